@@ -1,0 +1,128 @@
+"""The nouns every room shares: what data look like, and what a policy and a generator promise.
+
+Legend of shapes, everywhere in this package:
+``S`` seeds (independent learners of one run), ``B`` batch, ``N`` number of windows, ``T`` rows of a window,
+``O`` observation dim, ``A`` action dim, ``D = O + A + 2`` channels of a window row. ``...`` are leading axes.
+All quantities are in environment units; actions lie in [-1, 1]. Normalisation lives inside the module that needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from tensordict import TensorDict, tensorclass
+from torch import Tensor
+
+
+@tensorclass
+class Transition:
+    """Steps of experience with leading axes ``[...]``; ``terminated`` is a true end, never a time limit."""
+
+    obs: Tensor  # [..., O]
+    action: Tensor  # [..., A]
+    reward: Tensor  # [...]
+    next_obs: Tensor  # [..., O]
+    terminated: Tensor  # [...] bool
+
+    def to_torchrl(self) -> TensorDict:
+        """The same data under TorchRL's keys (``observation``, ``action``, ``("next", ...)``)."""
+        terminated = self.terminated.unsqueeze(-1)
+        after = {
+            "observation": self.next_obs,
+            "reward": self.reward.unsqueeze(-1),
+            "terminated": terminated,
+            "done": terminated,
+        }
+        return TensorDict(
+            {"observation": self.obs, "action": self.action, "next": TensorDict(after, self.batch_size)},
+            self.batch_size,
+        )
+
+
+@tensorclass
+class Trajectory:
+    """Windows of experience, leading axes ``[..., N, T]``. Row t holds (s_t, a_t) and what a_t led to: r_t, d_t."""
+
+    obs: Tensor  # [..., T, O]
+    action: Tensor  # [..., T, A]
+    reward: Tensor  # [..., T]
+    terminated: Tensor  # [..., T] bool
+
+    def transitions(self, keep_terminal: bool = False) -> Transition:
+        """The ``N * (T-1)`` steps inside the windows, as ``[..., N * (T-1)]``.
+
+        The last row has no successor, so PGD drops it, and with it (almost) every synthetic terminal. With
+        ``keep_terminal`` a window whose last row is terminal gives up its first row instead: the terminal step is
+        kept, as its own successor, which a terminated target never reads.
+        """
+        lead, num, rows = self.batch_size[:-2], self.batch_size[-2], self.batch_size[-1]
+        successor = torch.cat([self.obs[..., 1:, :], self.obs[..., -1:, :]], dim=-2)
+        steps = Transition(
+            obs=self.obs,
+            action=self.action,
+            reward=self.reward,
+            next_obs=successor,
+            terminated=self.terminated,
+            batch_size=self.batch_size,
+        )
+        kept = steps[..., : rows - 1]
+        if keep_terminal:
+            kept = torch.where(self.terminated[..., -1:], steps[..., 1:], kept)
+        return kept.reshape(*lead, num * (rows - 1))
+
+
+class Policy(Protocol):
+    """What guides a generator and acts in the simulator. A policy of S learners expects a leading axis S."""
+
+    def act(self, obs: Tensor) -> Tensor:
+        """The action taken at evaluation (the mean of a stochastic policy): ``[..., O] -> [..., A]``."""
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Log density of ``action``, summed over its dims: ``[..., O], [..., A] -> [...]``.
+
+        A deterministic policy counts as a unit Gaussian around :meth:`act` (PGD, section 4).
+        """
+
+    def score(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Gradient of :meth:`log_prob` in the action, ``[..., A]``, in closed form, without autograd."""
+
+
+class Generator(Protocol):
+    """Turns a policy into experience."""
+
+    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
+        """Windows ``[..., N, T]`` for start states ``[..., N, O]``; ``seed`` fixes every random draw.
+
+        ``policy=None`` means data of the behaviour policy. A policy of S learners takes starts ``[S, N, O]``.
+        """
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """The official recording of an environment: where it lies and how to recognise it."""
+
+    path: str  # below the base URL, e.g. gym_mujoco_v2/hopper_medium-v2.hdf5
+    bytes: int | None  # None where nobody published it
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Facts of one D4RL task and data set (``conf/env``)."""
+
+    name: str  # hopper-medium
+    d4rl_id: str  # hopper-medium-v2
+    task: str  # hopper: names the simulator
+    dataset: str  # medium
+    obs_dim: int
+    action_dim: int
+    max_episode_steps: int
+    ref_min_score: float  # return that counts as score 0
+    ref_max_score: float  # return that counts as score 100
+    file: DataFile
+
+    def score(self, episode_return: float) -> float:
+        """D4RL's normalised score in percent: 100 (R - min) / (max - min)."""
+        return 100 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
