@@ -69,7 +69,7 @@ class Trajectory:
         )
         kept = steps[..., : rows - 1]
         if keep_terminal:
-            kept = torch.where(self.terminated[..., -1:], steps[..., 1:], kept)
+            kept = steps[..., 1:].where(self.terminated[..., -1:].expand(kept.batch_size), kept)
         return kept.reshape(*lead, num * (rows - 1))
 
 
