@@ -1,0 +1,1 @@
+"""Diffusion in one noise coordinate: ``denoised = denoise(x, sigma)``. Knows nothing of reinforcement learning."""

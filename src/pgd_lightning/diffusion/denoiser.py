@@ -1,0 +1,41 @@
+"""A network and a process make a denoiser: an estimate of the clean window at any noise level."""
+
+from collections.abc import Callable
+
+import torch
+from einops import reduce
+from torch import Tensor, nn
+
+from pgd_lightning.diffusion.process import EDM
+
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x [..., T, D], sigma []) -> denoised [..., T, D]
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma) = E[x0 | x] with the preconditioning of Karras et al. (equation 7)."""
+
+    def __init__(self, network: nn.Module, process: EDM) -> None:
+        super().__init__()
+        self.network = network  # (x [B, T, D], c_noise [B]) -> [B, T, D]
+        self.process = process
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise ``x [..., T, D]`` at ``sigma``, one number for all windows or ``[...]`` one for each."""
+        windows = x.flatten(0, -3)
+        level = sigma.expand(x.shape[:-2]).reshape(-1)
+        c_skip, c_out, c_in, c_noise = (c.to(x.dtype) for c in self.process.scalings(level))
+        output = self.network(c_in[:, None, None] * windows, c_noise).to(x.dtype)
+        return torch.addcmul(c_skip[:, None, None] * windows, c_out[:, None, None], output).view_as(x)
+
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Weighted squared error ``[B]`` of ``x0 [B, T, D]`` noised by ``sigma [B]`` and ``noise [B, T, D]``.
+
+        Every channel of every row counts the same (PGD, section 3; Karras et al., equation 2).
+        """
+        denoised = self(x0 + sigma[:, None, None] * noise, sigma)
+        return self.process.weight(sigma) * reduce((denoised - x0) ** 2, "b t d -> b", "mean")
+
+    def loss(self, x0: Tensor) -> Tensor:
+        """The training loss: one noise level a window, mean over the batch ``[B, T, D]``."""
+        sigma = self.process.sample_sigma(len(x0), x0.device)
+        return self.losses(x0, sigma, torch.randn_like(x0)).mean()

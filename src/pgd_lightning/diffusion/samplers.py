@@ -1,0 +1,140 @@
+"""From noise to data: plain functions of ``(denoise, x, sigmas)``.
+
+``sigmas`` descends and ends in 0; ``x`` starts as ``sigmas[0]`` times standard normal noise. A ``guide`` may move x
+before each step; ``noise`` draws a standard normal tensor like its argument. Samplers know of neither policy nor
+network.
+
+Differences from the reference (Policy-Guided Diffusion): its Heun predictor starts from the un-churned sample, which
+over-disperses (3 % at 256 steps, 34 % at 32); ``Churn.literal`` keeps that, otherwise the predictor starts from the
+churned one as in Karras et al. The denoiser is not evaluated at sigma 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.diffusion.denoiser import Denoise
+
+Guide = Callable[[Tensor, int, Tensor, Denoise], Tensor]  # (x, step, sigmas, denoise) -> x
+Noise = Callable[[Tensor], Tensor]
+Sampler = Callable[..., Tensor]
+
+
+def normal_noise(generator: torch.Generator | None = None) -> Noise:
+    """Standard normal noise like its argument, from ``generator``."""
+    return lambda x: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Noise added back before a step (Karras et al., algorithm 2)."""
+
+    amount: float  # S_churn
+    noise_scale: float  # S_noise
+    sigma_min: float  # S_tmin
+    sigma_max: float  # S_tmax
+    literal: bool  # predictor from the un-churned sample, as PGD's code has it
+
+    def gamma(self, sigma: Tensor, num_steps: int) -> float:
+        """Relative increase of the noise level at this step; 0 outside [sigma_min, sigma_max]."""
+        active = self.sigma_min <= float(sigma) <= self.sigma_max
+        return min(self.amount / num_steps, 2**0.5 - 1) if active else 0.0
+
+
+def churned(x: Tensor, sigma: Tensor, churn: Churn | None, num_steps: int, noise: Noise) -> tuple[Tensor, Tensor]:
+    """``(x, sigma)`` with noise added back, unchanged where churn is off."""
+    gamma = churn.gamma(sigma, num_steps) if churn else 0.0
+    if churn is None or gamma == 0:
+        return x, sigma
+    sigma_hat = sigma * (1 + gamma)
+    return x + (sigma_hat**2 - sigma**2).sqrt() * churn.noise_scale * noise(x), sigma_hat
+
+
+def euler(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    guide: Guide | None = None,
+    churn: Churn | None = None,
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """First-order steps along the probability-flow ODE: one evaluation a step."""
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x = guide(x, step, sigmas, denoise) if guide else x
+        x_hat, sigma_hat = churned(x, sigma, churn, len(sigmas) - 1, noise)
+        slope = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
+        x = (x if churn and churn.literal else x_hat) + (sigma_next - sigma_hat) * slope
+    return x
+
+
+def heun(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    guide: Guide | None = None,
+    churn: Churn | None = None,
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """Second-order steps (Karras et al., algorithm 2): two evaluations a step, one at the last."""
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x = guide(x, step, sigmas, denoise) if guide else x
+        x_hat, sigma_hat = churned(x, sigma, churn, len(sigmas) - 1, noise)
+        slope = (x_hat - denoise(x_hat, sigma_hat)) / sigma_hat
+        predicted = (x if churn and churn.literal else x_hat) + (sigma_next - sigma_hat) * slope
+        if sigma_next == 0:
+            return predicted
+        slope_next = (predicted - denoise(predicted, sigma_next)) / sigma_next
+        x = x_hat + (sigma_next - sigma_hat) * (slope + slope_next) / 2
+    return x
+
+
+def euler_ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    guide: Guide | None = None,
+    churn: Churn | None = None,
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """Steps down to less noise than asked for, then noise up to it: one step is the DDPM posterior in sigma."""
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x = guide(x, step, sigmas, denoise) if guide else x
+        x, sigma = churned(x, sigma, churn, len(sigmas) - 1, noise)
+        sigma_up = sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
+        sigma_down = sigma_next**2 / sigma
+        x = x + (sigma_down - sigma) / sigma * (x - denoise(x, sigma))
+        x = x + sigma_up * noise(x) if sigma_next > 0 else x
+    return x
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    guide: Guide | None = None,
+    churn: Churn | None = None,
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """DPM-Solver++(2M) of Lu et al. 2022 (2211.01095) in sigma: second order from one evaluation a step.
+
+    The first step and the last are of first order, as in the paper for few steps. With churn the history is that of
+    the churned points.
+    """
+    previous: tuple[Tensor, Tensor] | None = None  # (denoised, h) of the step before
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x = guide(x, step, sigmas, denoise) if guide else x
+        x, sigma = churned(x, sigma, churn, len(sigmas) - 1, noise)
+        denoised = denoise(x, sigma)
+        if sigma_next == 0:
+            return denoised
+        h = (sigma / sigma_next).log()
+        estimate = denoised
+        if previous is not None:
+            ratio = previous[1] / h
+            estimate = denoised + (denoised - previous[0]) / (2 * ratio)
+        x = sigma_next / sigma * x - torch.expm1(-h) * estimate
+        previous = denoised, h
+    return x

@@ -1,0 +1,1 @@
+"""Networks: torch only, no knowledge of diffusion or reinforcement learning."""

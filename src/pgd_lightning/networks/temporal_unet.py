@@ -1,0 +1,158 @@
+"""The temporal U-Net of Policy-Guided Diffusion (arXiv 2404.06356), acting on windows of rows.
+
+No attention and no residual additions: each block is convolution, time embedding, normalisation, ReLU, convolution,
+normalisation, ReLU. What the reference's framework does silently and this file does on purpose:
+
+* GroupNorm acts on each time step alone, over the channels of a group, never over time (there the time axis of an
+  unbatched window counts as the batch axis); its eps is 1e-6.
+* Kernels start LeCun normal, truncated at two standard deviations; biases, the head's too, start at 0.
+* Up-sampling is nearest-exact, and the convolution after it has two taps, padded on the right.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+def lecun_normal_(weight: Tensor) -> Tensor:
+    """Truncated normal of variance 1 / fan_in, fan_in = all dims but the first (flax's ``lecun_normal``)."""
+    std = weight[0].numel() ** -0.5
+    return nn.init.trunc_normal_(weight, std=std / 0.87962566, a=-2 * std / 0.87962566, b=2 * std / 0.87962566)
+
+
+class TimeEmbedding(nn.Module):
+    """Sine features of the noise label, then two layers: ``[...] -> [..., features]``."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        half = features // 8
+        decay = math.log(10_000) / (half - 1)
+        self.register_buffer("frequencies", torch.exp(-decay * torch.arange(half)), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * half, features), nn.SiLU(), nn.Linear(features, features))
+
+    def sines(self, label: Tensor) -> Tensor:
+        """``[...] -> [..., features / 4]``: sines, then cosines."""
+        angle = label.unsqueeze(-1) * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def forward(self, label: Tensor) -> Tensor:
+        return self.layers(self.sines(label))
+
+
+class Conv(nn.Conv1d):
+    """'Same' convolution over the rows of ``[B, T, C]``; an even kernel pads one row more on the right.
+
+    Runs as a 2-D convolution of height 1 in channels-last layout: the rows stay contiguous, so nothing is transposed
+    between convolution and per-row normalisation (1.2 to 1.4 times faster than ``conv1d`` on a CPU).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = self.kernel_size[0]
+        if taps == 2:
+            x = F.pad(x, (0, 0, 0, 1))
+        weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=(0, (taps - 1) // 2))
+        return y.squeeze(2).transpose(1, 2)
+
+
+class RowGroupNorm(nn.GroupNorm):
+    """GroupNorm of every row of ``[B, T, C]`` on its own."""
+
+    def __init__(self, num_groups: int, num_channels: int) -> None:
+        super().__init__(num_groups, num_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = x.unflatten(-1, (self.num_groups, -1))
+        # Not F.group_norm: layer_norm of the group axis is the same sum, and faster on short rows.
+        normed = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
+        return torch.addcmul(self.bias, normed, self.weight)
+
+
+class Encoder(nn.Module):
+    """Two convolutions at one resolution; the noise label enters after the first."""
+
+    def __init__(self, channels_in: int, channels: int, features: int, groups: int) -> None:
+        super().__init__()
+        self.conv_a = Conv(channels_in, channels, 3)
+        self.time = nn.Linear(features, channels)
+        self.norm_a = RowGroupNorm(groups, channels)
+        self.conv_b = Conv(channels, channels, 3)
+        self.norm_b = RowGroupNorm(groups, channels)
+
+    def forward(self, x: Tensor, tau: Tensor) -> Tensor:
+        x = F.relu(self.norm_a(self.conv_a(x) + self.time(tau).unsqueeze(-2)))
+        return F.relu(self.norm_b(self.conv_b(x)))
+
+
+class Decoder(nn.Module):
+    """Up-sample to the skip's length, join it, and convolve three times in all."""
+
+    def __init__(self, channels_in: int, channels: int, features: int, groups: int) -> None:
+        super().__init__()
+        self.conv_up = Conv(channels_in, channels, 2)
+        self.time = nn.Linear(features, channels)
+        self.norm_up = RowGroupNorm(groups, channels)
+        self.conv_a = Conv(2 * channels, channels, 3)
+        self.norm_a = RowGroupNorm(groups, channels)
+        self.conv_b = Conv(channels, channels, 3)
+        self.norm_b = RowGroupNorm(groups, channels)
+
+    def forward(self, x: Tensor, skip: Tensor, tau: Tensor) -> Tensor:
+        x = nearest_rows(x, skip.shape[-2])
+        x = F.relu(self.norm_up(self.conv_up(x) + self.time(tau).unsqueeze(-2)))
+        x = F.relu(self.norm_a(self.conv_a(torch.cat([x, skip], dim=-1))))
+        return F.relu(self.norm_b(self.conv_b(x)))
+
+
+def nearest_rows(x: Tensor, length: int) -> Tensor:
+    """Up-sample ``[B, T, C]`` to ``length`` rows: row j comes from floor((j + 0.5) T / length) ('nearest-exact')."""
+    rows = ((torch.arange(length, device=x.device) + 0.5) * x.shape[-2] / length).long()
+    return x.index_select(-2, rows)
+
+
+def halve_rows(x: Tensor) -> Tensor:
+    """Max-pooling of two rows into one, the odd last row dropped."""
+    return x[:, : x.shape[1] // 2 * 2].unflatten(1, (-1, 2)).amax(dim=2)
+
+
+class TemporalUNet(nn.Module):
+    """``(x [B, T, D], label [B]) -> [B, T, D]`` for any ``T >= 2 ** (num_blocks - 1)``.
+
+    ``features`` channels at the first block, doubled at each further one (1024, 2048, 4096 in the paper's setting:
+    177.6 M parameters).
+    """
+
+    def __init__(self, channels: int, features: int, num_blocks: int, groups: int) -> None:
+        super().__init__()
+        widths = [features * 2**i for i in range(num_blocks)]
+        self.min_length = 2 ** (num_blocks - 1)
+        self.time = TimeEmbedding(features)
+        self.encoders = nn.ModuleList(Encoder(a, b, features, groups) for a, b in pairwise([channels, *widths]))
+        self.decoders = nn.ModuleList(Decoder(a, b, features, groups) for a, b in pairwise(widths[::-1]))
+        self.head = Conv(features, channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | Conv):
+                lecun_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        tau = F.silu(self.time(label))
+        skips = []
+        for depth, encoder in enumerate(self.encoders):
+            x = encoder(halve_rows(x) if depth else x, tau)
+            skips.append(x)
+        for decoder, skip in zip(self.decoders, skips[-2::-1], strict=True):
+            x = decoder(x, skip, tau)
+        return self.head(x)
+
+    def layers_in_order(self) -> Iterator[nn.Module]:
+        """Every layer with parameters, in the order of execution."""
+        return (m for m in self.modules() if isinstance(m, nn.Linear | Conv | RowGroupNorm))
