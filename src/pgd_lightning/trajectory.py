@@ -85,8 +85,12 @@ class Policy(Protocol):
         A deterministic policy counts as a unit Gaussian around :meth:`act` (PGD, section 4).
         """
 
-    def score(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Gradient of :meth:`log_prob` in the action, ``[..., A]``, in closed form, without autograd."""
+    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+        """Gradient of :meth:`log_prob` in the action, ``[..., A]``, in closed form, without autograd.
+
+        ``spread``, broadcast to ``[..., A]``, is a variance by which the policy's density is blurred first; a
+        Gaussian policy's own variance grows by it.
+        """
 
 
 class Generator(Protocol):

@@ -1,0 +1,1 @@
+"""Generators turn a policy into windows of synthetic experience."""

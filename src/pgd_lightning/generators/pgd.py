@@ -1,0 +1,49 @@
+"""Policy-Guided Diffusion (arXiv 2404.06356): windows of the behaviour prior, pulled toward the current policy."""
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.diffusion.samplers import Churn, Sampler, normal_noise
+from pgd_lightning.generators.guidance import Guidance
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.randomness import stream
+from pgd_lightning.trajectory import Policy, Trajectory
+
+
+class PGD:
+    """A trained prior, a sampler and a guidance make a generator; without guidance it is the unguided baseline."""
+
+    def __init__(
+        self,
+        prior: DiffusionPrior,
+        sampler: Sampler,
+        num_steps: int,
+        churn: Churn | None,
+        guidance: Guidance | None,
+        rows: int,
+        batch_size: int,  # windows denoised at once, over all seeds
+    ) -> None:
+        self.prior, self.sampler, self.num_steps, self.churn = prior, sampler, num_steps, churn
+        self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
+
+    @torch.no_grad()
+    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
+        """Windows ``[..., N, rows]``. PGD samples whole windows: of ``starts [..., N, O]`` only the shape counts.
+
+        The noise depends on ``seed`` and the position alone, so guided and unguided sets of one seed are pairs.
+        """
+        per_call = max(self.batch_size // starts.shape[:-2].numel(), 1)
+        parts = [
+            self._sample(policy, start.shape[:-1], seed, part, starts.device)
+            for part, start in enumerate(starts.split(per_call, dim=-2))
+        ]
+        return self.prior.codec.decode(torch.cat(parts, dim=-3))
+
+    def _sample(self, policy: Policy | None, shape: torch.Size, seed: int, part: int, device: torch.device) -> Tensor:
+        noise = normal_noise(stream(seed, "pgd", part, device=device))
+        denoise, guide = self.prior.ema, None
+        if policy is not None and self.guidance is not None:
+            denoise, guide = self.guidance(self.prior.ema, policy, self.prior.codec)
+        sigmas = self.prior.ema.process.schedule(self.num_steps, device)
+        x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
+        return self.sampler(denoise, x, sigmas, guide, self.churn, noise)

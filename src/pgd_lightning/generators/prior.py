@@ -1,0 +1,89 @@
+"""The diffusion prior: a denoiser of real windows, trained once for each data set (PGD, section 3 of the notes).
+
+Differences from the reference: the weight average is kept here and not by Lightning's callback, whose average starts
+at its first update instead of at the initial weights; training runs for a number of steps, not of epochs.
+"""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.errors import UserError
+from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.trajectory import Trajectory
+
+
+def warmup_cosine(step: int, total_steps: int, warmup_start: float) -> float:
+    """Fraction of the peak learning rate: linear from ``warmup_start`` over a tenth of all steps, then cosine to 0."""
+    warmup = total_steps // 10
+    if step < warmup:
+        return warmup_start + (1 - warmup_start) * step / warmup
+    done = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@torch.no_grad()
+def update_ema(average: Denoiser, online: Denoiser, decay: float) -> None:
+    """average <- decay average + (1 - decay) online."""
+    torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - decay)
+
+
+class DiffusionPrior(LightningModule):
+    """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        codec: TrajectoryCodec,
+        learning_rate: float,  # peak
+        warmup_start: float,  # fraction of the peak at step 0
+        ema_decay: float,
+        ema_every: int,
+        total_steps: int,
+        log_every: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.codec = codec
+        self.learning_rate, self.warmup_start = learning_rate, warmup_start
+        self.ema_decay, self.ema_every = ema_decay, ema_every
+        self.total_steps, self.log_every, self.seed = total_steps, log_every, seed
+
+    def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
+        torch.manual_seed(derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank))
+        loss = self.denoiser.loss(self.codec.encode(batch))
+        if self.global_step % self.log_every == 0:
+            if not loss.isfinite():
+                raise UserError(
+                    f"The prior's loss is {loss.item()} at step {self.global_step}: lower prior.learning_rate "
+                    f"(now {self.learning_rate}) and start again; the last checkpoint is kept."
+                )
+            self.log("prior/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
+        """Loss of the averaged weights on held-out episodes, with the same noise at each validation."""
+        torch.manual_seed(derive_seed(self.seed, "prior/validation", batch_idx))
+        loss = self.ema.loss(self.codec.encode(batch))
+        self.log("prior/val_loss", loss, prog_bar=True, batch_size=len(batch))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # Not in a batch-end hook: callbacks, the checkpoint among them, run before those of the module.
+        super().optimizer_step(*args, **kwargs)
+        if (self.global_step + 1) % self.ema_every == 0:
+            update_ema(self.ema, self.denoiser, self.ema_decay)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=self.learning_rate, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, self.total_steps, self.warmup_start)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

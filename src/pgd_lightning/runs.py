@@ -1,0 +1,238 @@
+"""A run is a folder: its identity, provenance, ledger of evaluation episodes, checkpoints and state.
+
+``runs/<stage>/<env>/<method>-<config hash>/<seed>`` is never named by time: a second start of the same identity
+finds the folder, and continues or says that it is finished. Everything printed or drawn is computed from these files.
+
+    run.json            identity, provenance, state (running | finished), result
+    ledger.jsonl        every evaluation episode: seed, step, index, return, length, score, purpose, simulator
+    health.jsonl        one card for each synthetic set
+    checkpoints/        the two newest, each holding all state
+    metrics/attempt_k/  Lightning's CSV, one folder a start
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.errors import UserError
+
+TARGETS = ("pgd_lightning.", "lightning.pytorch.")
+PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
+
+
+def config_hash(identity: Any) -> str:
+    """Eight hexadecimal digits that change with any value of ``identity``."""
+    canonical = json.dumps(identity, sort_keys=True, default=str)
+    return blake2b(canonical.encode(), digest_size=4).hexdigest()
+
+
+def build(config: Any) -> Any:
+    """Instantiate a config whose every ``_target_`` lies in this package or Lightning.
+
+    Raises UserError for any other target: a config that came with a checkpoint is data, not code to run.
+    """
+    for target in _targets(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config):
+        if not str(target).startswith(TARGETS):
+            raise UserError(f"The config names '{target}' as something to build; only {' and '.join(TARGETS)} are.")
+    return hydra.utils.instantiate(config)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and "_target_" in node:
+        yield node["_target_"]
+    for child in children:
+        yield from _targets(child)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``: whoever reads it sees the old content or the new, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"Cannot write {path}: {error.strerror}. Free some space and run the command again.") from error
+    part.replace(path)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all, and are read as tensors and plain containers only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f"Cannot save the checkpoint {path}: {error}. The one before it is kept; free some space and run the "
+                "same command to continue."
+            ) from error
+        part.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest readable checkpoint of ``folder``; an unreadable one is named and passed over."""
+    for path in sorted(folder.glob("*.ckpt"), reverse=True):
+        try:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            print(f"warning: {path} cannot be read ({error.__class__.__name__}); trying the one before it")
+        else:
+            return path
+    return None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @classmethod
+    def at(cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int) -> Run:
+        """The folder of this identity, created if it is new."""
+        folder = Path(root) / stage / env / f"{method}-{config_hash(identity)}" / str(seed)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Cannot create the run folder {folder}: {error.strerror}; set runs_dir=<a folder you may write to>."
+            ) from error
+        run = cls(folder)
+        if not run.record:
+            run.update(state="new", stage=stage, env=env, method=method, seed=seed, identity=identity)
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def update(self, **entries: Any) -> None:
+        """Merge ``entries`` into run.json."""
+        write_atomic(self.folder / "run.json", json.dumps(self.record | entries, indent=2, default=str))
+
+    @property
+    def finished(self) -> bool:
+        return self.record.get("state") == "finished"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @contextmanager
+    def started(self, config: DictConfig, provenance: dict[str, Any]) -> Iterator[None]:
+        """Hold the folder against a second process, and note how this start came about."""
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"Another process is working in {self.folder}; wait for it, or choose another seed=."
+                ) from None
+            write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            starts = [*self.record.get("starts", []), start_record()]
+            self.update(state="running", starts=starts, provenance=provenance)
+            yield
+
+    @property
+    def attempt(self) -> int:
+        return len(self.record.get("starts", []))
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows to a JSONL file of the run; a torn last line of a killed process is cut first."""
+        path = self.folder / name
+        with path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSONL file, without what a resumed run wrote a second time (it writes the same again)."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        lines = [line for line in path.read_text().split("\n")[:-1] if line]
+        return [json.loads(line) for line in dict.fromkeys(lines)]
+
+    def load_config(self) -> DictConfig:
+        return OmegaConf.load(self.folder / "config.yaml")  # type: ignore[return-value]
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in ``folder``. Raises UserError if there is none."""
+    run = Run(Path(folder))
+    if not run.record:
+        raise UserError(f"There is no run in '{folder}' (no run.json): give a folder below runs/, e.g. RUN=runs/agent/…")
+    return run
+
+
+def start_record() -> dict[str, Any]:
+    """When, where and with which code a process started."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command_line(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device_name()}",
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "code": code_version(),
+    }
+
+
+def command_line() -> str:
+    """The command that repeats this one."""
+    return " ".join(["pgd", *(repr(a) if " " in a else a for a in sys.argv[1:])])
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+
+
+def code_version() -> str:
+    """Package version, and the commit of the checkout it runs from, if it does."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
+        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return version("pgd-lightning")
+    suffix = f"+{commit.stdout.strip()}{'-modified' if dirty.stdout else ''}" if commit.returncode == 0 else ""
+    return version("pgd-lightning") + suffix

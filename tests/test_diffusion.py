@@ -1,0 +1,245 @@
+"""Diffusion against closed forms and golden values (spec numbers: official code run in float32, numpy in float64)."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.diffusion.process import EDM
+from pgd_lightning.diffusion.samplers import Churn, dpmpp_2m, euler, euler_ancestral, heun
+from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
+
+EDM_1 = EDM(sigma_data=1.0, sigma_min=0.002, sigma_max=80.0, rho=7.0, p_mean=-1.2, p_std=1.2)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def normal_denoiser(variance: float):
+    """The exact denoiser of N(0, variance)."""
+    return lambda x, sigma: variance * x / (variance + sigma**2)
+
+
+def churn(literal: bool) -> Churn:
+    return Churn(amount=80, noise_scale=1.003, sigma_min=0.05, sigma_max=50, literal=literal)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "index", "sigma"),
+    [(5, 1, 17.527832), (5, 3, 0.169752756), (8, 4, 1.28661427), (18, 9, 1.9233398), (128, 64, 2.4279243),
+     (256, 1, 78.302851), (256, 192, 0.16329334), (256, 254, 0.0022028749), (400, 398, 0.0021277134)],
+)  # fmt: skip
+def test_schedule(num_steps, index, sigma):
+    sigmas = EDM_1.schedule(num_steps)
+    assert len(sigmas) == num_steps + 1
+    assert sigmas[-1] == 0
+    torch.testing.assert_close(sigmas[index].item(), sigma, rtol=1e-6, atol=0)
+    torch.testing.assert_close(sigmas[[0, -2]], torch.tensor([80.0, 0.002]))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "gamma", "count", "first", "last"),
+    [(18, 0.41421356, 13, 2, 14), (64, 0.41421356, 47, 6, 52), (256, 0.3125, 191, 22, 212), (400, 0.2, 300, 34, 333)],
+)
+def test_churn(num_steps, gamma, count, first, last):
+    gammas = [churn(True).gamma(sigma, num_steps) for sigma in EDM_1.schedule(num_steps)[:-1]]
+    active = [i for i, value in enumerate(gammas) if value > 0]
+    assert (len(active), active[0], active[-1]) == (count, first, last)
+    assert gammas[first] == pytest.approx(gamma)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "expected"),
+    [(0.5, (0.8, 0.447213595, 0.894427191, -0.173286795)), (0.002, (0.999996, 0.001999996, 0.999998, -1.55365202)),
+     (80.0, (1.5622559e-4, 0.999921884, 0.0124990236, 1.09550666))],
+)  # fmt: skip
+def test_scalings(sigma, expected):
+    scalings = EDM_1.scalings(torch.tensor(sigma))
+    torch.testing.assert_close(torch.stack(scalings), torch.tensor(expected), rtol=1e-6, atol=1e-9)
+
+
+@given(st.floats(1e-3, 100), st.floats(0.1, 3))
+def test_weight_cancels_the_output_scale(sigma, sigma_data):
+    process = EDM(sigma_data, 0.002, 80.0, 7.0, -1.2, 1.2)
+    _, c_out, _, _ = process.scalings(torch.tensor(sigma))
+    assert (process.weight(torch.tensor(sigma)) * c_out**2).item() == pytest.approx(1)
+
+
+def test_noise_law():
+    torch.manual_seed(0)
+    sigma = EDM_1.sample_sigma(200_000, "cpu")
+    quantiles = torch.tensor([0.05, 0.5, 0.95])
+    expected = torch.tensor([0.0418433, 0.3011942, 2.1680418])
+    torch.testing.assert_close(sigma.quantile(quantiles), expected, rtol=0.02, atol=0)
+
+
+def zero_network() -> Denoiser:
+    return Denoiser(ZeroNetwork(), EDM_1)
+
+
+class ZeroNetwork(torch.nn.Module):
+    def forward(self, x, label):
+        return torch.zeros_like(x)
+
+
+def test_loss_of_a_zero_network():
+    torch.manual_seed(0)
+    sigma = torch.full((20_000,), 0.5)
+    normal, flat = torch.randn(20_000, 4, 3), torch.zeros(20_000, 4, 3)
+    noise = torch.randn(20_000, 4, 3)
+    assert zero_network().losses(normal, sigma, noise).mean().item() == pytest.approx(1.0, abs=0.01)
+    assert zero_network().losses(flat, sigma, noise).mean().item() == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "plain", "literal", "edm", "euler_literal", "euler_edm"),
+    [(18, 1.04473, 1.87499, 1.10958, 0.66578, 0.79132), (32, 1.01272, 1.33757, 1.04732, 0.38579, 0.84791),
+     (256, 1.00010, 1.03002, 1.00629, 0.05928, 0.93026)],
+)  # fmt: skip
+def test_sampler_moments(num_steps, plain, literal, edm, euler_literal, euler_edm):
+    """Every sampler is linear here, so its final deviation is the norm of what each unit draw turns into."""
+    sigmas, denoise = EDM_1.schedule(num_steps), normal_denoiser(1.0)
+
+    def deviation(sampler, settings):
+        draws = num_steps + 1
+        x = torch.zeros(draws)
+        x[0] = 80.0
+        unit = iter(range(1, draws))
+        return sampler(denoise, x, sigmas, churn=settings, noise=lambda v: torch.eye(draws)[next(unit)]).norm().item()
+
+    assert deviation(heun, None) == pytest.approx(plain, abs=6e-6)
+    assert deviation(heun, churn(True)) == pytest.approx(literal, abs=6e-6)
+    assert deviation(heun, churn(False)) == pytest.approx(edm, abs=6e-6)
+    assert deviation(euler, churn(True)) == pytest.approx(euler_literal, abs=6e-6)
+    assert deviation(euler, churn(False)) == pytest.approx(euler_edm, abs=6e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [(None, [0.8905696, -0.8009609, 0.6953209, -0.575764, 0.4446832]),
+     (churn(True), [0.4798087, 1.175674, -1.3806065, -0.0940631, 1.5147545]),
+     (churn(False), [0.8029089, 0.0077024, -0.7316113, 0.5337539, 0.3432312])],
+)  # fmt: skip
+def test_heun_with_injected_noise(settings, expected):
+    sigmas = EDM_1.schedule(16)
+    x = injected_start()
+    y = heun(zero_network(), x, sigmas, churn=settings, noise=injected_noise(sigmas))
+    torch.testing.assert_close(y[0, 0], torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+def injected_start():
+    row, channel = torch.arange(3.0)[:, None], torch.arange(5.0)
+    return 80 * torch.sin(1 + row + 3 * channel)[None]
+
+
+def injected_noise(sigmas):
+    steps = iter([k for k, s in enumerate(sigmas[:-1]) if churn(True).gamma(s, len(sigmas) - 1) > 0])
+    row, channel = torch.arange(3.0)[:, None], torch.arange(5.0)
+    return lambda x: torch.cos(0.7 * next(steps) + row + 2 * channel)[None]
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2), (dpmpp_2m, 2)])
+def test_order_of_convergence(sampler, order):
+    """On N(0, 0.25) the flow from 80 to 0.1 is a known factor; the error must fall as steps^-order."""
+    target = math.sqrt((0.25 + 0.01) / (0.25 + 80**2))
+
+    def error(num_steps):
+        sigmas = torch.linspace(80**0.25, 0.1**0.25, num_steps + 1) ** 4
+        return abs(sampler(normal_denoiser(0.25), torch.ones(1), sigmas).item() / target - 1)
+
+    slope = math.log(error(64) / error(256)) / math.log(4)
+    assert slope == pytest.approx(order, abs=0.25)
+
+
+def test_ancestral_step_is_the_ddpm_posterior():
+    """One Euler-ancestral step = the Gaussian posterior q(x_next | x, x0 = D(x)) in sigma."""
+    sigma, sigma_next, x0 = torch.tensor(2.0), torch.tensor(0.7), torch.tensor([0.3])
+    x, draw = torch.tensor([1.7]), torch.tensor([0.9])
+    ratio = (sigma_next / sigma) ** 2
+    expected = ratio * x + (1 - ratio) * x0 + sigma_next * (1 - ratio).sqrt() * draw
+    actual = euler_ancestral(lambda v, s: x0, x, torch.stack([sigma, sigma_next]), noise=lambda v: draw)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_time_embedding():
+    sines = TimeEmbedding(64).sines(torch.tensor(0.5).log() / 4)
+    expected = [-0.172420845, -0.0464708335, -0.0124708791, -0.00334563798]
+    torch.testing.assert_close(sines[:4], torch.tensor(expected), rtol=1e-5, atol=1e-9)
+    wide = TimeEmbedding(1024).sines(torch.tensor(0.5).log() / 4)
+    assert wide.sum().item() == pytest.approx(125.41649205, rel=1e-5)
+    assert wide[64].item() == pytest.approx(-0.00167115694, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "features", "blocks", "count"),
+    [(16, 1024, 3, 177_619_984), (25, 1024, 2, 41_292_825), (71, 256, 3, 11_185_479), (8, 64, 3, 700_488)],
+)
+def test_parameter_count(channels, features, blocks, count):
+    with torch.device("meta"):
+        network = TemporalUNet(channels, features, blocks, groups=8)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def closed_form_unet() -> TemporalUNet:
+    network = TemporalUNet(channels=5, features=64, num_blocks=3, groups=8)
+    for k, layer in enumerate(network.layers_in_order()):
+        j = torch.arange(layer.weight.numel(), dtype=torch.float64)
+        bias = torch.arange(len(layer.bias), dtype=torch.float64)
+        if isinstance(layer, RowGroupNorm):
+            layer.weight.data, layer.bias.data = 1 + 0.1 * torch.sin(j + k), 0.1 * torch.cos(bias + k)
+            continue
+        shape = layer.weight.shape[::-1]  # the golden layout is (taps, in, out) or (in, out)
+        kernel = torch.sin(1.7 * j + 0.003 * (j % 97) * (j % 89) + k) / math.sqrt(j.numel() / shape[-1])
+        axes = (2, 1, 0) if isinstance(layer, Conv) else (1, 0)
+        layer.weight.data, layer.bias.data = kernel.view(shape).permute(axes).clone(), 0.1 * torch.cos(0.5 * bias + k)
+    return network
+
+
+def test_unet_with_closed_form_weights():
+    row, channel = torch.arange(8.0)[:, None], torch.arange(5.0)
+    y = closed_form_unet()(torch.sin(0.3 * row + 0.7 * channel)[None], torch.tensor([0.5]).log() / 4)[0]
+    first = torch.tensor([0.3786659, -0.4491846, 0.5147758, 0.1917456, -0.3377392])
+    last = torch.tensor([0.0228615, 1.0295507, -0.492428, -0.0619454, 0.6115058])
+    torch.testing.assert_close(y[0], first, rtol=0, atol=1e-4)
+    torch.testing.assert_close(y[7], last, rtol=0, atol=1e-4)
+    assert y.sum().item() == pytest.approx(2.744427, abs=1e-3)
+
+
+@given(st.integers(1, 40), st.integers(1, 80))
+def test_nearest_rows_is_nearest_exact(rows, length):
+    x = torch.arange(float(rows)).view(1, rows, 1)
+    expected = torch.nn.functional.interpolate(x.transpose(1, 2), size=length, mode="nearest-exact")
+    torch.testing.assert_close(nearest_rows(x, length), expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3])
+def test_conv_is_a_same_convolution(taps):
+    torch.manual_seed(0)
+    conv, x = Conv(4, 6, taps), torch.randn(2, 7, 4)
+    padded = torch.nn.functional.pad(x.transpose(1, 2), ((taps - 1) // 2, taps // 2))
+    expected = torch.nn.functional.conv1d(padded, conv.weight, conv.bias).transpose(1, 2)
+    torch.testing.assert_close(conv(x), expected)
+
+
+def test_rows_are_normalised_one_by_one():
+    torch.manual_seed(0)
+    norm, x = RowGroupNorm(8, 64), torch.randn(2, 5, 64)
+    expected = torch.nn.functional.group_norm(x.flatten(0, 1), 8, eps=1e-6).view_as(x)
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_initialisation_is_lecun_normal():
+    torch.manual_seed(0)
+    network = TemporalUNet(16, 128, 3, 8)
+    weight = network.encoders[1].conv_b.weight
+    assert weight.std().item() == pytest.approx((256 * 3) ** -0.5, rel=0.01)
+    assert weight.abs().max().item() <= 2 * (256 * 3) ** -0.5 / 0.87962566 + 1e-9
+    assert network.head.weight.abs().max() > 0
+    assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
