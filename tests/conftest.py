@@ -1,0 +1,48 @@
+"""What every test runs under: two threads, repeatable examples, no network beyond this machine."""
+
+import ipaddress
+import os
+import socket
+from typing import Any
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# Child processes are not reached by the guard below: a dead proxy stops their downloads, and W&B stays offline.
+for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+    os.environ[proxy] = "http://127.0.0.1:9"
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+def _is_local(address: Any) -> bool:
+    if not isinstance(address, tuple):  # a Unix socket's path
+        return True
+    if address[0] in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(address[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_network() -> None:
+    for name in ("connect", "connect_ex"):
+        original = getattr(socket.socket, name)
+
+        def guarded(self: socket.socket, address: Any, original: Any = original) -> Any:
+            if not _is_local(address):
+                raise OSError(f"a test tried to reach {address!r}: tests use no network beyond this machine")
+            return original(self, address)
+
+        setattr(socket.socket, name, guarded)
+
+
+_refuse_network()
