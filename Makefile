@@ -72,7 +72,7 @@ lock: $(STAMP) ## resolve requirements.lock again from setup.cfg, keeping its pi
 
 clean: ## remove caches; runs, data and .venv stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
-	@find src conf tests benchmarks experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . \( -name .venv -o -name .git -o -name runs \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # setuptools first, because antlr4-python3-runtime 4.9.3 (hydra wants it) is pure Python that exists as source only.
 # torch is the one package chosen by machine: without a GPU its CPU build (a tenth of the size).
