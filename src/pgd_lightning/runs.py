@@ -204,6 +204,14 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
+def finished_agent(folder: str) -> Run:
+    """The finished agent run in ``folder``. Raises UserError for anything else."""
+    run = open_run(folder)
+    if run.record.get("stage") != "agent" or not run.finished:
+        raise UserError(f"'{folder}' is not a finished agent run: it is {run.record.get('stage')}, {run.record['state']}.")
+    return run
+
+
 def start_record() -> dict[str, Any]:
     """When, where and with which code a process started."""
     return {

@@ -1,0 +1,76 @@
+"""From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks."""
+
+from difflib import get_close_matches
+from importlib.resources import files
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pgd_lightning.errors import UserError
+
+OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
+
+CONF = files("pgd_lightning.conf")
+
+
+def compose_config(verb: str, overrides: list[str]) -> DictConfig:
+    """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose(verb, overrides=[*default_scale(verb, overrides), *overrides])
+            OmegaConf.resolve(config)
+        except MissingConfigException as error:
+            raise UserError(_unknown_option(str(error))) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_unknown_key(verb, str(error))) from error
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
+    return config
+
+
+def default_scale(verb: str, overrides: list[str]) -> list[str]:
+    """The published settings where there is a GPU, the laptop's elsewhere; a scale that was named stands."""
+    has_scale = "base" in str((CONF / f"{verb}.yaml").read_text())
+    if not has_scale or any(o.startswith("scale=") for o in overrides):
+        return []
+    return [f"scale={'paper' if torch.cuda.is_available() else 'laptop'}"]
+
+
+def options(group: str) -> list[str]:
+    """The names that ``group=`` accepts."""
+    return sorted(p.name.removesuffix(".yaml") for p in (CONF / group).iterdir() if p.name.endswith(".yaml"))
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """', did you mean …?' or the list of names."""
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}."
+
+
+def _unknown_option(message: str) -> str:
+    first = message.splitlines()[0]
+    name = first.split("'")[1] if "'" in first else first
+    group, _, option = name.rpartition("/")
+    if not group or not (CONF / group).is_dir():
+        return f"{first} See 'pgd --help'."
+    return f"There is no {group} '{option}': {nearest(option, options(group))}"
+
+
+def _unknown_key(verb: str, message: str) -> str:
+    first = message.splitlines()[0]
+    key = next((word.strip("'\".") for word in first.split() if "." in word.strip("'\".") or "'" in word), "")
+    config = OmegaConf.to_container(compose(verb), resolve=False)
+    return f"{first.rstrip('.')}; {nearest(key, sorted(_keys(config)))}"
+
+
+def _keys(node: object, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    own = [f"{prefix}{key}" for key in node if not str(key).startswith("_")]
+    return own + [k for key, value in node.items() for k in _keys(value, f"{prefix}{key}.")]

@@ -1,0 +1,88 @@
+"""From the name of an environment to its recording, cut into windows and steps, with its provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from pgd_lightning.collect import stand_in
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.windows import Windows, split_windows
+from pgd_lightning.errors import UserError
+from pgd_lightning.progress import say
+from pgd_lightning.runs import build
+from pgd_lightning.trajectory import EnvSpec, Transition
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A recording and what was found out about it."""
+
+    env: EnvSpec
+    recording: d4rl.Recording
+    provenance: dict[str, Any]
+    train: Windows
+    validation: Windows | None
+
+    @property
+    def label(self) -> str:
+        """For titles of tables and figures: says what the data are, so that a stand-in never passes for D4RL."""
+        return str(self.provenance["label"])
+
+    @property
+    def transitions(self) -> Transition:
+        """Every real step that has a successor or ends in a terminal, ``[B]``."""
+        return self.recording.transitions()
+
+    @property
+    def obs_std(self) -> Tensor:
+        """Population deviation of each observation dim ``[O]``."""
+        return self.recording.obs.std(0, correction=0)
+
+
+def open_dataset(config: DictConfig) -> Dataset:
+    """Find, check and cut the recording of ``config.env``; prints its data card."""
+    env: EnvSpec = build(config.env)
+    path = find_file(config, env)
+    recording = d4rl.load(path, env, out_of_box=config.data.out_of_box)
+    provenance = d4rl.provenance(path, env)
+    train, validation = split_windows(
+        recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
+    )
+    card = recording.card()
+    say(f"data: {provenance['label']}")
+    say(
+        f"data: {card['episodes']} episodes, {card['steps']} steps, return {card['return_mean']:.1f} "
+        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {card['terminals']} terminals, "
+        f"{card['timeouts']} timeouts, {len(train)} windows of {config.data.horizon}"
+    )
+    if card["terminals"] == 0:
+        say("data: no terminals, so synthetic data will have none either")
+    return Dataset(env, recording, provenance, train, validation)
+
+
+def find_file(config: DictConfig, env: EnvSpec) -> Path:
+    """The file that ``data.source`` asks for; ``auto`` falls back to a stand-in of our own, loudly."""
+    data = config.data
+    if data.source == "local":
+        return stand_in(config, env)
+    try:
+        return d4rl.locate(
+            env, data.source if data.source != "auto" else "d4rl", Path(data.dir).expanduser(), data.base_url,
+            timeout=data.timeout, retries=data.retries,
+        )  # fmt: skip
+    except d4rl.DataUnavailable as error:
+        if data.source != "auto":
+            raise
+        say(f"{'!' * 100}\n!! {error}\n!! Going on with a LOCAL STAND-IN recorded by this project. It is NOT D4RL:")
+        say(f"!! scores on it must not be reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)\n{'!' * 100}")
+        try:
+            return stand_in(config, env)
+        except UserError as missing:
+            raise UserError(f"{error} {missing}") from error
+
+

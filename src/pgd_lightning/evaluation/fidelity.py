@@ -1,0 +1,117 @@
+"""How faithful are windows: dynamics and reward error in the real simulator, likelihood, distance to the data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from pgd_lightning.simulators import Simulator, one_step
+from pgd_lightning.trajectory import Policy, Trajectory, Transition
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """One real step from each generated row, compared with the row after it. Rows not exactly resettable are out."""
+
+    dynamics: Array  # [R] mean over dims of squared error, in units of the data's standard deviation
+    reward: Array  # [R] absolute error
+    terminal_agrees: NDArray[np.bool_]  # [R]
+    position: NDArray[np.int64]  # [R] row in the window
+    skipped: int  # rows whose state the observation does not determine
+
+
+def step_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> StepErrors:
+    """Reset the simulator to rows of ``windows [N, T]``, apply their action, compare (PGD workshop paper, 4.2).
+
+    ``max_rows`` rows are drawn without replacement from the N * (T-1) that have a successor.
+    """
+    num, rows = windows.batch_size
+    steps = windows.transitions()
+    chosen = np.random.default_rng(seed).permutation(num * (rows - 1))[:max_rows]
+    errors = transition_errors(simulator, steps[torch.as_tensor(chosen)], obs_std)
+    return StepErrors(*errors[:3], position=chosen[errors[3]] % (rows - 1), skipped=int((~errors[3]).sum()))
+
+
+def transition_errors(
+    simulator: Simulator, steps: Transition, obs_std: Tensor
+) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
+    """``(dynamics [R'], reward [R'], terminal agreement [R'], exact [B])`` of ``steps [B]``; R' of them exact."""
+    obs, action = (t.cpu().double().numpy() for t in (steps.obs, steps.action))
+    next_obs, reward, terminated, exact = one_step(simulator, obs, action)
+    scaled = (next_obs - steps.next_obs.cpu().double().numpy()) / np.where(obs_std == 0, 1, obs_std)
+    return (
+        (scaled**2).mean(-1)[exact],
+        np.abs(reward - steps.reward.cpu().numpy())[exact],
+        (terminated == steps.terminated.cpu().numpy())[exact],
+        exact,
+    )
+
+
+def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:
+    """Mean over rows of log pi(a_t | s_t): ``[..., N, T] -> [..., N]``, without tanh determinant."""
+    return policy.log_prob(windows.obs, windows.action).mean(-1)
+
+
+def mean_density(policy: Policy, windows: Trajectory) -> Tensor:
+    """Mean over rows of pi(a_t | s_t), the workshop paper's trajectory likelihood: ``[..., N, T] -> [..., N]``."""
+    return policy.log_prob(windows.obs, windows.action).exp().mean(-1)
+
+
+class DataDistance:
+    """Distance of (obs, action) rows to their nearest real row, in standard deviations of the data."""
+
+    def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
+        chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
+        rows = _pairs(real[torch.as_tensor(chosen)])
+        self.scale = np.where(rows.std(0) == 0, 1, rows.std(0))
+        self.tree = cKDTree(rows / self.scale)
+
+    def __call__(self, steps: Transition) -> Array:
+        """``[B] -> [B]``."""
+        distance: Array = self.tree.query(_pairs(steps) / self.scale)[0]
+        return distance
+
+
+def _pairs(steps: Transition) -> Array:
+    return torch.cat([steps.obs, steps.action], dim=-1).cpu().double().numpy()
+
+
+@torch.no_grad()
+def health_card(
+    windows: Trajectory,
+    target: Policy | None,
+    behaviour: Policy,
+    simulator: Simulator,
+    obs_std: Tensor,
+    distance: DataDistance,
+    max_rows: int,
+    seed: int,
+) -> dict[str, float | None]:
+    """Is this synthetic set ``[S, N, T]`` fit to train on? Means over seeds.
+
+    finite: share of windows without NaN or infinity; terminals: share of rows; log_likelihood_*: per action dim sum,
+    mean over rows, under the policies of the S seeds and under a clone of the behaviour; dynamics_error: median
+    squared one-step error in units of the data's deviation; reward_error: median absolute; data_distance: median
+    distance to the nearest real (obs, action). Only finite windows are measured.
+    """
+    finite = torch.stack([torch.isfinite(t).flatten(2).all(-1) for t in (windows.obs, windows.action)]).all(0)
+    flat = windows.reshape(-1, windows.batch_size[-1])
+    kept = flat[finite.flatten()]
+    errors = step_errors(simulator, kept, obs_std, max_rows, seed)
+    sample = kept.transitions()
+    picked = torch.as_tensor(np.random.default_rng(seed).permutation(len(sample))[:max_rows])
+    return {
+        "finite": float(finite.float().mean()),
+        "terminals": float(kept.terminated.float().mean()),
+        "log_likelihood_target": float(log_likelihood(target, windows).nanmean()) if target else None,
+        "log_likelihood_behaviour": float(log_likelihood(behaviour, kept.unsqueeze(0)).mean()),
+        "dynamics_error": float(np.median(errors.dynamics)),
+        "reward_error": float(np.median(errors.reward)),
+        "rows_not_resettable": float(errors.skipped),
+        "data_distance": float(np.median(distance(sample[picked]))),
+    }

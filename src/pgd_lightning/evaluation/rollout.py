@@ -1,0 +1,81 @@
+"""Episodes of a policy in the real simulator."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.simulators import make
+from pgd_lightning.trajectory import EnvSpec, Policy
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What ``num_seeds`` policies earned in ``num_episodes`` each."""
+
+    returns: NDArray[np.float64]  # [S, E]
+    lengths: NDArray[np.int64]  # [S, E] steps
+    physics: str  # simulator and version
+
+    def ledger(self, env: EnvSpec, step: int, purpose: str) -> list[dict[str, object]]:
+        """One row an episode, as the run's ledger keeps them."""
+        return [
+            {
+                "purpose": purpose,
+                "step": step,
+                "seed": s,
+                "index": e,
+                "return": float(self.returns[s, e]),
+                "score": env.score(float(self.returns[s, e])),
+                "length": int(self.lengths[s, e]),
+                "simulator": self.physics,
+            }
+            for s, e in np.ndindex(*self.returns.shape)
+        ]
+
+
+@torch.no_grad()
+def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, seed: int) -> Episodes:
+    """Run the S policies of ``policy`` for ``num_episodes`` whole episodes each, all of them side by side.
+
+    Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
+    asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
+    Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
+    """
+    simulators = [[make(env.task) for _ in range(num_episodes)] for _ in range(num_seeds)]
+    obs = np.stack(
+        [[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators]
+    )
+    returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
+    running = np.ones(obs.shape[:2], dtype=bool)
+    device = policy.device if hasattr(policy, "device") else torch.device("cpu")
+    while running.any():
+        action = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        for s, e in zip(*running.nonzero(), strict=True):
+            if not np.isfinite(action[s, e]).all():
+                raise UserError(
+                    f"The policy of seed {s} gave a non-finite action at step {lengths[s, e]} of an evaluation "
+                    "episode: the run has failed; look at its losses and start again with another learning rate."
+                )
+            obs[s, e], reward, terminated = simulators[s][e].step(action[s, e])
+            returns[s, e] += reward
+            lengths[s, e] += 1
+            running[s, e] = not (terminated or lengths[s, e] >= env.max_episode_steps)
+    return Episodes(returns, lengths, simulators[0][0].physics)
+
+
+@torch.no_grad()
+def episode_states(env: EnvSpec, policy: Policy, num_seeds: int, seed: int) -> NDArray[np.float64]:
+    """Positions qpos ``[steps, nq]`` of one episode of the first seed's policy, to be drawn."""
+    simulator = make(env.task)
+    obs, states = simulator.reset(seed), []
+    for _ in range(env.max_episode_steps):
+        states.append(simulator.state()[0])
+        same = torch.as_tensor(obs, dtype=torch.float32).expand(num_seeds, 1, -1)
+        obs, _, terminated = simulator.step(policy.act(same)[0, 0].numpy())
+        if terminated:
+            break
+    return np.stack(states)

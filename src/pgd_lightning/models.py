@@ -1,0 +1,74 @@
+"""From configs and run folders to priors, agents and generators."""
+
+import torch
+from omegaconf import DictConfig
+
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.dataset import Dataset
+from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.errors import UserError
+from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs import Run, build, newest_checkpoint
+from pgd_lightning.trajectory import Generator
+
+
+def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
+    """An untrained prior; the seed alone decides its first weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "prior/init"))
+        denoiser = Denoiser(build(config.network), build(config.process))
+    settings = config.prior
+    return DiffusionPrior(
+        denoiser=denoiser,
+        codec=TrajectoryCodec(config.env.obs_dim, config.env.action_dim, settings.action_clip),
+        learning_rate=settings.learning_rate,
+        warmup_start=settings.warmup_start,
+        ema_decay=settings.ema_decay,
+        ema_every=settings.ema_every,
+        total_steps=steps,
+        log_every=settings.log_every,
+        seed=config.seed,
+    )
+
+
+def load_prior(module: DiffusionPrior, run: Run, dataset: Dataset) -> None:
+    """Fill ``module`` from a finished run. Raises UserError where the run is of another file or other dimensions."""
+    found = run.record["provenance"]["sha256"]
+    if found != dataset.provenance["sha256"]:
+        raise UserError(
+            f"The prior in {run.folder} was trained on another file ({run.record['provenance']['label']}) than the one "
+            f"in use ({dataset.label}): train one with the same env= and data.source=."
+        )
+    path = newest_checkpoint(run.checkpoints)
+    if path is None:
+        raise UserError(f"The finished prior in {run.folder} has no readable checkpoint: remove the folder to retrain.")
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"The prior {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}") from error
+
+
+def build_agent(config: DictConfig, dataset: Dataset) -> Agent:
+    """An untrained agent that knows the data's scale of observations and rewards."""
+    agent: Agent = build(config.agent)
+    agent.fit_normaliser(dataset.transitions.obs)
+    agent.set_reward_scale(float(dataset.transitions.reward.abs().max()))
+    return agent
+
+
+def load_agent(module: Agent, run: Run) -> None:
+    """Fill ``module`` with the newest checkpoint of ``run``."""
+    path = newest_checkpoint(run.checkpoints)
+    assert path is not None, run.checkpoints
+    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+
+
+def build_generator(config: DictConfig, prior: DiffusionPrior | None) -> Generator | None:
+    """The generator of the config, or None for real data only."""
+    if config.generator.build is None:
+        return None
+    generator: Generator = build(config.generator.build)(prior=prior)
+    return generator

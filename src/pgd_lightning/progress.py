@@ -1,0 +1,99 @@
+"""What a long run shows: a bar on a terminal, a line now and then in a log file; and how it stops when asked to."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pgd_lightning.errors import UserError
+
+LINE_EVERY = 20.0  # seconds
+
+
+def say(text: str) -> None:
+    """One line for the reader of the terminal or the log, at once."""
+    print(text, flush=True)
+
+
+class ProgressReport(Callback):
+    """Steps done, rate, time left and the metrics that were logged with ``prog_bar=True``."""
+
+    def __init__(self, title: str, total_steps: int) -> None:
+        self.title, self.total = title, total_steps
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.started = self.last_line = time.monotonic()
+        self.first_step = trainer.global_step
+        if sys.stdout.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}"))
+            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+            self.task = self.bar.add_task(self.title, total=self.total, completed=trainer.global_step, m="")
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if self.bar and trainer.global_step % 10 == 0:
+            self.bar.update(self.task, completed=trainer.global_step, m=_metrics(trainer))
+        elif not self.bar and now - self.last_line > LINE_EVERY:
+            rate = (trainer.global_step - self.first_step) / (now - self.started)
+            left = (self.total - trainer.global_step) / rate
+            say(f"{self.title}: {trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left  {_metrics(trainer)}")
+            self.last_line = now
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+def _metrics(trainer: Trainer) -> str:
+    return "  ".join(f"{key.split('/')[-1]} {float(value):.3g}" for key, value in trainer.progress_bar_metrics.items())
+
+
+class StopOnSignal(Callback):
+    """On SIGINT, SIGTERM, SIGUSR1 or SIGUSR2: finish the step, save, and stop with a sentence.
+
+    The handler only sets a flag: saving inside a signal handler loses checkpoints.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.before = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.received is None:
+            return
+        trainer.save_checkpoint(self.checkpoints / f"step={trainer.global_step:09d}.ckpt")
+        raise UserError(
+            f"Stopped by {signal.Signals(self.received).name} at step {trainer.global_step}; everything is saved, "
+            "and the same command continues from here."
+        )
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}

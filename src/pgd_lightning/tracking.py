@@ -1,0 +1,92 @@
+"""Where metrics go: CSV files in the run's folder are the record, W&B is a mirror that may fail."""
+
+import netrc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.progress import say
+from pgd_lightning.runs import Run
+
+
+class Mirror(Logger):
+    """A W&B run that never hurts the real one: its first failure costs one warning, and then it is off."""
+
+    def __init__(self, make: Callable[[], WandbLogger]) -> None:
+        super().__init__()
+        self.wandb: WandbLogger | None = None
+        self._attempt(lambda: setattr(self, "wandb", make()))
+        self._attempt(lambda: self.wandb and self.wandb.experiment)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self.wandb = None
+            say(f"warning: W&B failed ({error.__class__.__name__}: {error}); the run goes on, its files are the record")
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return "mirror"
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.wandb:
+            self._attempt(lambda: self.wandb.log_metrics(metrics, step))  # type: ignore[union-attr]
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        if self.wandb:
+            self._attempt(lambda: self.wandb.log_hyperparams(params))  # type: ignore[union-attr]
+
+    def log_figures(self, paths: list[Path]) -> None:
+        """Mirror PNG files under their names."""
+        for path in paths:
+            if self.wandb:
+                self._attempt(lambda path=path: self.wandb.log_image(path.stem, [str(path)]))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """End the W&B run, so that the next stage of this process starts its own."""
+        if self.wandb:
+            self._attempt(lambda: self.wandb.experiment.finish())  # type: ignore[union-attr]
+
+
+def wandb_mode(asked: str) -> str:
+    """``auto`` is online for a user who is logged in, else offline: no account is needed."""
+    if asked != "auto":
+        return asked
+    try:
+        known = netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    return "online" if known or os.environ.get("WANDB_API_KEY") else "offline"
+
+
+def loggers(config: DictConfig, run: Run, provenance: dict[str, Any]) -> list[Logger]:
+    """The CSV record, and the mirror unless it is disabled."""
+    csv = CSVLogger(run.folder / "metrics", name="", version=f"attempt_{run.attempt}", flush_logs_every_n_steps=200)
+    mode = wandb_mode(config.logger.wandb)
+    if mode == "disabled":
+        return [csv]
+    record = run.record
+    mirror = Mirror(
+        lambda: WandbLogger(
+            project=config.logger.project,
+            name=f"{record['env']}/{record['method']}/{record['seed']}",
+            group=record["env"],
+            job_type=record["stage"],
+            id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}",
+            save_dir=run.folder,
+            offline=mode == "offline",
+            resume="allow" if mode == "online" else None,
+        )
+    )
+    settings = OmegaConf.to_container(config, resolve=True)
+    mirror.log_hyperparams({"config": settings, "provenance": provenance})
+    return [csv, mirror]

@@ -1,0 +1,167 @@
+"""``pgd train``: the whole story. Data -> prior -> agent on real and synthetic batches -> evaluation -> report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning import report
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.evaluation.callback import Evaluation
+from pgd_lightning.evaluation.fidelity import DataDistance, health_card
+from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.fitting import fit
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.models import build_agent, build_generator, load_agent
+from pgd_lightning.prior import identity as prior_identity
+from pgd_lightning.prior import ready_prior
+from pgd_lightning.progress import say
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs import Run, command_line, config_hash
+from pgd_lightning.simulators import make
+from pgd_lightning.trajectory import Generator, Policy, Trajectory
+
+BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")  # the clone that measures likelihood under the behaviour
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
+    began = time.monotonic()
+    dataset = open_dataset(config)
+    prior = ready_prior(config, dataset)[0] if needs_prior(config) else None
+    arms = [config.generator.name, *(name for name in config.compare if name != config.generator.name)]
+    runs = []
+    for arm in arms:
+        arm_config = recompose(overrides, f"generator={arm}")
+        runs.append(train_agent(arm_config, dataset, prior, behaviour_clone(overrides, config, dataset)))
+        report.write(runs, dataset)
+    say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
+    say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
+    say(f"again:   {command_line()}")
+
+
+def recompose(overrides: list[str], *changes: str) -> DictConfig:
+    """The same command with other choices."""
+    keys = {change.split("=")[0] for change in changes}
+    return compose_config("train", [*(o for o in overrides if o.split("=")[0] not in keys), *changes])
+
+
+def needs_prior(config: DictConfig) -> bool:
+    """Whether any arm generates with the diffusion prior."""
+    return config.generator.build is not None or any(name != "none" for name in config.compare)
+
+
+def behaviour_clone(overrides: list[str], config: DictConfig, dataset: Dataset) -> Policy:
+    """A clone of the policy that recorded the data, trained once and kept like any agent."""
+    clone = recompose(overrides, *BEHAVIOUR, f"updates={config.behaviour.updates}")
+    run, module = agent_run(clone, dataset)
+    if not run.finished:
+        with run.started(clone, dataset.provenance):
+            fit_agent(run, clone, dataset, module, None, None)
+            run.update(state="finished")
+    return module.policy
+
+
+def train_agent(config: DictConfig, dataset: Dataset, prior: DiffusionPrior | None, behaviour: Policy) -> Run:
+    """The finished run of this config's agent: found, continued or trained."""
+    run, module = agent_run(config, dataset)
+    if run.finished:
+        say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
+        return run
+    with run.started(config, dataset.provenance):
+        say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
+        fit_agent(run, config, dataset, module, build_generator(config, prior), behaviour)
+        result = rollout(
+            dataset.env, module.policy, config.seeds, config.evaluation.final_episodes, derive_seed(config.seed, "final")
+        )
+        run.append("ledger.jsonl", result.ledger(dataset.env, config.updates, "final"))
+        run.update(state="finished", score=dataset.env.score(float(result.returns.mean())))
+    return run
+
+
+def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
+    """The run of this config and its agent, with the weights of the newest checkpoint if it is finished."""
+    common = {
+        "agent": OmegaConf.to_container(config.agent, resolve=True),
+        "updates": config.updates,
+        "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
+        "file": dataset.provenance["sha256"],
+        "out_of_box": config.data.out_of_box,
+    }
+    experience: dict[str, Any] = {"generator": config.generator.name}
+    if config.generator.build is not None:
+        experience |= {
+            "build": OmegaConf.to_container(config.generator.build, resolve=True),
+            "synthetic": OmegaConf.to_container(config.synthetic, resolve=True),
+            "prior": prior_identity(config, dataset),
+        }
+    method = f"{config.agent.name}-{config.generator.name}"
+    run = Run.at(config.runs_dir, "agent", config.env.name, method, common | experience, config.seed)
+    run.update(comparison=config_hash(common), agent=config.agent.name, generator=config.generator.name)
+    module = build_agent(config, dataset)
+    if run.finished:
+        load_agent(module, run)
+    return run, module
+
+
+@dataclass
+class HealthCards:
+    """Writes the card of each synthetic set to the run's ``health.jsonl``."""
+
+    run: Run
+    module: Agent
+    dataset: Dataset
+    behaviour: Policy
+    rows: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.simulator = make(self.dataset.env.task)
+        self.distance = DataDistance(self.dataset.transitions, 20_000, self.seed)
+
+    def __call__(self, step: int, windows: Trajectory) -> None:
+        card = health_card(
+            windows, self.module.policy, self.behaviour, self.simulator, self.dataset.obs_std, self.distance,
+            self.rows, self.seed,
+        )  # fmt: skip
+        self.run.append("health.jsonl", [{"step": step, **card}])
+        say(
+            f"synthetic set of update {step}: dynamics error {card['dynamics_error']:.4f}, log-likelihood "
+            f"{card['log_likelihood_target']:.2f} (policy) {card['log_likelihood_behaviour']:.2f} (behaviour), "
+            f"finite {card['finite']:.1%}"
+        )
+
+
+def fit_agent(
+    run: Run,
+    config: DictConfig,
+    dataset: Dataset,
+    module: Agent,
+    generator: Generator | None,
+    behaviour: Policy | None,
+) -> None:
+    """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
+    observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)] if behaviour else []
+    data = SyntheticDataModule(
+        real=dataset.transitions,
+        generator=generator,
+        **config.synthetic,
+        seed=config.seed,
+        num_seeds=config.seeds,
+        total_steps=config.updates,
+        observers=observers,
+    )
+    evaluation = Evaluation(
+        dataset.env, config.evaluation.every, config.evaluation.episodes, config.seeds,
+        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", rows),
+    )  # fmt: skip
+    fit(
+        run, config, dataset.provenance, module, data,
+        steps=config.updates, checkpoint_every=config.checkpoint_every, callbacks=[evaluation] if behaviour else [],
+    )  # fmt: skip
