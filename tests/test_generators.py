@@ -1,0 +1,175 @@
+"""Codec, prior and PGD: golden transforms, schedules, averages, invariances."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.diffusion.process import EDM
+from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
+from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.generators.guidance import Literal, Score
+from pgd_lightning.generators.pgd import PGD
+from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
+from pgd_lightning.networks.temporal_unet import TemporalUNet
+from pgd_lightning.trajectory import Trajectory
+
+
+def windows(obs, action, reward, terminated) -> Trajectory:
+    return Trajectory(
+        obs=torch.as_tensor(obs), action=torch.as_tensor(action), reward=torch.as_tensor(reward),
+        terminated=torch.as_tensor(terminated), batch_size=torch.as_tensor(reward).shape,
+    )  # fmt: skip
+
+
+def random_windows(num: int, rows: int, obs_dim: int = 3, action_dim: int = 2) -> Trajectory:
+    generator = torch.Generator().manual_seed(0)
+    return windows(
+        torch.randn(num, rows, obs_dim, generator=generator) * 3 + 10,
+        torch.rand(num, rows, action_dim, generator=generator) * 2 - 1,
+        torch.randn(num, rows, generator=generator) - 50,
+        torch.rand(num, rows, generator=generator) < 0.1,
+    )
+
+
+def test_arctanh_after_clipping():
+    codec = TrajectoryCodec(1, 3, 0.999)
+    rows = codec.rows(windows([[[0.0]]], [[[0.3, 0.7, -0.9995]]], [[0.0]], [[False]]))
+    torch.testing.assert_close(rows[0, 0, 1:4], torch.tensor([0.30951960, 0.86730053, -3.80020117]), rtol=1e-5, atol=0)
+
+
+def test_standardisation_is_of_the_population_and_keeps_constants():
+    codec = TrajectoryCodec(2, 1, 0.999)
+    obs = torch.tensor([[1.0, 5], [2, 5], [3, 5], [6, 5]])[None]
+    codec.fit([windows(obs, torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool))])
+    torch.testing.assert_close(codec.mean[:2], torch.tensor([3.0, 5.0]))
+    torch.testing.assert_close(codec.std[:2], torch.tensor([1.8708287, 1.0]))
+    x = codec.encode(windows(obs, torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool)))
+    expected = torch.tensor([[-1.069045, 0], [-0.5345225, 0], [0, 0], [1.6035674, 0]])
+    torch.testing.assert_close(x[0, :, :2], expected)
+
+
+def test_decoding():
+    codec = TrajectoryCodec(2, 1, 0.999)
+    codec.mean.copy_(torch.tensor([1, -2, 0.1, 3, 0.01]))
+    codec.std.copy_(torch.tensor([2, 0.5, 0.8, 1.5, 0.0994987]))
+    x = torch.tensor([[0, 1, 0.5, -1, 4.9], [0.5, -1, -2, 2, 5.0], [1, 2, 3, 0, 9]])
+    steps = codec.decode(x[None]).transitions()
+    torch.testing.assert_close(steps.obs, torch.tensor([[1, -1.5], [2, -2.5]]))
+    torch.testing.assert_close(steps.action, torch.tensor([[0.4621172], [-0.9051482]]))
+    torch.testing.assert_close(steps.reward, torch.tensor([1.5, 6]))
+    assert steps.terminated.tolist() == [False, True]
+    torch.testing.assert_close(steps.next_obs, torch.tensor([[2, -2.5], [3, -1]]))
+
+
+@given(st.integers(1, 5), st.integers(2, 6))
+def test_decode_inverts_encode(num, rows):
+    data = random_windows(num, rows)
+    codec = TrajectoryCodec(3, 2, 0.999)
+    codec.fit([data])
+    back = codec.decode(codec.encode(data))
+    torch.testing.assert_close(back.obs, data.obs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(back.action, data.action.clamp(-0.999, 0.999), rtol=1e-4, atol=1e-4)
+    assert (back.terminated == data.terminated).all()
+
+
+def test_codec_statistics_do_not_depend_on_the_batches():
+    data = random_windows(64, 5)
+    whole, parts = TrajectoryCodec(3, 2, 0.999), TrajectoryCodec(3, 2, 0.999)
+    whole.fit([data])
+    parts.fit(data.split(7))
+    torch.testing.assert_close(parts.mean, whole.mean)
+    torch.testing.assert_close(parts.std, whole.std)
+    torch.testing.assert_close(whole.std[:3], data.obs.flatten(0, 1).std(0, correction=0))
+
+
+def test_terminal_window_keeps_its_end_if_asked():
+    data = windows(
+        torch.arange(8.0).view(2, 4, 1), torch.zeros(2, 4, 1), torch.arange(8.0).view(2, 4),
+        torch.tensor([[False] * 3 + [True], [False] * 4]),
+    )  # fmt: skip
+    assert data.transitions().obs[:, 0].tolist() == [0, 1, 2, 4, 5, 6]
+    assert not data.transitions().terminated.any()
+    kept = data.transitions(keep_terminal=True)
+    assert kept.obs[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert kept.terminated.tolist() == [False, False, True, False, False, False]
+    assert kept.next_obs[:, 0].tolist() == [2, 3, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 2e-4), (50, 1.1e-3), (99, 1.982e-3), (100, 2e-3), (325, 1.70710678e-3), (550, 1e-3), (999, 6.0923422e-9),
+     (1000, 0.0), (2000, 0.0)],
+)  # fmt: skip
+def test_learning_rate(step, rate):
+    assert 2e-3 * warmup_cosine(step, 1000, 0.1) == pytest.approx(rate, rel=1e-6, abs=1e-15)
+
+
+def small_prior(seed: int = 0) -> DiffusionPrior:
+    torch.manual_seed(seed)
+    denoiser = Denoiser(TemporalUNet(7, 16, 2, 8), EDM(1.0, 0.002, 80.0, 7.0, -1.2, 1.2))
+    codec = TrajectoryCodec(3, 2, 0.999)
+    codec.fit([random_windows(64, 8)])
+    return DiffusionPrior(
+        denoiser, codec, learning_rate=2e-3, warmup_start=0.1, ema_decay=0.995, ema_every=10, total_steps=30,
+        log_every=10, seed=0,
+    )  # fmt: skip
+
+
+def test_average_of_weights():
+    """A weight that equals k after step k, averaged every ten steps from its initial value 0."""
+    prior = small_prior()
+    seen = {}
+    for k in range(1, 31):
+        for module, value in ((prior.denoiser, float(k)),) if k > 1 else ((prior.denoiser, 1.0), (prior.ema, 0.0)):
+            for parameter in module.parameters():
+                parameter.data.fill_(value)
+        if k % prior.ema_every == 0:
+            update_ema(prior.ema, prior.denoiser, prior.ema_decay)
+        seen[k] = next(prior.ema.parameters()).flatten()[0].item()
+    assert [seen[k] for k in (9, 10, 20, 30)] == pytest.approx([0, 0.05, 0.14975, 0.29900125], rel=1e-5)
+
+
+class Still:
+    """A policy of S learners that always wants 0.5."""
+
+    def act(self, obs):
+        return torch.full((*obs.shape[:-1], 2), 0.5)
+
+    def score(self, obs, action, spread=0.0):
+        assert obs.shape[:-1] == action.shape[:-1]
+        return (0.5 - action) / (1 + spread)
+
+
+def generator(guidance, sampler=heun) -> PGD:
+    return PGD(small_prior(), sampler, num_steps=8, churn=None, guidance=guidance, rows=8, batch_size=32)
+
+
+STARTS = torch.zeros(2, 20, 3)
+GUIDANCE = {"literal": Literal(coef=1.0, cosine=0.3, denoised=True, normalise=True), "score": Score(coef=1.0)}
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE.values(), ids=GUIDANCE.keys())
+@pytest.mark.parametrize("sampler", [heun, dpmpp_2m])
+def test_guidance_moves_actions_toward_the_policy(guidance, sampler):
+    unguided = generator(guidance, sampler).generate(None, STARTS, seed=1)
+    guided = generator(guidance, sampler).generate(Still(), STARTS, seed=1)
+    assert unguided.batch_size == guided.batch_size == (2, 20, 8)
+    assert (guided.action - 0.5).abs().mean() < 0.9 * (unguided.action - 0.5).abs().mean()
+
+
+def test_zero_coefficient_is_no_guidance_bit_for_bit():
+    off = Literal(coef=0.0, cosine=0.3, denoised=True, normalise=True)
+    plain = generator(None).generate(None, STARTS, seed=1)
+    for other in (generator(off).generate(Still(), STARTS, 1), generator(off).generate(None, STARTS, 1)):
+        assert torch.equal(plain.obs, other.obs)
+        assert torch.equal(plain.action, other.action)
+
+
+def test_windows_depend_on_the_seed_alone():
+    one, same, other = (generator(None).generate(None, STARTS, seed=s) for s in (1, 1, 2))
+    assert torch.equal(one.obs, same.obs)
+    assert not torch.equal(one.obs, other.obs)
+
+
