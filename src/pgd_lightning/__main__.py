@@ -56,7 +56,9 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
     if unknown:
-        raise UserError(f"Unknown option {' '.join(sorted(unknown))}: settings are written key=value, see 'pgd --help'.")
+        raise UserError(
+            f"Unknown option {' '.join(sorted(unknown))}: settings are written key=value, see 'pgd --help'."
+        )
     if any("=" not in o for o in overrides):
         bad = next(o for o in overrides if "=" not in o)
         raise UserError(f"'{bad}' is not a setting: write key=value, for example env=hopper-medium.")

@@ -79,10 +79,10 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
         if data.source != "auto":
             raise
         say(f"{'!' * 100}\n!! {error}\n!! Going on with a LOCAL STAND-IN recorded by this project. It is NOT D4RL:")
-        say(f"!! scores on it must not be reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)\n{'!' * 100}")
+        say(
+            f"!! scores on it must not be reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)\n{'!' * 100}"
+        )
         try:
             return stand_in(config, env)
         except UserError as missing:
             raise UserError(f"{error} {missing}") from error
-
-

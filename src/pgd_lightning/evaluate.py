@@ -23,8 +23,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     result = rollout(dataset.env, module.policy, settings.seeds, config.episodes, seed)
     name = f"evaluation-{config.seed}-{config.episodes}.json"
     write_atomic(run.folder / name, json.dumps(result.ledger(dataset.env, settings.updates, "final"), indent=1))
-    scores = 100 * (result.returns - dataset.env.ref_min_score) / (
-        dataset.env.ref_max_score - dataset.env.ref_min_score
+    scores = (
+        100 * (result.returns - dataset.env.ref_min_score) / (dataset.env.ref_max_score - dataset.env.ref_min_score)
     )
     interval = bootstrap_interval(scores, settings.report.resamples, 0)
     say(f"{run.record['method']} on {dataset.label}: score {interval}, return {result.returns.mean():.1f}")

@@ -48,7 +48,9 @@ def load_prior(module: DiffusionPrior, run: Run, dataset: Dataset) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"The prior {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}") from error
+        raise UserError(
+            f"The prior {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}"
+        ) from error
 
 
 def build_agent(config: DictConfig, dataset: Dataset) -> Agent:

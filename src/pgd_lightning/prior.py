@@ -22,7 +22,9 @@ def identity(config: DictConfig, dataset: Dataset) -> dict[str, object]:
     """What makes a prior another prior; how often it logs or saves does not."""
     kept = {"horizon", "stride", "validation", "out_of_box"}
     free = {"log_every", "validate_every", "checkpoint_every"}
-    settings = OmegaConf.to_container(OmegaConf.masked_copy(config, ["process", "network", "data", "prior"]), resolve=True)
+    settings = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, ["process", "network", "data", "prior"]), resolve=True
+    )
     assert isinstance(settings, dict)
     settings["data"] = {k: v for k, v in settings["data"].items() if k in kept}
     settings["prior"] = {k: v for k, v in settings["prior"].items() if k not in free}

@@ -30,7 +30,12 @@ class ProgressReport(Callback):
         self.started = self.last_line = time.monotonic()
         self.first_step = trainer.global_step
         if sys.stdout.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[m]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[m]}"),
+            )
             self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
             self.task = self.bar.add_task(self.title, total=self.total, completed=trainer.global_step, m="")
             self.bar.start()
@@ -44,7 +49,9 @@ class ProgressReport(Callback):
         elif not self.bar and now - self.last_line > LINE_EVERY:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
             left = (self.total - trainer.global_step) / rate
-            say(f"{self.title}: {trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left  {_metrics(trainer)}")
+            say(
+                f"{self.title}: {trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left  {_metrics(trainer)}"
+            )
             self.last_line = now
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -130,7 +130,9 @@ def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str,
     }
     write_atomic(folder / "fidelity.json", json.dumps(fidelity, indent=2))
     states = episode_states(dataset.env, module.policy, settings.seeds, derive_seed(settings.seed, "frames"))
-    images = render(dataset.env.task, states[:: max(len(states) // settings.report.frames, 1)][: settings.report.frames])
+    images = render(
+        dataset.env.task, states[:: max(len(states) // settings.report.frames, 1)][: settings.report.frames]
+    )
     if images is not None:
         paths.append(figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png"))
     return paths

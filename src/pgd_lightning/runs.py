@@ -200,7 +200,9 @@ def open_run(folder: str | Path) -> Run:
     """The run in ``folder``. Raises UserError if there is none."""
     run = Run(Path(folder))
     if not run.record:
-        raise UserError(f"There is no run in '{folder}' (no run.json): give a folder below runs/, e.g. RUN=runs/agent/…")
+        raise UserError(
+            f"There is no run in '{folder}' (no run.json): give a folder below runs/, e.g. RUN=runs/agent/…"
+        )
     return run
 
 
@@ -208,7 +210,9 @@ def finished_agent(folder: str) -> Run:
     """The finished agent run in ``folder``. Raises UserError for anything else."""
     run = open_run(folder)
     if run.record.get("stage") != "agent" or not run.finished:
-        raise UserError(f"'{folder}' is not a finished agent run: it is {run.record.get('stage')}, {run.record['state']}.")
+        raise UserError(
+            f"'{folder}' is not a finished agent run: it is {run.record.get('stage')}, {run.record['state']}."
+        )
     return run
 
 

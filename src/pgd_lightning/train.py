@@ -78,7 +78,11 @@ def train_agent(config: DictConfig, dataset: Dataset, prior: DiffusionPrior | No
         say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
         fit_agent(run, config, dataset, module, build_generator(config, prior), behaviour)
         result = rollout(
-            dataset.env, module.policy, config.seeds, config.evaluation.final_episodes, derive_seed(config.seed, "final")
+            dataset.env,
+            module.policy,
+            config.seeds,
+            config.evaluation.final_episodes,
+            derive_seed(config.seed, "final"),
         )
         run.append("ledger.jsonl", result.ledger(dataset.env, config.updates, "final"))
         run.update(state="finished", score=dataset.env.score(float(result.returns.mean())))

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from tensordict import TensorDict, tensorclass
+from tensordict import TensorClass, TensorDict
 from torch import Tensor
 
 
-@tensorclass
-class Transition:
+class Transition(TensorClass):
     """Steps of experience with leading axes ``[...]``; ``terminated`` is a true end, never a time limit."""
 
     obs: Tensor  # [..., O]
@@ -41,8 +40,7 @@ class Transition:
         )
 
 
-@tensorclass
-class Trajectory:
+class Trajectory(TensorClass):
     """Windows of experience, leading axes ``[..., N, T]``. Row t holds (s_t, a_t) and what a_t led to: r_t, d_t."""
 
     obs: Tensor  # [..., T, O]

@@ -24,9 +24,7 @@ def _finish(figure: Any, title: str, path: Path) -> Path:
     return path
 
 
-def learning_curves(
-    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, resamples: int
-) -> Path:
+def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, resamples: int) -> Path:
     """Score against updates for each generator: mean and 95 % interval over seeds and episodes, thin lines per seed."""
     figure, axis = plt.subplots(figsize=(6.4, 4))
     for name, rows in ledgers.items():
@@ -70,7 +68,10 @@ def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Pa
         rows = sorted(set(point["position"].tolist()))
         medians = [np.median(error[point["position"] == row]) for row in rows]
         by_row.plot(rows, medians, color=colour, label=name, linewidth=1)
-    plane.set(xlabel="log-likelihood under the final policy, mean per row", ylabel="one-step error, data std² (median, quartiles)")
+    plane.set(
+        xlabel="log-likelihood under the final policy, mean per row",
+        ylabel="one-step error, data std² (median, quartiles)",
+    )
     by_row.set(xlabel="row of the window", ylabel="one-step error, data std² (median)")
     for axis in (plane, by_row):
         axis.set_yscale("log")

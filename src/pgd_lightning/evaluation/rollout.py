@@ -46,9 +46,7 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
     simulators = [[make(env.task) for _ in range(num_episodes)] for _ in range(num_seeds)]
-    obs = np.stack(
-        [[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators]
-    )
+    obs = np.stack([[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators])
     returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
     running = np.ones(obs.shape[:2], dtype=bool)
     device = policy.device if hasattr(policy, "device") else torch.device("cpu")

@@ -99,9 +99,7 @@ class Literal:
     denoised: bool
     normalise: bool
 
-    def __call__(
-        self, denoise: Denoise, policy: Policy, codec: TrajectoryCodec
-    ) -> tuple[Denoise, LiteralGuide | None]:
+    def __call__(self, denoise: Denoise, policy: Policy, codec: TrajectoryCodec) -> tuple[Denoise, LiteralGuide | None]:
         return denoise, LiteralGuide(policy, codec, self.coef, self.cosine, self.denoised, self.normalise)
 
 
@@ -111,7 +109,5 @@ class Score:
 
     coef: float
 
-    def __call__(
-        self, denoise: Denoise, policy: Policy, codec: TrajectoryCodec
-    ) -> tuple[Denoise, LiteralGuide | None]:
+    def __call__(self, denoise: Denoise, policy: Policy, codec: TrajectoryCodec) -> tuple[Denoise, LiteralGuide | None]:
         return score_guided(denoise, policy, codec, self.coef), None

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.samplers import Churn, Sampler, normal_noise
 from pgd_lightning.generators.guidance import Guidance
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -41,7 +42,8 @@ class PGD:
 
     def _sample(self, policy: Policy | None, shape: torch.Size, seed: int, part: int, device: torch.device) -> Tensor:
         noise = normal_noise(stream(seed, "pgd", part, device=device))
-        denoise, guide = self.prior.ema, None
+        denoise: Denoise = self.prior.ema
+        guide = None
         if policy is not None and self.guidance is not None:
             denoise, guide = self.guidance(self.prior.ema, policy, self.prior.codec)
         sigmas = self.prior.ema.process.schedule(self.num_steps, device)

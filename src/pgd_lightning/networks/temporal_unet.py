@@ -141,7 +141,7 @@ class TemporalUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | Conv):
                 lecun_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+                module.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         tau = F.silu(self.time(label))

@@ -25,7 +25,9 @@ def render(task: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8] | None:
         for backend in ("egl", "osmesa"):
             command = [sys.executable, "-m", __name__, task, str(states), str(frames)]
             try:
-                child = subprocess.run(command, env=os.environ | {"MUJOCO_GL": backend}, capture_output=True, timeout=60)
+                child = subprocess.run(
+                    command, env=os.environ | {"MUJOCO_GL": backend}, capture_output=True, timeout=60
+                )
             except subprocess.TimeoutExpired:
                 continue
             if child.returncode == 0:

@@ -1,0 +1,163 @@
+"""The training of S learners side by side: targets, one Adam, learning rate, logs and alarms.
+
+Differences from the reference: one Adam over all networks instead of one for each (equal, since the losses of a phase
+touch disjoint parameters); noise depends on the seed and the step alone; observations are normalised here, before
+they reach the networks, instead of inside each.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from pgd_lightning.agents.learner import Learner
+from pgd_lightning.agents.policy import StackedPolicy
+from pgd_lightning.agents.schedules import SCHEDULES
+from pgd_lightning.agents.seeds import call_stacked, stacked_learners
+from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.trajectory import Transition
+
+
+class Agent(LightningModule):
+    """Trains ``num_seeds`` independent learners on batches ``[S, B]``. ``learner`` makes one of them."""
+
+    obs_shift: Tensor  # [O]
+    obs_scale: Tensor  # [O]
+    value_limit: Tensor  # []
+
+    def __init__(
+        self,
+        name: str,
+        learner: Callable[[], Learner],
+        num_seeds: int,
+        seed: int,
+        obs_dim: int,
+        normalise_obs: bool,
+        learning_rate: float,  # peak
+        adam_eps: float,
+        polyak: float,  # fraction of the way that a target moves toward its online module in an update
+        lr_schedule: str,  # constant, cosine or exponential
+        total_steps: int,
+        log_every: int,
+        value_alarm: str,  # stop or warn
+        value_alarm_factor: float,  # times the largest discounted sum of rewards that the data allow
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.name, self.num_seeds, self.seed = name, num_seeds, seed
+        self.learner = stacked_learners(learner, num_seeds, seed)
+        self.normalise_obs = normalise_obs
+        self.learning_rate, self.adam_eps, self.polyak = learning_rate, adam_eps, polyak
+        self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
+        self.value_alarm, self.value_alarm_factor = value_alarm, value_alarm_factor
+        self.register_buffer("obs_shift", torch.zeros(obs_dim))
+        self.register_buffer("obs_scale", torch.ones(obs_dim))
+        self.register_buffer("value_limit", torch.tensor(float("inf")))
+
+    def fit_normaliser(self, obs: Tensor) -> None:
+        """From now on the networks see (obs - mean) / (std + 1e-3) of ``obs [N, O]``, if ``normalise_obs`` is set."""
+        if self.normalise_obs:
+            self.obs_shift.copy_(obs.mean(0))
+            self.obs_scale.copy_(obs.std(0, correction=0) + 1e-3)
+
+    def set_reward_scale(self, max_abs_reward: float) -> None:
+        """Arms the value alarm: no return of rewards up to ``max_abs_reward`` exceeds max|r| / (1 - discount)."""
+        if self.learner.discount is not None:
+            self.value_limit.fill_(self.value_alarm_factor * max_abs_reward / (1 - self.learner.discount))
+
+    @property
+    def policy(self) -> StackedPolicy:
+        """The current policies of all seeds; it follows the training."""
+        return StackedPolicy(self.learner, self.normalised)
+
+    def normalised(self, obs: Tensor) -> Tensor:
+        """What the networks see of ``obs [..., O]``."""
+        return (obs - self.obs_shift) / self.obs_scale if self.normalise_obs else obs
+
+    def training_step(self, batch: Transition, batch_idx: int) -> None:
+        torch.manual_seed(derive_seed(self.seed, "agent/noise", self.global_step, self.global_rank))
+        step, logs = self.global_step, self.global_step % self.log_every == 0
+        if self.normalise_obs:
+            batch = batch.replace(obs=self.normalised(batch.obs), next_obs=self.normalised(batch.next_obs))
+        values = self._values(batch) if logs else None
+        self._update_targets()
+        losses = self._update_online(batch)
+        if logs:
+            self._check_losses(losses, step)
+            self.log_dict({f"train/{name}_loss": loss.mean() for name, loss in losses.items()})
+        if values is not None:
+            self._check_values(values, step)
+            self.log("train/value", values.mean(), prog_bar=True)
+
+    @torch.no_grad()
+    def _update_targets(self) -> None:
+        """target <- target + polyak (online - target). They start as copies, so the first update changes nothing."""
+        pairs = self.learner.targets()
+        if pairs:
+            targets: list[Tensor] = [p for target, _ in pairs for p in target.parameters()]
+            online = [p.detach() for _, module in pairs for p in module.parameters()]
+            torch._foreach_lerp_(targets, online, self.polyak)
+
+    def _update_online(self, batch: Transition) -> dict[str, Tensor]:
+        """One optimiser step for each phase; the last losses of each name, ``[S]``."""
+        optimizer: Any = self.optimizers()
+        *early, last = self.learner.phases()
+        losses: dict[str, Tensor] = {}
+        for phase in early:
+            losses |= self._gradients(batch, phase, optimizer)
+            optimizer.optimizer.step()  # not through Lightning, whose global_step would count it as an update
+        losses |= self._gradients(batch, last, optimizer)
+        optimizer.step()
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        return losses
+
+    def _gradients(self, batch: Transition, names: tuple[str, ...], optimizer: Any) -> dict[str, Tensor]:
+        """Gradients of the losses ``names`` summed over names and seeds; what they do not touch has none and rests."""
+        optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = call_stacked(self.learner, "losses", batch, names=names)
+        self.manual_backward(torch.stack(list(losses.values())).sum())
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _values(self, batch: Transition) -> Tensor | None:
+        """Mean value of the data's actions ``[S]``, None for learners without one."""
+        if self.learner.discount is None:
+            return None
+        values: Tensor = call_stacked(self.learner, "values", batch)
+        return values.mean(-1)
+
+    def _check_losses(self, losses: dict[str, Tensor], step: int) -> None:
+        for name, loss in losses.items():
+            broken = (~loss.isfinite()).nonzero()
+            if len(broken):
+                seed = self.seed + int(broken[0])
+                raise UserError(
+                    f"The {name} loss of {self.name} is {loss[broken[0]].item()} at step {step} (seed {seed}): lower "
+                    f"agent.learning_rate (now {self.learning_rate}) or look at the data; older checkpoints are kept."
+                )
+
+    def _check_values(self, values: Tensor, step: int) -> None:
+        """Alarm if the values of a seed are beyond what any return could be."""
+        worst = int(values.abs().argmax())
+        if values[worst].abs() <= self.value_limit:
+            return
+        message = (
+            f"The values of {self.name} average {values[worst].item():.3g} at step {step} (seed {self.seed + worst}), "
+            f"but no return of this data exceeds {self.value_limit.item() / self.value_alarm_factor:.3g}: training on "
+            "synthetic data alone is known to explode the critic; lower synthetic.synthetic_batch or set generator=none."
+        )
+        if self.value_alarm == "stop":
+            raise UserError(message + " (agent.value_alarm=warn goes on regardless.)")
+        rank_zero_warn(message)
+
+    def configure_optimizers(self) -> Any:
+        online = [p for p in self.learner.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(online, lr=self.learning_rate, eps=self.adam_eps, fused=True)
+        factor, total_steps = SCHEDULES[self.lr_schedule], self.total_steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total_steps))
+        return [optimizer], [schedule]

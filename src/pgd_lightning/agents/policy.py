@@ -1,0 +1,35 @@
+"""The policies of S learners as one ``Policy``."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.agents.learner import Learner
+from pgd_lightning.agents.seeds import call_stacked
+
+
+class StackedPolicy:
+    """Each seed's actor on its own slice: all tensors carry a leading axis S. No gradients; environment units."""
+
+    def __init__(self, learner: Learner, normalised: Callable[[Tensor], Tensor]) -> None:
+        self.learner, self.normalised = learner, normalised
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> Tensor:
+        """``[S, ..., O] -> [S, ..., A]``."""
+        action: Tensor = call_stacked(self.learner, "actor.act", self.normalised(obs))
+        return action
+
+    @torch.no_grad()
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``[S, ..., O], [S, ..., A] -> [S, ...]``."""
+        log_prob: Tensor = call_stacked(self.learner, "actor.log_prob", self.normalised(obs), action)
+        return log_prob
+
+    @torch.no_grad()
+    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+        """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``spread`` as in ``Policy.score``."""
+        variance = torch.as_tensor(spread, dtype=action.dtype, device=action.device).expand_as(action)
+        score: Tensor = call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
+        return score

@@ -1,0 +1,66 @@
+"""Multi-layer perceptrons as PGD's agents use them: ReLU, LeCun-normal weights, zero biases (section 6.2 of the notes)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pgd_lightning.networks.temporal_unet import lecun_normal_
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """An affine layer at its initial weights."""
+    layer = nn.Linear(inputs, outputs)
+    lecun_normal_(layer.weight.data)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """``[..., inputs] -> [..., outputs]``: affine layers with ReLU between them, none after the last."""
+    layers: list[nn.Module] = []
+    for size, following in pairwise([inputs, *hidden]):
+        layers += [linear(size, following), nn.ReLU()]
+    return nn.Sequential(*layers, linear([inputs, *hidden][-1], outputs))
+
+
+class EnsembleLinear(nn.Module):
+    """``M`` independent affine layers in one matrix product: ``[M, B, in] -> [M, B, out]``."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+        for member in self.weight.data:
+            lecun_normal_(member.T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    def frozen(self, x: Tensor, member: int) -> Tensor:
+        """``[B, in] -> [B, out]`` of one member, its weights held fixed: gradients reach ``x`` alone."""
+        return torch.addmm(self.bias[member].detach(), x, self.weight[member].detach())
+
+
+class EnsembleMLP(nn.Module):
+    """``M`` independent scalar perceptrons of the same input: ``[..., inputs] -> [M, ...]``."""
+
+    def __init__(self, members: int, inputs: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.members = members
+        self.layers = nn.ModuleList(EnsembleLinear(members, *sizes) for sizes in pairwise([inputs, *hidden, 1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).expand(self.members, -1, -1)
+        for layer in self.layers[:-1]:
+            flat = layer(flat).relu()
+        return self.layers[-1](flat).reshape(self.members, *x.shape[:-1])
+
+    def frozen(self, x: Tensor, member: int) -> Tensor:
+        """``[..., inputs] -> [...]`` of one member, its weights held fixed: gradients reach ``x`` alone."""
+        flat = x.reshape(-1, x.shape[-1])
+        *body, head = self.layers
+        for layer in body:
+            flat = layer.frozen(flat, member).relu()
+        return head.frozen(flat, member).reshape(x.shape[:-1])
