@@ -82,7 +82,8 @@ class Agent(LightningModule):
         torch.manual_seed(derive_seed(self.seed, "agent/noise", self.global_step, self.global_rank))
         step, logs = self.global_step, self.global_step % self.log_every == 0
         if self.normalise_obs:
-            batch = batch.replace(obs=self.normalised(batch.obs), next_obs=self.normalised(batch.next_obs))
+            batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
+            batch.obs, batch.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
         values = self._values(batch) if logs else None
         self._update_targets()
         losses = self._update_online(batch)
@@ -149,7 +150,8 @@ class Agent(LightningModule):
         message = (
             f"The values of {self.name} average {values[worst].item():.3g} at step {step} (seed {self.seed + worst}), "
             f"but no return of this data exceeds {self.value_limit.item() / self.value_alarm_factor:.3g}: training on "
-            "synthetic data alone is known to explode the critic; lower synthetic.synthetic_batch or set generator=none."
+            "synthetic data alone is known to explode the critic; lower synthetic.synthetic_batch or take "
+            "generator=none."
         )
         if self.value_alarm == "stop":
             raise UserError(message + " (agent.value_alarm=warn goes on regardless.)")

@@ -12,6 +12,8 @@ from pgd_lightning.trajectory import Transition
 class BC(Learner):
     """A Gaussian actor and nothing else."""
 
+    actor: GaussianActor
+
     def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.actor = GaussianActor(obs_dim, action_dim, hidden)

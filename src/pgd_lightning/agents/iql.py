@@ -2,10 +2,9 @@
 
 The three losses of an update use the values of before it: none waits for another's step.
 
-Differences from the reference: none known. It steps V, Q and the actor in turn but evaluates all targets and
-advantages first, which is the same as one step on the sum. TorchRL's IQLLoss halves nothing either; its critic loss is
-the sum over the two critics, here and in the reference it is their mean, so Q's gradients are half as large (Adam does
-not notice but for its eps).
+Differences from the reference: none known. It steps V, Q and the actor in turn, but computes advantages and targets
+first, which equals one step on the sum. The critic loss is the mean over both critics; where others (TorchRL) sum them,
+Q's gradients are twice as large, which Adam notices only through its eps.
 """
 
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from pgd_lightning.trajectory import Transition
 class IQL(Learner):
     """A Gaussian actor, twin Q with targets, and V."""
 
+    actor: GaussianActor
     discount: float
 
     def __init__(

@@ -23,6 +23,7 @@ from pgd_lightning.trajectory import Transition
 class TD3BC(Learner):
     """A deterministic actor and twin Q, each with a target."""
 
+    actor: DeterministicActor
     discount: float
 
     def __init__(

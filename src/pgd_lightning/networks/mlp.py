@@ -1,7 +1,8 @@
-"""Multi-layer perceptrons as PGD's agents use them: ReLU, LeCun-normal weights, zero biases (section 6.2 of the notes)."""
+"""Multi-layer perceptrons of PGD's agents: ReLU, LeCun-normal weights, zero biases (section 6.2 of the notes)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,14 +54,17 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).expand(self.members, -1, -1)
-        for layer in self.layers[:-1]:
+        *body, head = self.layers
+        for layer in body:
             flat = layer(flat).relu()
-        return self.layers[-1](flat).reshape(self.members, *x.shape[:-1])
+        return head(flat).reshape(self.members, *x.shape[:-1])
 
     def frozen(self, x: Tensor, member: int) -> Tensor:
         """``[..., inputs] -> [...]`` of one member, its weights held fixed: gradients reach ``x`` alone."""
         flat = x.reshape(-1, x.shape[-1])
-        *body, head = self.layers
+        layers: Any = self.layers
+        *body, head = layers
         for layer in body:
             flat = layer.frozen(flat, member).relu()
-        return head.frozen(flat, member).reshape(x.shape[:-1])
+        out: Tensor = head.frozen(flat, member)
+        return out.reshape(x.shape[:-1])
