@@ -13,6 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from pgd_lightning.agents.alarms import check_losses, value_warning
 from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.schedules import SCHEDULES
@@ -88,7 +89,7 @@ class Agent(LightningModule):
         self._update_targets()
         losses = self._update_online(batch)
         if logs:
-            self._check_losses(losses, step)
+            check_losses(losses, self.name, step, self.seed, self.learning_rate)
             self.log_dict({f"train/{name}_loss": loss.mean() for name, loss in losses.items()})
         if values is not None:
             self._check_values(values, step)
@@ -132,30 +133,12 @@ class Agent(LightningModule):
         values: Tensor = call_stacked(self.learner, "values", batch)
         return values.mean(-1)
 
-    def _check_losses(self, losses: dict[str, Tensor], step: int) -> None:
-        for name, loss in losses.items():
-            broken = (~loss.isfinite()).nonzero()
-            if len(broken):
-                seed = self.seed + int(broken[0])
-                raise UserError(
-                    f"The {name} loss of {self.name} is {loss[broken[0]].item()} at step {step} (seed {seed}): lower "
-                    f"agent.learning_rate (now {self.learning_rate}) or look at the data; older checkpoints are kept."
-                )
-
     def _check_values(self, values: Tensor, step: int) -> None:
-        """Alarm if the values of a seed are beyond what any return could be."""
-        worst = int(values.abs().argmax())
-        if values[worst].abs() <= self.value_limit:
-            return
-        message = (
-            f"The values of {self.name} average {values[worst].item():.3g} at step {step} (seed {self.seed + worst}), "
-            f"but no return of this data exceeds {self.value_limit.item() / self.value_alarm_factor:.3g}: training on "
-            "synthetic data alone is known to explode the critic; lower synthetic.synthetic_batch or take "
-            "generator=none."
-        )
-        if self.value_alarm == "stop":
+        message = value_warning(values, self.value_limit.item(), self.value_alarm_factor, self.name, step, self.seed)
+        if message and self.value_alarm == "stop":
             raise UserError(message + " (agent.value_alarm=warn goes on regardless.)")
-        rank_zero_warn(message)
+        if message:
+            rank_zero_warn(message)
 
     def configure_optimizers(self) -> Any:
         online = [p for p in self.learner.parameters() if p.requires_grad]
