@@ -171,5 +171,3 @@ def test_windows_depend_on_the_seed_alone():
     one, same, other = (generator(None).generate(None, STARTS, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.obs, same.obs)
     assert not torch.equal(one.obs, other.obs)
-
-

@@ -27,7 +27,7 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
         except MissingConfigException as error:
             raise UserError(_unknown_option(str(error))) from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_unknown_key(verb, str(error))) from error
+            raise UserError(_unknown_key(verb, str(error) or str(error.__cause__))) from error
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")

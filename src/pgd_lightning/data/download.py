@@ -1,0 +1,126 @@
+"""Finding or fetching the official file: resumed, checked, renamed when whole."""
+
+import fcntl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from rich.progress import Progress
+
+from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import DataFile, EnvSpec
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+class DataUnavailable(UserError):
+    """The official file is not here and cannot be had now."""
+
+
+def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: float, retries: int) -> Path:
+    """The file that ``source`` names: ``d4rl`` (found in ``folder`` or downloaded into it) or a path.
+
+    Raises DataUnavailable, with a sentence that says which file to put where, if the official file cannot be had.
+    """
+    if source != "d4rl":
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
+        return path
+    name = Path(env.file.path).name
+    for path in (folder / name, folder / env.file.path):
+        if path.is_file():
+            return path
+    try:
+        download(base_url + env.file.path, folder / name, env.file, timeout, retries)
+    except (OSError, UserError) as error:
+        raise DataUnavailable(
+            f"{env.d4rl_id} cannot be downloaded from {base_url} ({error}); to use it, put {name} into {folder}."
+        ) from error
+    return folder / name
+
+
+def download(url: str, path: Path, file: DataFile, timeout: float, retries: int) -> None:
+    """Fetch ``url`` to ``path``, continuing a partial file, and check size, content and SHA-256 before the rename.
+
+    One process at a time; the others wait for it and find the file. Raises UserError for wrong content, OSError when
+    the server cannot be reached.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with _locked(path.with_name(path.name + ".lock")):
+        if path.is_file():
+            return
+        for attempt in range(retries + 1):
+            try:
+                _fetch(url, part, timeout)
+                break
+            except OSError:
+                if attempt == retries:
+                    raise
+                time.sleep(0.5 * (attempt + 1))
+        _check(part, file)
+        part.replace(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(url: str, part: Path, timeout: float) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to fetch
+            return
+        raise OSError(f"the server answered {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from error
+    with response:
+        have = have if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with part.open("ab" if have else "wb") as file, Progress(disable=not sys.stdout.isatty()) as bar:
+            task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=have)
+            printed = time.monotonic()
+            while piece := response.read(1 << 18):
+                file.write(piece)
+                have += len(piece)
+                bar.update(task, completed=have)
+                if not sys.stdout.isatty() and time.monotonic() - printed > 20:
+                    print(f"downloading {part.name}: {have >> 20} of {(total or 0) >> 20} MiB", flush=True)
+                    printed = time.monotonic()
+    if total is not None and have < total:
+        raise OSError(f"the connection broke after {have} of {total} bytes")
+
+
+def _check(part: Path, file: DataFile) -> None:
+    """Keep nothing that is not the file: a wrong one is removed, so that the next try starts afresh."""
+    with part.open("rb") as data:
+        head = data.read(8)
+        data.seek(0)
+        digest = sha256()
+        while piece := data.read(1 << 20):
+            digest.update(piece)
+    size = part.stat().st_size
+    problem = None
+    if head != HDF5_SIGNATURE:
+        what = "a web page" if head.lstrip()[:1] == b"<" else "something else"
+        problem = f"what came is {what}, not an HDF5 file"
+    elif file.bytes is not None and size != file.bytes:
+        problem = f"it has {size} bytes instead of {file.bytes}"
+    elif file.sha256 is not None and digest.hexdigest() != file.sha256:
+        problem = f"its SHA-256 is {digest.hexdigest()[:8]}… instead of {file.sha256[:8]}…"
+    if problem:
+        part.unlink()
+        raise UserError(f"the download of {part.name.removesuffix('.part')} is not the published file: {problem}")

@@ -1,0 +1,78 @@
+"""Two sources, one stream of batches: which rows, at which step, is a function of (seed, step) alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import stream
+from pgd_lightning.trajectory import Transition
+
+Mixing = Callable[[Transition, Transition | None, int, int, int, int], Transition]
+
+
+def real_batch(real: Transition, num_seeds: int, size: int, seed: int, step: int) -> Transition:
+    """``[S, size]`` uniform rows of ``real [M]``; seed s of a run draws what a run of seed ``seed + s`` draws."""
+    return real[_indices(len(real), num_seeds, size, "real", seed, step, real.obs.device)]
+
+
+def synthetic_batch(synthetic: Transition, size: int, seed: int, step: int) -> Transition:
+    """``[S, size]`` uniform rows, each seed's from its own pool in ``synthetic [S, M]``."""
+    num_seeds, num = synthetic.batch_size
+    device = synthetic.obs.device
+    index = _indices(num, num_seeds, size, "synthetic", seed, step, device)
+    return synthetic[torch.arange(num_seeds, device=device)[:, None], index]
+
+
+def _indices(num: int, num_seeds: int, size: int, source: str, seed: int, step: int, device: torch.device) -> Tensor:
+    return torch.stack(
+        [
+            torch.randint(num, (size,), generator=stream(seed + s, source, step, device=device), device=device)
+            for s in range(num_seeds)
+        ]
+    )
+
+
+def blend(real: Transition, synthetic: Transition | None, step: int, size: int, share: int, seed: int) -> Transition:
+    """A batch ``[S, size]`` of ``share`` synthetic rows and the rest real (PGD: 240 of 256), as two pools."""
+    assert synthetic is not None
+    parts = [synthetic_batch(synthetic, share, seed, step)]
+    if size > share:
+        parts.append(real_batch(real, synthetic.batch_size[0], size - share, seed, step))
+    return torch.cat(parts, dim=1)  # type: ignore[call-overload]
+
+
+def alternate(
+    real: Transition, synthetic: Transition | None, step: int, size: int, share: int, seed: int
+) -> Transition:
+    """Whole batches ``[S, size]`` in turn: real at even steps, synthetic at odd ones; ``share`` has no part in it."""
+    assert synthetic is not None
+    if step % 2:
+        return synthetic_batch(synthetic, size, seed, step)
+    return real_batch(real, synthetic.batch_size[0], size, seed, step)
+
+
+def mixing_named(name: str) -> Mixing:
+    """``blend`` or ``alternate``. Raises UserError for another name."""
+    known: dict[str, Mixing] = {"blend": blend, "alternate": alternate}
+    if name not in known:
+        raise UserError(f"synthetic.mixing={name} is neither blend nor alternate.")
+    return known[name]
+
+
+class WindowOrder:
+    """Shuffled passes over N windows in batches, the remainder of each pass dropped; step k is known without k-1."""
+
+    def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
+        self.num_windows, self.batch_size, self.seed = num_windows, batch_size, seed
+        self.per_pass = num_windows // batch_size
+        self.current: tuple[int, Tensor] | None = None
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Indices ``[batch_size]`` of the windows of this step."""
+        number, place = divmod(step, self.per_pass)
+        if self.current is None or self.current[0] != number:
+            order = torch.randperm(self.num_windows, generator=stream(self.seed, "windows", number))
+            self.current = number, order
+        return self.current[1][place * self.batch_size : (place + 1) * self.batch_size]

@@ -1,0 +1,160 @@
+"""Lightning's view of the data. Loaders are plain iterables without a length that start at the trainer's global step.
+
+Lightning counts an interrupted pass over a sized loader in its own way and then repeats batches; a stream that asks
+``trainer.global_step`` where it is cannot go wrong.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor
+
+from pgd_lightning.data.mixing import WindowOrder, mixing_named, real_batch
+from pgd_lightning.data.windows import Windows
+from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import derive_seed, stream
+from pgd_lightning.trajectory import Generator, Trajectory, Transition
+
+Observer = Callable[[int, Trajectory], None]  # (step, windows [S, N, T])
+
+
+class Stream:
+    """An iterable whose every pass is a fresh call of ``make``."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+
+class WindowDataModule(LightningDataModule):
+    """Batches of windows for the prior, ``[B, T]``."""
+
+    def __init__(
+        self, train: Windows, validation: Windows | None, batch_size: int, seed: int, total_steps: int
+    ) -> None:
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.batch_size, self.total_steps = batch_size, total_steps
+        self.order = WindowOrder(len(train), batch_size, seed)
+
+    def train_dataloader(self) -> Iterable[Trajectory]:
+        return Stream(self._batches)
+
+    def _batches(self) -> Iterator[Trajectory]:
+        assert self.trainer is not None
+        # Each rank of a group takes its own steps of the order.
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        for step in range(self.trainer.global_step, self.total_steps):
+            yield self.train[self.order[step * ranks + rank]]
+
+    def val_dataloader(self) -> Iterable[Trajectory]:
+        validation = self.validation
+        return Stream(lambda: validation.batches(self.batch_size)) if validation else []
+
+
+class SyntheticDataModule(LightningDataModule):
+    """Real and synthetic batches ``[S, B]``; closes the loop from the agent's policy to its experience.
+
+    Before the updates 0, ``lifetime``, 2 ``lifetime``, ... a new synthetic set is generated, guided by the policy of
+    that moment (the first one by none if ``first_unguided``), shown to ``observers``, and kept in the checkpoint.
+    ``generator=None`` gives real batches alone.
+    """
+
+    def __init__(
+        self,
+        real: Transition,
+        generator: Generator | None,
+        mixing: str,
+        batch_size: int,
+        synthetic_batch: int,
+        lifetime: int,
+        num_windows: int,
+        first_unguided: bool,
+        keep_terminal: bool,
+        seed: int,
+        num_seeds: int,
+        total_steps: int,
+        observers: list[Observer],
+    ) -> None:
+        super().__init__()
+        if synthetic_batch > batch_size:
+            raise UserError(f"synthetic.synthetic_batch={synthetic_batch} is more than batch_size={batch_size}.")
+        self.real, self.generator, self.mix = real, generator, mixing_named(mixing)
+        self.batch_size, self.synthetic_batch, self.lifetime = batch_size, synthetic_batch, lifetime
+        self.num_windows, self.first_unguided, self.keep_terminal = num_windows, first_unguided, keep_terminal
+        self.seed, self.num_seeds, self.total_steps, self.observers = seed, num_seeds, total_steps, observers
+        self.synthetic: Transition | None = None
+        self.generated_at = -1
+
+    def train_dataloader(self) -> Iterable[Transition]:
+        return Stream(self._batches)
+
+    def _batches(self) -> Iterator[Transition]:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        self.real = self.real.to(module.device)
+        if self.synthetic is not None:
+            self.synthetic = self.synthetic.to(module.device)
+        for step in range(self.trainer.global_step, self.total_steps):
+            if self.generator is None:
+                yield real_batch(self.real, self.num_seeds, self.batch_size, self.seed, step)
+                continue
+            if self.generated_at != step - step % self.lifetime:
+                self.regenerate(step - step % self.lifetime, module)
+            yield self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seed)
+
+    def regenerate(self, step: int, module: LightningModule) -> None:
+        """Replace the synthetic set by one of the module's current policy."""
+        assert self.generator is not None
+        policy = None if self.first_unguided and step == 0 else module.policy
+        rows = torch.randint(
+            len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
+        )
+        starts = self.real.obs[rows.to(self.real.obs.device)]
+        windows = self.generator.generate(policy, starts, derive_seed(self.seed, "synthetic", step))  # type: ignore[arg-type]
+        for observe in self.observers:
+            observe(step, windows)
+        self.synthetic = finite_only(windows.transitions(self.keep_terminal), step)
+        self.generated_at = step
+
+    def state_dict(self) -> dict[str, Any]:
+        tensors = self.synthetic.to_dict() if self.synthetic is not None else {}
+        return {"generated_at": self.generated_at, "synthetic": tensors}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generated_at = state["generated_at"]
+        tensors = state["synthetic"]
+        self.synthetic = Transition(**tensors, batch_size=tensors["reward"].shape) if tensors else None
+
+
+def finite_only(steps: Transition, at: int) -> Transition:
+    """``[S, M]`` with each step that holds NaN or infinity replaced by a finite one of the same seed, and counted.
+
+    Raises UserError if a seed has no finite step.
+    """
+    finite = _finite(steps.obs) & _finite(steps.action) & _finite(steps.next_obs) & steps.reward.isfinite()
+    if finite.all():
+        return steps
+    print(
+        f"warning: {int((~finite).sum())} of {finite.numel()} synthetic steps of update {at} are not finite: replaced"
+    )
+    rows = []
+    for pool, good in zip(steps, finite, strict=True):
+        places = good.nonzero().squeeze(-1)
+        if len(places) == 0:
+            raise UserError(
+                f"No synthetic step of update {at} is finite: the guidance is too strong for this prior; lower "
+                "guidance.coef or set guidance.normalise=true."
+            )
+        order = torch.where(good, torch.arange(len(good), device=good.device), places[0])
+        order[~good] = places[torch.arange(int((~good).sum()), device=good.device) % len(places)]
+        rows.append(pool[order])
+    return torch.stack(rows)  # type: ignore[call-overload]
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.isfinite().all(-1)

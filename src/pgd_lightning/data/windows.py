@@ -1,0 +1,94 @@
+"""Overlapping windows that never cross the end of an episode (PGD, section 1.3 of the notes)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.data.d4rl import Recording
+from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import stream
+from pgd_lightning.trajectory import Trajectory
+
+
+def window_starts(terminated: Tensor, truncated: Tensor, horizon: int, stride: int) -> Tensor:
+    """First rows ``[N]`` of the windows of ``horizon`` rows in ``terminated, truncated [L]``.
+
+    Valid is a start whose window has no episode end before its last row. Kept are every ``stride``-th valid start in
+    order, each episode's first, and each that ends exactly in a terminal; dropped is each that ends in a timeout.
+    """
+    done = terminated | truncated
+    num = len(done) - horizon + 1
+    if num <= 0:
+        return torch.empty(0, dtype=torch.long)
+    count = torch.cat([torch.zeros(1, dtype=torch.long), done.long().cumsum(0)])
+    inside = count[horizon - 1 : horizon - 1 + num] - count[:num]  # ends on the rows before the last
+    valid = inside == 0
+    kept = torch.zeros_like(valid)
+    kept[valid.nonzero().squeeze(-1)[::stride]] = True
+    first = torch.cat([torch.ones(1, dtype=torch.bool), done[:-1]])[:num]
+    kept |= valid & (first | terminated[horizon - 1 :])
+    return (kept & ~truncated[horizon - 1 :]).nonzero().squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N windows as indices into the recording's rows: nothing is copied until a batch is gathered.
+
+    Difference from the reference: a file's last row is kept. There the raw array loses it because successors come
+    from shifting; here it may still be the last row of a window.
+    """
+
+    recording: Recording
+    starts: Tensor  # [N]
+    horizon: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Tensor) -> Trajectory:
+        """``[B] -> [B, T]``."""
+        rows = self.starts[index].unsqueeze(-1) + torch.arange(self.horizon)
+        data = self.recording
+        return Trajectory(
+            obs=data.obs[rows],
+            action=data.action[rows],
+            reward=data.reward[rows],
+            terminated=data.terminated[rows],
+            batch_size=rows.shape,
+        )
+
+    def batches(self, size: int) -> Iterator[Trajectory]:
+        """All windows in order, ``size`` at a time."""
+        return (self[index] for index in torch.arange(len(self)).split(size))
+
+
+def split_windows(
+    recording: Recording, horizon: int, stride: int, validation: float, seed: int
+) -> tuple[Windows, Windows | None]:
+    """Windows to train on, and those of a share of whole episodes held out (None with fewer than two episodes).
+
+    Raises UserError if no episode is as long as the window.
+    """
+    starts, ends = recording.starts, recording.ends
+    longest = int((ends - starts).max()) + 1
+    num_val = min(max(int(validation * len(ends)), 1), len(ends) - 1) if validation > 0 else 0
+    chosen = torch.randperm(len(ends), generator=stream(seed, "validation"))[:num_val]
+    held_out = torch.zeros(len(ends), dtype=torch.bool)
+    held_out[chosen] = True
+    row_held_out = held_out.repeat_interleave(ends - starts + 1)
+    train, val = (_windows_of(recording, rows, horizon, stride) for rows in (~row_held_out, row_held_out))
+    if len(train) == 0:
+        raise UserError(
+            f"No window of {horizon} rows fits: the longest episode has {longest} (and windows that end in a time "
+            f"limit are not used); set data.horizon to {max(longest - 1, 4)} or less."
+        )
+    return train, val if len(val) else None
+
+
+def _windows_of(recording: Recording, rows: Tensor, horizon: int, stride: int) -> Windows:
+    """Windows over the episodes that ``rows [L]`` marks, in the order of the file, one after the other."""
+    kept = rows.nonzero().squeeze(-1)
+    starts = window_starts(recording.terminated[kept], recording.truncated[kept], horizon, stride)
+    return Windows(recording, kept[starts], horizon)

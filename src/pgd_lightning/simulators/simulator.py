@@ -1,0 +1,73 @@
+"""What every simulator promises, and one real step from any recorded or generated state."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgd_lightning.errors import UserError
+
+Array = NDArray[np.float64]
+
+
+class Simulator(Protocol):
+    """One environment with D4RL's rules and without a time limit, which is the caller's to keep.
+
+    Actions are clipped to [-1, 1] before anything else; a non-finite one raises UserError.
+    """
+
+    model: Any  # mujoco.MjModel
+    data: Any  # mujoco.MjData
+    physics: str  # simulator and version, for ledgers
+
+    def reset(self, seed: int) -> Array:
+        """A start state that ``seed`` alone decides; returns its observation ``[O]``."""
+
+    def step(self, action: Array) -> tuple[Array, float, bool]:
+        """``(next_obs [O], reward, terminated)`` of ``action [A]``."""
+
+    def state(self) -> tuple[Array, Array]:
+        """``(qpos, qvel)``."""
+
+    def set_state(self, qpos: Array, qvel: Array) -> Array:
+        """Put the simulator into this state exactly; returns its observation ``[O]``."""
+
+    def state_from_obs(self, obs: Array) -> tuple[Array, Array, bool]:
+        """``(qpos, qvel, exact)`` of an observation; not exact where clipping or omission lost something.
+
+        A root position that neither dynamics nor reward can see is set to 0.
+        """
+
+
+def checked(action: Array) -> Array:
+    """``action`` clipped to the box. Raises UserError if it is not finite."""
+    if not np.isfinite(action).all():
+        raise UserError(f"The simulator was given the action {action}: a policy that acts so has failed.")
+    return np.clip(action, -1, 1)
+
+
+def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any]]:
+    """One real step from each observation: ``(next_obs [N, O], reward [N], terminated [N], exact [N])``.
+
+    Rows that are not finite, or whose state the observation does not determine, are not exact.
+    """
+    results = []
+    for row, act in zip(obs, action, strict=True):
+        if not (np.isfinite(row).all() and np.isfinite(act).all()):
+            results.append((np.full_like(row, np.nan), np.nan, False, False))
+            continue
+        qpos, qvel, exact = simulator.state_from_obs(row)
+        simulator.set_state(qpos, qvel)
+        results.append((*simulator.step(act), exact))
+    next_obs, reward, terminated, exact = zip(*results, strict=True)
+    return np.stack(next_obs), np.array(reward), np.array(terminated), np.array(exact)
+
+
+def replay(simulator: Simulator, qpos: Array, qvel: Array, action: Array) -> tuple[Array, Array, NDArray[Any]]:
+    """One real step from each recorded state: ``(next_obs [N, O], reward [N], terminated [N])``."""
+    results = []
+    for position, velocity, act in zip(qpos, qvel, action, strict=True):
+        simulator.set_state(position, velocity)
+        results.append(simulator.step(act))
+    next_obs, reward, terminated = zip(*results, strict=True)
+    return np.stack(next_obs), np.array(reward), np.array(terminated)
