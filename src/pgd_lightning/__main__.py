@@ -1,8 +1,10 @@
 """``pgd VERB key=value …``: the verbs are files of this package."""
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 
 from pgd_lightning.errors import UserError
@@ -47,10 +49,18 @@ def main() -> int:
     return 0
 
 
+def quieten() -> None:
+    """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
+        warnings.filterwarnings("ignore", module=module)
+
+
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    # Asked for before any library reads it: progress and warnings of these are not for our users.
-    os.environ.setdefault("WANDB_SILENT", "true")
+    quieten()
     from pgd_lightning.configuration import compose_config, nearest
 
     if verb not in VERBS:

@@ -56,7 +56,7 @@ def fit(
     if start:
         say(f"{title}: continues from {start.name}")
     try:
-        trainer.fit(module, data, ckpt_path=start)
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
     except RuntimeError as error:
         if "size mismatch" in str(error) or "Missing key" in str(error):
             raise UserError(
