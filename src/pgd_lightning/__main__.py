@@ -1,6 +1,5 @@
 """``pgd VERB key=value …``: the verbs are files of this package."""
 
-import logging
 import os
 import sys
 import traceback
@@ -53,7 +52,6 @@ def quieten() -> None:
     """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
         warnings.filterwarnings("ignore", module=module)
 

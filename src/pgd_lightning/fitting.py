@@ -1,5 +1,6 @@
 """One fit of a LightningModule in a run folder: checkpoints, signals, progress and loggers are the same for all."""
 
+import logging
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -10,6 +11,10 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.progress import ProgressReport, StopOnSignal, say
 from pgd_lightning.runs import AtomicCheckpointIO, Run, newest_checkpoint
 from pgd_lightning.tracking import Mirror, loggers
+
+
+# Lightning sets its level at import; its hints are not about what our users do.
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def fit(

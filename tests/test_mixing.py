@@ -1,0 +1,158 @@
+"""Batches: exact shares, each seed's own rows, and the same stream whoever asks and whenever."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
+from pgd_lightning.data.modules import SyntheticDataModule, finite_only
+from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import Trajectory, Transition
+
+
+def steps(*shape: int, mark: float) -> Transition:
+    """Steps whose reward is ``mark`` plus a running number."""
+    reward = mark + torch.arange(torch.Size(shape).numel(), dtype=torch.float32).view(shape)
+    return Transition(
+        obs=torch.zeros(*shape, 2), action=torch.zeros(*shape, 1), reward=reward, next_obs=torch.zeros(*shape, 2),
+        terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
+    )  # fmt: skip
+
+
+REAL, SYNTHETIC = steps(500, mark=0), steps(3, 400, mark=10_000)
+
+
+@given(st.integers(0, 10**6))
+def test_blend_holds_exactly_240_and_16(step):
+    batch = blend(REAL, SYNTHETIC, step, size=256, share=240, seed=0)
+    assert batch.batch_size == (3, 256)
+    assert (batch.reward >= 10_000).sum(1).tolist() == [240] * 3
+    for s in range(3):  # each from its own pool
+        drawn = batch.reward[s, :240]
+        assert ((drawn >= 10_000 + 400 * s) & (drawn < 10_400 + 400 * s)).all()
+
+
+def test_purely_synthetic_and_purely_real():
+    assert (blend(REAL, SYNTHETIC, 0, 256, 256, 0).reward >= 10_000).all()
+    assert (real_batch(REAL, 3, 256, 0, 0).reward < 10_000).all()
+
+
+@given(st.integers(0, 1000))
+def test_alternate_takes_turns(step):
+    batch = alternate(REAL, SYNTHETIC, step, 64, 0, 0)
+    assert ((batch.reward >= 10_000) == bool(step % 2)).all()
+
+
+def test_seed_s_of_a_run_is_seed_0_of_another():
+    assert torch.equal(real_batch(REAL, 3, 64, seed=5, step=9).reward[2], real_batch(REAL, 1, 64, 7, 9).reward[0])
+
+
+def test_batches_are_uniform():
+    counts = torch.zeros(500)
+    for step in range(400):
+        counts += real_batch(REAL, 1, 256, 0, step).reward[0].long().bincount(minlength=500)
+    expected = 400 * 256 / 500
+    assert ((counts - expected) ** 2 / expected).sum().item() == pytest.approx(500, abs=5 * 1000**0.5)
+
+
+def test_unknown_mixing():
+    with pytest.raises(UserError, match="neither blend nor alternate"):
+        mixing_named("stir")
+
+
+@given(st.integers(8, 60), st.integers(1, 8), st.integers(0, 5))
+def test_window_order_passes_over_the_data(num, batch, seed):
+    order, per_pass = WindowOrder(num, batch, seed), num // batch
+    first = torch.cat([order[k] for k in range(per_pass)])
+    second = torch.cat([order[k] for k in range(per_pass, 2 * per_pass)])
+    assert len(set(first.tolist())) == len(first) == per_pass * batch
+    assert len(set(second.tolist())) == len(second)
+    assert torch.equal(WindowOrder(num, batch, seed)[per_pass], order[per_pass])
+
+
+def test_non_finite_steps_are_replaced_and_counted(capsys):
+    made = steps(2, 50, mark=0)
+    made.obs[0, 3, 1] = float("nan")
+    made.reward[1, 7] = float("inf")
+    mended = finite_only(made, at=10)
+    assert mended.obs.isfinite().all()
+    assert mended.reward.isfinite().all()
+    assert mended.batch_size == (2, 50)
+    assert "2 of 100" in capsys.readouterr().out
+    made.obs[0] = float("nan")
+    with pytest.raises(UserError, match="guidance"):
+        finite_only(made, at=10)
+
+
+class Recorder:
+    """A generator whose windows carry the number of the policy that asked for them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def generate(self, policy, starts, seed):
+        version = -1.0 if policy is None else float(policy)
+        self.seen.append(version)
+        shape = (*starts.shape[:-1], 5)
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        return Trajectory(
+            obs=torch.zeros(*shape, 2), action=torch.zeros(*shape, 1), reward=100 * version + noise,
+            terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
+        )  # fmt: skip
+
+
+class Counter(LightningModule):
+    """Its policy is the number of updates made; it remembers every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches = []
+        self.automatic_optimization = False
+
+    @property
+    def policy(self):
+        return int(self.weight.item())
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append(batch.reward.clone())
+        self.weight.data += 1
+        self.optimizers().step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def run(tmp_path, steps_to, resume=None, every=5, generator=None, first_unguided=True):
+    module, generator = Counter(), generator or Recorder()
+    data = SyntheticDataModule(
+        REAL, generator, "blend", batch_size=16, synthetic_batch=12, lifetime=10, num_windows=20,
+        first_unguided=first_unguided, keep_terminal=False, seed=0, num_seeds=2, total_steps=steps_to, observers=[],
+    )  # fmt: skip
+    trainer = Trainer(
+        max_steps=steps_to, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=every, save_top_k=-1)],
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    return module, generator
+
+
+def test_one_generation_a_lifetime_with_the_policy_of_that_moment(tmp_path):
+    _, generator = run(tmp_path, 35)
+    assert generator.seen == [-1, 10, 20, 30]
+    _, generator = run(tmp_path, 15, first_unguided=False)
+    assert generator.seen == [0, 10]
+
+
+@pytest.mark.parametrize("at", [5, 10, 15, 20])
+def test_resumed_run_sees_the_same_batches(tmp_path, at):
+    whole, _ = run(tmp_path, 30)
+    resumed, generator = run(tmp_path, 30, resume=tmp_path / f"step={at}.ckpt")
+    assert len(resumed.batches) == 30 - at
+    for ours, theirs in zip(whole.batches[at:], resumed.batches, strict=True):
+        assert torch.equal(ours, theirs)
+    assert generator.seen == [k for k in (10, 20) if k >= at]  # a set in mid-life is not generated again

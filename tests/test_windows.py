@@ -1,0 +1,92 @@
+"""Windows against the official loader's golden cases, and their promises on random recordings."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgd_lightning.data.d4rl import Recording
+from pgd_lightning.data.windows import split_windows, window_starts
+from pgd_lightning.errors import UserError
+
+
+def flags(episodes: list[tuple[int, str]], tail: int = 0):
+    terminated, truncated = [], []
+    for length, end in episodes:
+        terminated += [False] * (length - 1) + [end == "terminal"]
+        truncated += [False] * (length - 1) + [end == "timeout"]
+    return torch.tensor(terminated + [False] * tail), torch.tensor(truncated + [False] * tail)
+
+
+FOUR = [(10, "terminal"), (7, "timeout"), (12, "terminal"), (5, "terminal")]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "tail", "horizon", "stride", "starts", "terminals"),
+    [(FOUR, 3, 4, 3, [0, 3, 6, 10, 12, 17, 18, 21, 24, 25, 29, 30], [6, 25, 30]),
+     (FOUR, 0, 4, 3, [0, 3, 6, 10, 12, 17, 18, 21, 24, 25, 29, 30], [6, 25, 30]),
+     (FOUR[:3] + [(4, "")], 0, 4, 3, [0, 3, 6, 10, 12, 17, 18, 21, 24, 25, 29], [6, 25]),
+     ([(9, "timeout")] * 3, 2, 4, 2, [0, 2, 4, 9, 11, 13, 18, 20, 22], []),
+     ([(20, "terminal"), (15, "timeout"), (30, "terminal")], 1, 8, 8, [0, 8, 12, 20, 23, 35, 38, 46, 54, 57], [12, 57])],
+)  # fmt: skip
+def test_golden_starts(episodes, tail, horizon, stride, starts, terminals):
+    terminated, truncated = flags(episodes, tail)
+    found = window_starts(terminated, truncated, horizon, stride)
+    assert found.tolist() == starts
+    assert [s for s in starts if terminated[s + horizon - 1]] == terminals
+
+
+@pytest.mark.parametrize(("episodes", "cut", "count"), [(1000, 1, 121_875), (950, 0, 115_781)])
+def test_golden_counts(episodes, cut, count):
+    terminated, truncated = flags([(1000, "timeout")] * episodes)
+    rows = len(terminated) - cut
+    assert len(window_starts(terminated[:rows], truncated[:rows], 32, 8)) == count
+
+
+EPISODES = st.lists(st.tuples(st.integers(1, 12), st.sampled_from(["terminal", "timeout"])), min_size=1, max_size=8)
+
+
+@given(EPISODES, st.integers(0, 5), st.integers(2, 6), st.integers(1, 4))
+def test_no_window_contains_an_end_or_ends_in_a_timeout(episodes, tail, horizon, stride):
+    terminated, truncated = flags(episodes, tail)
+    done = terminated | truncated
+    found = window_starts(terminated, truncated, horizon, stride).tolist()
+    for start in found:
+        assert not done[start : start + horizon - 1].any()
+        assert not truncated[start + horizon - 1]
+    first = 0
+    for length, end in episodes:
+        if length > horizon or (length == horizon and end == "terminal"):
+            assert first in found
+        if length >= horizon and end == "terminal":
+            assert first + length - horizon in found
+        first += length
+
+
+def recording(episodes) -> Recording:
+    terminated, truncated = flags(episodes)
+    num = len(terminated)
+    obs = torch.arange(float(num)).unsqueeze(-1)
+    return Recording(
+        obs, torch.zeros(num, 1), torch.zeros(num), obs, terminated, truncated, torch.ones(num, dtype=torch.bool), 0
+    )
+
+
+@given(EPISODES.filter(lambda e: max(length for length, _ in e) > 6), st.integers(0, 100))
+def test_split_keeps_whole_episodes_apart(episodes, seed):
+    data = recording(episodes)
+    try:
+        train, validation = split_windows(data, 3, 1, 0.3, seed)
+    except UserError:
+        return  # every long episode was held out
+    owner = torch.repeat_interleave(torch.arange(len(data.ends)), data.ends - data.starts + 1)
+    ours = {int(e) for batch in train.batches(5) for e in owner[batch.obs.long().flatten()]}
+    theirs = {int(e) for batch in validation.batches(5) for e in owner[batch.obs.long().flatten()]} if validation else set()
+    assert not ours & theirs
+    for batch in train.batches(5):
+        assert (batch.obs[:, 1:] - batch.obs[:, :-1] == 1).all()
+
+
+def test_too_short_episodes_are_named():
+    with pytest.raises(UserError, match="longest episode has 9"):
+        split_windows(recording([(9, "terminal")] * 3), 32, 8, 0.05, 0)
