@@ -91,8 +91,8 @@ def test_terminal_step_pays_the_healthy_reward():
     simulator = make("hopper")
     simulator.reset(0)
     qpos, qvel = simulator.state()
-    qpos[1] = 0.71
-    qvel[1] = -3.0
+    qpos[1] = 0.71  # just above the height at which it counts as fallen
+    qvel[1] = -8.0
     simulator.set_state(qpos, qvel)
     _, reward, terminated = simulator.step(np.zeros(3))
     assert terminated

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from pgd_lightning.data.mixing import WindowOrder, mixing_named, real_batch
@@ -90,22 +90,30 @@ class SyntheticDataModule(LightningDataModule):
         self.synthetic: Transition | None = None
         self.generated_at = -1
 
-    def train_dataloader(self) -> Iterable[Transition]:
-        return Stream(self._batches)
+    def train_dataloader(self) -> Iterable[int]:
+        """The numbers of the steps to come. Lightning fetches one ahead; a batch made then would follow a policy one
+        update old, so :meth:`on_before_batch_transfer` makes it when its turn has come.
+        """
+        return Stream(lambda: iter(range(self._trainer.global_step, self.total_steps)))
 
-    def _batches(self) -> Iterator[Transition]:
+    def on_before_batch_transfer(self, batch: int, dataloader_idx: int) -> Transition:
+        return self.batch(batch, self._trainer.lightning_module)
+
+    @property
+    def _trainer(self) -> Trainer:
         assert self.trainer is not None
-        module = self.trainer.lightning_module
+        return self.trainer
+
+    def batch(self, step: int, module: LightningModule) -> Transition:
+        """The batch ``[S, B]`` of update ``step``, after a new synthetic set if one is due."""
         self.real = self.real.to(module.device)
-        if self.synthetic is not None:
-            self.synthetic = self.synthetic.to(module.device)
-        for step in range(self.trainer.global_step, self.total_steps):
-            if self.generator is None:
-                yield real_batch(self.real, self.num_seeds, self.batch_size, self.seed, step)
-                continue
-            if self.generated_at != step - step % self.lifetime:
-                self.regenerate(step - step % self.lifetime, module)
-            yield self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seed)
+        if self.generator is None:
+            return real_batch(self.real, self.num_seeds, self.batch_size, self.seed, step)
+        due = step - step % self.lifetime
+        if self.generated_at != due:
+            self.regenerate(due, module)
+        self.synthetic = self.synthetic.to(module.device) if self.synthetic is not None else None
+        return self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seed)
 
     def regenerate(self, step: int, module: LightningModule) -> None:
         """Replace the synthetic set by one of the module's current policy."""
