@@ -14,7 +14,9 @@ from pgd_lightning.data import d4rl
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
-SPEC = EnvSpec("toy-medium", "toy-medium-v2", "toy", "medium", 3, 2, 10, 0.0, 10.0, DataFile("toy/toy.hdf5", None, None))
+SPEC = EnvSpec(
+    "toy-medium", "toy-medium-v2", "toy", "medium", 3, 2, 10, 0.0, 10.0, DataFile("toy/toy.hdf5", None, None)
+)
 
 
 def columns(ends: dict[int, str], rows: int, successors: bool = False) -> dict[str, np.ndarray]:

@@ -156,7 +156,9 @@ def test_waypoints_end_at_the_target():
     points = waypoints(plan("umaze", (3, 1)), np.array([1.0, 1.0]), (3, 1), np.random.default_rng(0))
     assert points[-1].tolist() == [3, 1]
     cells = np.round(points[:-1])
-    assert all((0 <= cell - point).all() and (cell - point <= 0.2).all() for cell, point in zip(cells, points, strict=False))
+    assert all(
+        (0 <= cell - point).all() and (cell - point <= 0.2).all() for cell, point in zip(cells, points, strict=False)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

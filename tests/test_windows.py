@@ -81,7 +81,9 @@ def test_split_keeps_whole_episodes_apart(episodes, seed):
         return  # every long episode was held out
     owner = torch.repeat_interleave(torch.arange(len(data.ends)), data.ends - data.starts + 1)
     ours = {int(e) for batch in train.batches(5) for e in owner[batch.obs.long().flatten()]}
-    theirs = {int(e) for batch in validation.batches(5) for e in owner[batch.obs.long().flatten()]} if validation else set()
+    theirs = (
+        {int(e) for batch in validation.batches(5) for e in owner[batch.obs.long().flatten()]} if validation else set()
+    )
     assert not ours & theirs
     for batch in train.batches(5):
         assert (batch.obs[:, 1:] - batch.obs[:, :-1] == 1).all()

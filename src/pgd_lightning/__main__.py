@@ -42,6 +42,11 @@ def main() -> int:
             traceback.print_exc()
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if "--debug" in flags:
+            raise
+        print(f"\nerror: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
@@ -51,7 +56,6 @@ def main() -> int:
 def quieten() -> None:
     """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
     for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
         warnings.filterwarnings("ignore", module=module)
 

@@ -8,7 +8,7 @@ from pgd_lightning.data import d4rl
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.runs import build
-from pgd_lightning.simulators.recipes import RECIPES
+from pgd_lightning.simulators.recipes import RECIPES, Recipe
 from pgd_lightning.trajectory import EnvSpec
 
 
@@ -37,9 +37,14 @@ def stand_in(config: DictConfig, env: EnvSpec) -> Path:
     return path
 
 
-def recipe_of(env: EnvSpec):  # type: ignore[no-untyped-def]
+def has_recipe(env: EnvSpec) -> bool:
+    """Whether this project can record a stand-in for ``env``."""
+    return env.name in RECIPES
+
+
+def recipe_of(env: EnvSpec) -> Recipe:
     """The recipe for ``env``. Raises UserError if this project has none."""
-    if env.name not in RECIPES:
+    if not has_recipe(env):
         raise UserError(f"There is no recipe for '{env.name}'; recipes: {', '.join(sorted(RECIPES))}.")
     return RECIPES[env.name]
 

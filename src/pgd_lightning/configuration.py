@@ -24,6 +24,7 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
         try:
             config = compose(verb, overrides=[*default_scale(verb, overrides), *overrides])
             OmegaConf.resolve(config)
+            _check_numbers(verb, config, overrides)
         except MissingConfigException as error:
             raise UserError(_unknown_option(str(error))) from error
         except (HydraException, OmegaConfBaseException) as error:
@@ -32,6 +33,20 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     if missing:
         raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
     return config
+
+
+def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
+    """A number may not become a word, nor a size or a count negative."""
+    for key in (o.split("=")[0].lstrip("+~") for o in overrides):
+        value = OmegaConf.select(config, key)
+        before = OmegaConf.select(compose(verb, default_scale(verb, overrides)), key)
+        number = isinstance(before, int | float) and not isinstance(before, bool)
+        if number and (isinstance(value, str | bool) or (value is not None and before > 0 and value < 0)):
+            raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")
+    for key in ("seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime", "data.horizon"):
+        value = OmegaConf.select(config, key)
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value} does not fit: it is at least 1.")
 
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:
@@ -55,7 +70,7 @@ def nearest(name: str, names: list[str]) -> str:
 
 def _unknown_option(message: str) -> str:
     first = message.splitlines()[0]
-    name = first.split("'")[1] if "'" in first else first
+    name = first.split("'")[-2] if "'" in first else first
     group, _, option = name.rpartition("/")
     if not group or not (CONF / group).is_dir():
         return f"{first} See 'pgd --help'."

@@ -9,10 +9,9 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.collect import stand_in
+from pgd_lightning.collect import has_recipe, stand_in
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.windows import Windows, split_windows
-from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.runs import build
 from pgd_lightning.trajectory import EnvSpec, Transition
@@ -78,11 +77,11 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
     except d4rl.DataUnavailable as error:
         if data.source != "auto":
             raise
-        say(f"{'!' * 100}\n!! {error}\n!! Going on with a LOCAL STAND-IN recorded by this project. It is NOT D4RL:")
-        say(
-            f"!! scores on it must not be reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)\n{'!' * 100}"
-        )
-        try:
-            return stand_in(config, env)
-        except UserError as missing:
-            raise UserError(f"{error} {missing}") from error
+        if not has_recipe(env):
+            raise
+        say("!" * 100)
+        say(f"!! {error}")
+        say("!! Going on with a LOCAL STAND-IN recorded by this project. It is NOT D4RL: scores on it must not be")
+        say(f"!! reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)")
+        say("!" * 100)
+        return stand_in(config, env)
