@@ -1,0 +1,265 @@
+"""The commands themselves: the whole story on a small real recording, killed anywhere, and given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pgd_lightning.__main__ import main
+from pgd_lightning.data import d4rl
+from pgd_lightning.runs import Run, newest_checkpoint
+from pgd_lightning.simulators.recipes import RECIPES
+
+SMALL = [
+    "env=maze2d-umaze", "scale=smoke", "logger.wandb=disabled", "network.features=16", "prior.steps=60",
+    "prior.batch_size=16", "prior.validate_every=30", "prior.checkpoint_every=20", "updates=60", "checkpoint_every=15",
+    "synthetic.lifetime=20", "synthetic.num_windows=8", "evaluation.every=30", "evaluation.episodes=1",
+    "evaluation.final_episodes=2", "sampler.num_steps=4", "behaviour.updates=20", "health.rows=50", "report.windows=8",
+    "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "maze.hdf5"
+    d4rl.write(path, RECIPES["maze2d-umaze"].record(4000, 0), {}, 4000)
+    return path
+
+
+def command(recording: Path, runs: Path, *more: str, small=SMALL) -> list[str]:
+    return ["train", f"data.source={recording}", f"runs_dir={runs}", *small, *more]
+
+
+def pgd(monkeypatch, arguments: list[str]) -> int:
+    monkeypatch.setattr(sys, "argv", ["pgd", *arguments])
+    return main()
+
+
+@pytest.fixture(scope="session")
+def finished(recording, tmp_path_factory) -> Path:
+    """The runs folder of an uninterrupted small run of IQL with all three sources of experience."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        assert pgd(patch, command(recording, runs)) == 0
+    return runs
+
+
+def run_of(runs: Path, generator: str, agent: str = "iql") -> Run:
+    (path,) = (runs / "agent" / "maze2d-umaze").glob(f"{agent}-{generator}-*/0")
+    return Run(path)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    path = newest_checkpoint(run.checkpoints)
+    assert path is not None
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def equal(ours: Run, theirs: Run) -> bool:
+    a, b = weights(ours), weights(theirs)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_whole_story(finished):
+    guided = run_of(finished, "pgd")
+    report = guided.folder / "report"
+    summary = json.loads((report / "summary.json").read_text())
+    assert set(summary["scores"]) == {"pgd", "none", "unguided"}
+    assert "not D4RL" in summary["provenance"]["label"]
+    assert summary["scores"]["pgd"]["low"] is None  # two seeds give no interval
+    table = (report / "table.txt").read_text()
+    assert "not D4RL" in table
+    assert "n = 2, no interval" in table
+    for figure in ("learning_curves", "fidelity", "trajectories"):
+        assert (report / f"{figure}.png").stat().st_size > 5000
+    assert guided.record["starts"][0]["packages"]["torch"]
+
+
+def test_ledger_and_health_cards(finished):
+    ledger = run_of(finished, "pgd").rows("ledger.jsonl")
+    monitored = [(row["step"], row["seed"], row["index"]) for row in ledger if row["purpose"] == "monitor"]
+    assert monitored == [(step, seed, 0) for step in (30, 60) for seed in (0, 1)]
+    assert len([row for row in ledger if row["purpose"] == "final"]) == 4
+    assert all(row["length"] == 300 and row["simulator"].startswith("mujoco 3") for row in ledger)
+    cards = run_of(finished, "pgd").rows("health.jsonl")
+    assert [card["step"] for card in cards] == [0, 20, 40]
+    assert all(card["finite"] == 1 and card["dynamics_error"] > 0 for card in cards)
+
+
+def test_the_three_agents_differ(finished):
+    runs = [run_of(finished, name) for name in ("pgd", "none", "unguided")]
+    assert not equal(runs[0], runs[1])
+    assert not equal(runs[0], runs[2])
+    assert len({run.record["comparison"] for run in runs}) == 1
+
+
+def test_finished_run_is_found_and_not_trained_again(finished, recording, monkeypatch, capsys):
+    before = run_of(finished, "pgd").record
+    assert pgd(monkeypatch, command(recording, finished)) == 0
+    assert "trained already" in capsys.readouterr().out
+    assert run_of(finished, "pgd").record["starts"] == before["starts"]
+
+
+def test_checkpoints_hold_tensors_alone(finished):
+    for path in finished.rglob("*.ckpt"):
+        torch.load(path, weights_only=True)
+
+
+def test_evaluate_report_and_generate(finished, monkeypatch, capsys, tmp_path):
+    run = run_of(finished, "pgd")
+    assert pgd(monkeypatch, ["evaluate", f"run={run.folder}", "episodes=2"]) == 0
+    assert "score" in capsys.readouterr().out
+    assert pgd(monkeypatch, ["report", f"run={run.folder}"]) == 0
+    assert "real + policy-guided" in capsys.readouterr().out
+    out = tmp_path / "made.hdf5"
+    assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out={out}"]) == 0
+    data = d4rl.load(out, run_spec(), "error")
+    assert data.card()["episodes"] >= 12
+    assert len(data) == 2 * 6 * 32
+
+
+def run_spec():
+    from pgd_lightning.configuration import compose_config
+    from pgd_lightning.runs import build
+
+    return build(compose_config("train", ["env=maze2d-umaze"]).env)
+
+
+@pytest.mark.parametrize("synthetic", ["blend", "alternate"])
+def test_td3_bc_and_score_guidance(recording, tmp_path, monkeypatch, synthetic):
+    more = ("agent=td3_bc", "guidance=score", "compare=[]", f"synthetic={synthetic}", "synthetic.keep_terminal=true")
+    assert pgd(monkeypatch, command(recording, tmp_path, *more)) == 0
+    assert run_of(tmp_path, "pgd", "td3_bc").finished
+
+
+def spawn(arguments: list[str], **more) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pgd_lightning", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        **more,
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen, pattern: Path, glob: str, seconds: float = 90) -> None:
+    """Until a file that matches appears, or the process ends."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None and not list(pattern.glob(glob)):
+        time.sleep(0.02)
+
+
+KILLS = {
+    "in the prior": "prior/*/*/0/checkpoints/step=*20.ckpt",
+    "in the agent": "agent/*/iql-pgd-*/0/checkpoints/step=*30.ckpt",
+    "before the report": "agent/*/iql-pgd-*/0/checkpoints/step=*60.ckpt",
+}
+
+
+def test_killed_anywhere_ends_with_the_same_bits(finished, recording, tmp_path):
+    """kill -9 in each stage, and the same command again each time."""
+    arguments = command(recording, tmp_path)
+    for glob in KILLS.values():
+        process = spawn(arguments)
+        wait_for(process, tmp_path, glob)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = spawn(arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    for name in ("pgd", "none", "unguided"):
+        assert equal(run_of(tmp_path, name), run_of(finished, name))
+        assert run_of(tmp_path, name).rows("ledger.jsonl") == run_of(finished, name).rows("ledger.jsonl")
+
+
+def test_signal_saves_and_says_so(recording, tmp_path):
+    process = spawn(command(recording, tmp_path, "prior.steps=100000", "prior.checkpoint_every=50000", "compare=[]"))
+    wait_for(process, tmp_path, "prior/*/*/0/metrics/*/hparams.yaml")
+    time.sleep(8)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Stopped by SIGTERM at step" in output
+    assert "Traceback" not in output
+    assert list(tmp_path.glob("prior/*/*/0/checkpoints/*.ckpt"))
+
+
+def test_second_process_in_one_run_refuses(recording, tmp_path, monkeypatch, capsys):
+    run = Run(tmp_path)
+    from omegaconf import OmegaConf
+
+    with run.started(OmegaConf.create({}), {}):
+        process = subprocess.run(
+            [sys.executable, "-c", SECOND.format(folder=tmp_path)], capture_output=True, text=True, env=os.environ
+        )
+    assert "Another process is working in" in process.stdout
+
+
+SECOND = """
+from pathlib import Path
+from omegaconf import OmegaConf
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs import Run
+try:
+    with Run(Path("{folder}")).started(OmegaConf.create({{}}), {{}}):
+        pass
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "env=hoper-medium"], "did you mean hopper-medium"),
+        (["train", "guidance.coeff=2"], "did you mean guidance.coef"),
+        (["train", "agnt=iql"], "did you mean agent"),
+        (["train", "scale=tiny"], "there are laptop, paper, smoke"),
+        (["train", "prior.steps=many"], "prior.steps=many does not fit"),
+        (["train", "seeds=0"], "at least 1"),
+        (["train", "seeds=-3"], "does not fit"),
+        (["trian"], "did you mean train"),
+        (["train", "foo"], "write key=value"),
+        (["train", "--fast"], "Unknown option --fast"),
+        (["train", "data.source=/nowhere.hdf5"], "There is no file /nowhere.hdf5"),
+        (["evaluate"], "needs run="),
+        (["evaluate", "run=nowhere"], "There is no run in 'nowhere'"),
+        (["collect", "env=ant-expert"], "There is no recipe for 'ant-expert'"),
+        (["train", "env=ant-expert", "data.timeout=1", "data.retries=0", "data.base_url=http://127.0.0.1:9/"],
+         "to use it, put ant_expert-v2.hdf5 into"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_sentence(monkeypatch, capsys, tmp_path, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert pgd(monkeypatch, arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_an_example(monkeypatch, capsys):
+    assert pgd(monkeypatch, ["--help"]) == 0
+    assert "example: pgd train" in capsys.readouterr().out
+
+
+def test_corrupted_last_checkpoint_falls_back(finished, tmp_path, capsys):
+    source = run_of(finished, "pgd").checkpoints
+    for path in source.glob("*.ckpt"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    last = max(tmp_path.glob("*.ckpt"))
+    last.write_bytes(last.read_bytes()[:1000])
+    assert newest_checkpoint(tmp_path) == min(tmp_path.glob("*.ckpt"))
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_prior_of_another_file_is_another_run(finished, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other") / "maze.hdf5"
+    d4rl.write(other, RECIPES["maze2d-umaze"].record(4000, 1), {}, 4000)
+    before = set((finished / "prior" / "maze2d-umaze").iterdir())
+    assert pgd(monkeypatch, ["prior", f"data.source={other}", f"runs_dir={finished}", *SMALL]) == 0
+    assert len(set((finished / "prior" / "maze2d-umaze").iterdir()) - before) == 1
