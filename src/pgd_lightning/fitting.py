@@ -12,7 +12,6 @@ from pgd_lightning.progress import ProgressReport, StopOnSignal, say
 from pgd_lightning.runs import AtomicCheckpointIO, Run, newest_checkpoint
 from pgd_lightning.tracking import Mirror, loggers
 
-
 # Lightning sets its level at import; its hints are not about what our users do.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

@@ -31,7 +31,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     windows = generator.generate(module.policy, starts, derive_seed(config.seed, "generate"))
     steps = windows.batch_size.numel()
     attributes = {
-        "description": f"synthetic windows of {run.record['method']}, seeds 0 to {settings.seeds - 1}, not recorded data",
+        "description": f"synthetic windows of {run.record['method']}, {settings.seeds} seeds, not recorded data",
         "source": dataset.label,
         "run": run.folder.name,
     }

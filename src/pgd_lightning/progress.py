@@ -49,9 +49,8 @@ class ProgressReport(Callback):
         elif not self.bar and now - self.last_line > LINE_EVERY:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
             left = (self.total - trainer.global_step) / rate
-            say(
-                f"{self.title}: {trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left  {_metrics(trainer)}"
-            )
+            done = f"{trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left"
+            say(f"{self.title}: {done}  {_metrics(trainer)}")
             self.last_line = now
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -143,7 +143,7 @@ def example_windows(settings: DictConfig, dataset: Dataset, policy: Any) -> dict
     num = min(settings.report.windows, len(dataset.train))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
     real = dataset.train[chosen]
-    kinds = {"real": torch.stack([real] * settings.seeds)}
+    kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
     if settings.generator.build is None:
         return kinds
     generator = build_generator(settings, ready_prior(settings, dataset)[0])

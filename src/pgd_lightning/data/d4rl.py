@@ -131,7 +131,7 @@ def _read(file: h5py.File, path: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
             )
         if data.dtype.kind not in "fbiu":
             raise UserError(f"'{key}' in {path} holds {data.dtype}, not numbers.")
-        columns[key] = _column(data, (rows, *tail), key, path)
+        columns[key] = _column(data, data.shape[:1] + tail, key, path)
     if not rows:
         raise UserError(f"{path} holds no rows.")
     return columns

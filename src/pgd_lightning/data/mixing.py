@@ -1,6 +1,7 @@
 """Two sources, one stream of batches: which rows, at which step, is a function of (seed, step) alone."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,10 +38,10 @@ def _indices(num: int, num_seeds: int, size: int, source: str, seed: int, step: 
 def blend(real: Transition, synthetic: Transition | None, step: int, size: int, share: int, seed: int) -> Transition:
     """A batch ``[S, size]`` of ``share`` synthetic rows and the rest real (PGD: 240 of 256), as two pools."""
     assert synthetic is not None
-    parts = [synthetic_batch(synthetic, share, seed, step)]
+    parts: Any = [synthetic_batch(synthetic, share, seed, step)]
     if size > share:
         parts.append(real_batch(real, synthetic.batch_size[0], size - share, seed, step))
-    return torch.cat(parts, dim=1)  # type: ignore[call-overload]
+    return cast(Transition, torch.cat(parts, dim=1))
 
 
 def alternate(

@@ -4,8 +4,8 @@ Lightning counts an interrupted pass over a sized loader in its own way and then
 ``trainer.global_step`` where it is cannot go wrong.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
@@ -78,7 +78,7 @@ class SyntheticDataModule(LightningDataModule):
         seed: int,
         num_seeds: int,
         total_steps: int,
-        observers: list[Observer],
+        observers: Sequence[Observer],
     ) -> None:
         super().__init__()
         if synthetic_batch > batch_size:
@@ -150,7 +150,7 @@ def finite_only(steps: Transition, at: int) -> Transition:
     print(
         f"warning: {int((~finite).sum())} of {finite.numel()} synthetic steps of update {at} are not finite: replaced"
     )
-    rows = []
+    rows: Any = []
     for pool, good in zip(steps, finite, strict=True):
         places = good.nonzero().squeeze(-1)
         if len(places) == 0:
@@ -161,7 +161,7 @@ def finite_only(steps: Transition, at: int) -> Transition:
         order = torch.where(good, torch.arange(len(good), device=good.device), places[0])
         order[~good] = places[torch.arange(int((~good).sum()), device=good.device) % len(places)]
         rows.append(pool[order])
-    return torch.stack(rows)  # type: ignore[call-overload]
+    return cast(Transition, torch.stack(rows))
 
 
 def _finite(values: Tensor) -> Tensor:

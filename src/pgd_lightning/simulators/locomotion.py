@@ -43,7 +43,8 @@ class Locomotion:
         self.body = BODIES[task]
         self.env: Any = gymnasium.make(self.body.env_id, **self.body.arguments).unwrapped
         self.env.reset(seed=0)
-        self.model, self.data = self.env.model, self.env.data
+        self.model: Any = self.env.model  # type: ignore[attr-defined]
+        self.data: Any = self.env.data  # type: ignore[attr-defined]
         self.physics = f"mujoco {mujoco.__version__}, {self.body.env_id}"
 
     def reset(self, seed: int) -> Array:

@@ -59,8 +59,8 @@ def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Ar
         qpos, qvel, exact = simulator.state_from_obs(row)
         simulator.set_state(qpos, qvel)
         results.append((*simulator.step(act), exact))
-    next_obs, reward, terminated, exact = zip(*results, strict=True)
-    return np.stack(next_obs), np.array(reward), np.array(terminated), np.array(exact)
+    columns = list(zip(*results, strict=True))
+    return np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3])
 
 
 def replay(simulator: Simulator, qpos: Array, qvel: Array, action: Array) -> tuple[Array, Array, NDArray[Any]]:
