@@ -3,9 +3,9 @@
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
-from pgd_lightning.simulators.simulator import Simulator, one_step, replay
+from pgd_lightning.simulators.simulator import Simulator, one_step, replay, reset_from_obs
 
-__all__ = ["BODIES", "MAZES", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay"]
+__all__ = ["BODIES", "MAZES", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay", "reset_from_obs"]
 
 
 def make(task: str) -> Simulator:

@@ -42,9 +42,11 @@ class Locomotion:
     def __init__(self, task: str) -> None:
         self.body = BODIES[task]
         self.env: Any = gymnasium.make(self.body.env_id, **self.body.arguments).unwrapped
-        self.env.reset(seed=0)
+        obs, _ = self.env.reset(seed=0)
         self.model: Any = self.env.model  # type: ignore[attr-defined]
         self.data: Any = self.env.data  # type: ignore[attr-defined]
+        self.obs_dim = len(self._padded(obs))
+        self.action_dim = int(self.model.nu)
         self.physics = f"mujoco {mujoco.__version__}, {self.body.env_id}"
 
     def reset(self, seed: int) -> Array:

@@ -78,6 +78,7 @@ class Maze:
         )
         self.data = mujoco.MjData(self.model)
         self.goal, self.dense, self.cells = np.array(GOALS[name]), dense, free_cells(name)
+        self.obs_dim, self.action_dim = 4, 2
         self.physics = f"mujoco {mujoco.__version__}, maze2d-{name}"
 
     def reset(self, seed: int) -> Array:

@@ -2,12 +2,14 @@
 
 from typing import Any, Protocol
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
 
 Array = NDArray[np.float64]
+UNSTABLE = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}")) for what in ("QPOS", "QVEL", "QACC")]
 
 
 class Simulator(Protocol):
@@ -19,6 +21,8 @@ class Simulator(Protocol):
     model: Any  # mujoco.MjModel
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
+    obs_dim: int
+    action_dim: int
 
     def reset(self, seed: int) -> Array:
         """A start state that ``seed`` alone decides; returns its observation ``[O]``."""
@@ -46,19 +50,29 @@ def checked(action: Array) -> Array:
     return np.clip(action, -1, 1)
 
 
+def reset_from_obs(simulator: Simulator, obs: Array) -> bool:
+    """Put the simulator where ``obs [O]`` says; whether that is exact (see :meth:`Simulator.state_from_obs`)."""
+    qpos, qvel, exact = simulator.state_from_obs(obs)
+    simulator.set_state(qpos, qvel)
+    return exact
+
+
 def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any]]:
     """One real step from each observation: ``(next_obs [N, O], reward [N], terminated [N], exact [N])``.
 
-    Rows that are not finite, or whose state the observation does not determine, are not exact.
+    Not exact are rows whose state the observation does not determine, and those without a real successor, which get
+    NaN: rows that are not finite or so extreme that MuJoCo gives up (it then starts over from its default state).
     """
     results = []
     for row, act in zip(obs, action, strict=True):
-        if not (np.isfinite(row).all() and np.isfinite(act).all()):
-            results.append((np.full_like(row, np.nan), np.nan, False, False))
-            continue
-        qpos, qvel, exact = simulator.state_from_obs(row)
-        simulator.set_state(qpos, qvel)
-        results.append((*simulator.step(act), exact))
+        if np.isfinite(row).all() and np.isfinite(act).all():
+            simulator.data.warning.number[:] = 0
+            exact = reset_from_obs(simulator, row)
+            result = simulator.step(act)
+            if not simulator.data.warning.number[UNSTABLE].any():
+                results.append((*result, exact))
+                continue
+        results.append((np.full(simulator.obs_dim, np.nan), np.nan, False, False))
     columns = list(zip(*results, strict=True))
     return np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3])
 
