@@ -15,52 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from tensordict import TensorDict
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
 from torch import Tensor, nn
+from torchrl.modules import IndependentNormal, ValueOperator
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
 
 from pgd_lightning.simulators import make
+from pgd_lightning.simulators.behaviour_policy import BehaviourPolicy
 from pgd_lightning.simulators.simulator import Array
-
-WEIGHTS = Path(__file__).parent / "behaviour_weights"
-
-
-class BehaviourPolicy(nn.Module):
-    """N(mean(s), diag std^2) on standardised observations; not squashed, the simulator clips what it samples."""
-
-    obs_mean: Tensor
-    obs_var: Tensor
-
-    def __init__(self, obs_dim: int, action_dim: int, hidden: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(obs_dim, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, action_dim)
-        )
-        self.log_std = nn.Parameter(torch.zeros(action_dim))
-        self.register_buffer("obs_mean", torch.zeros(obs_dim))
-        self.register_buffer("obs_var", torch.ones(obs_dim))
-        with torch.no_grad():
-            self.body[-1].weight.mul_(0.01)  # type: ignore[operator]
-
-    def standardised(self, obs: Tensor) -> Tensor:
-        """``[..., O]``, clipped to ten deviations."""
-        return ((obs - self.obs_mean) / (self.obs_var + 1e-8).sqrt()).clamp(-10, 10)
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the action, each ``[..., A]``."""
-        mean = self.body(self.standardised(obs))
-        return mean, self.log_std.exp().expand_as(mean)
-
-
-def load_policy(name: str) -> BehaviourPolicy:
-    """The shipped policy, e.g. ``hopper-medium``."""
-    with safe_open(WEIGHTS / f"{name}.safetensors", framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-    hidden, obs_dim = tensors["body.0.weight"].shape
-    policy = BehaviourPolicy(obs_dim, len(tensors["log_std"]), hidden)
-    policy.load_state_dict(tensors)
-    return policy
 
 
 class Collector:
@@ -112,14 +77,9 @@ class Collector:
 
 def train(task: str, seed: int, target: float, limit: int, max_steps: int, curve: Path) -> tuple[BehaviourPolicy, Any]:
     """PPO until 20 stochastic episodes average ``target``; the first policy that does is returned with its facts."""
-    from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
-    from torchrl.modules import IndependentNormal, ValueOperator
-    from torchrl.objectives import ClipPPOLoss
-    from torchrl.objectives.value import GAE
-
     torch.manual_seed(seed)
     collector = Collector(task, num=8, limit=limit, seed=seed)
-    obs_dim, action_dim = collector.obs.shape[-1], collector.simulators[0].model.nu
+    obs_dim, action_dim = collector.simulators[0].obs_dim, collector.simulators[0].action_dim
     policy = BehaviourPolicy(obs_dim, action_dim, hidden=64)
     critic = nn.Sequential(nn.Linear(obs_dim, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
     actor = ProbabilisticTensorDictSequential(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.simulators import make
-from pgd_lightning.simulators.behaviour import BehaviourPolicy, load_policy
-from pgd_lightning.simulators.maze import GOALS, MAZES, RESET_SPREAD, Maze, free_cells, reward_of
+from pgd_lightning.simulators.behaviour_policy import BehaviourPolicy, load_policy
+from pgd_lightning.simulators.maze import RESET_SPREAD, Maze, free_cells, reward_of
+from pgd_lightning.simulators.navigation import Navigator
 from pgd_lightning.simulators.simulator import Array
 
 Chunk = dict[str, NDArray[Any]]
@@ -83,12 +84,15 @@ def stacked(rows: list[dict[str, Any]]) -> Chunk:
 
 def uniform_policy(task: str) -> Any:
     """Actions uniform in the box, as D4RL's ``random`` sets."""
-    dims = make(task).model.nu
+    dims = make(task).action_dim
     return lambda obs, rng: (rng.uniform(-1, 1, dims), -dims * np.log(2.0))
 
 
 def shipped_policy(name: str) -> Any:
-    """Sampled actions of a shipped behaviour policy; what leaves the box is clipped, as in D4RL's environments."""
+    """Sampled actions of a shipped behaviour policy; what leaves the box is clipped, as in D4RL's environments.
+
+    The log probability is that of the sample before clipping.
+    """
     policy = load_policy(name)
     return partial(_sample, policy)
 
@@ -101,88 +105,39 @@ def _sample(policy: BehaviourPolicy, obs: Array, rng: np.random.Generator) -> tu
     return np.clip(mean + std * noise, -1, 1), log_prob
 
 
-# maze2d: D4RL's planner and controller -------------------------------------------------------------------------------
-
-MOVES = np.array([[0, 0], [0, -1], [0, 1], [-1, 0], [1, 0]])  # stay, -column, +column, -row, +row; first best wins
-SWEEPS, DISCOUNT = 50, 0.99
-GAIN, DAMPING, REACHED = 10.0, -1.0, 0.1
-
-
-def plan(name: str, target: tuple[int, int]) -> NDArray[np.int64]:
-    """The best next cell of every cell on the way to ``target``, ``[rows, columns, 2]``, by value iteration."""
-    free = np.array([list(row) for row in MAZES[name]]) == "."
-    cells = np.stack(np.meshgrid(*map(np.arange, free.shape), indexing="ij"), -1)
-    goes = cells[..., None, :] + MOVES
-    inside = goes.clip(0, np.array(free.shape) - 1)
-    allowed = free[inside[..., 0], inside[..., 1]]
-    goes = np.where(allowed[..., None], inside, cells[..., None, :])
-    reward = np.zeros(free.shape)
-    reward[target] = 1.0
-    value = np.zeros(free.shape)
-    for _ in range(SWEEPS):
-        quality = reward[goes[..., 0], goes[..., 1]] + DISCOUNT * value[goes[..., 0], goes[..., 1]]
-        value = quality.max(-1)
-    best = quality.argmax(-1)
-    result: NDArray[np.int64] = np.take_along_axis(goes, best[..., None, None], axis=2)[..., 0, :]
-    return result
-
-
-def waypoints(route: NDArray[np.int64], start: Array, target: tuple[int, int], rng: np.random.Generator) -> list[Array]:
-    """Points to pass on the way: cells of the route, each but the target moved by up to 0.2 against its index."""
-    points: list[Array] = []
-    cell = tuple(np.clip(np.round(start).astype(int), 0, np.array(route.shape[:2]) - 1))
-    for _ in range(route.shape[0] * route.shape[1]):
-        cell = tuple(int(i) for i in route[cell])
-        if cell == target:
-            break
-        points.append(np.array(cell) - rng.uniform(0, 0.2, 2))
-    return [*points, np.array(target, dtype=np.float64)]
-
-
 def record_maze2d(name: str, dense: bool, limit: int, num_steps: int, seed: int) -> Iterator[Chunk]:
-    """One continuous run between random goals; ``timeouts`` marks a reached goal (or ``limit`` steps without)."""
+    """One continuous run between random goals; ``timeouts`` marks a reached goal, or step ``limit`` on the way to it.
+
+    As in D4RL, whose counter starts at 0, a segment that reaches nothing has ``limit + 1`` rows.
+    """
     maze = Maze(name, dense)
     rng = np.random.default_rng(derive_seed(seed, "recipe", name))
-    cells, fixed = free_cells(name), np.array(GOALS[name])
-    routes = {tuple(cell): plan(name, tuple(cell)) for cell in cells}
+    navigator, cells = Navigator(name, rng), free_cells(name)
     maze.reset(derive_seed(seed, "recipe start", 0))
 
-    def new_route() -> tuple[Array, list[Array]]:
-        cell = tuple(cells[rng.integers(len(cells))])
-        goal = np.array(cell) + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2)
-        return goal, waypoints(routes[cell], maze.data.qpos, cell, rng)
+    def new_goal() -> Array:
+        goal: Array = cells[rng.integers(len(cells))] + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2)
+        return goal
 
-    goal, points = new_route()
-    written, age = 0, 0
-    while written < num_steps:
-        size = min(ROWS_A_CHUNK, num_steps - written)
+    goal, age = new_goal(), 0
+    for first in range(0, num_steps, ROWS_A_CHUNK):
+        size = min(ROWS_A_CHUNK, num_steps - first)
         obs, action = np.empty((size, 4)), np.empty((size, 2))
-        goals, reached = np.empty((size, 2)), np.zeros(size, dtype=bool)
+        goals, ends = np.empty((size, 2)), np.zeros(size, dtype=bool)
         for row in range(size):
             position, velocity = maze.data.qpos, maze.data.qvel
-            obs[row, :2], obs[row, 2:] = position, velocity
-            while (
-                len(points) > 1
-                and np.abs(points[0] - position).max() < REACHED
-                and (np.hypot(*(points[0] - position)) < REACHED)
-            ):
-                points.pop(0)
-            action[row] = np.clip(GAIN * (points[0] - position) + DAMPING * velocity, -1, 1)
-            goals[row] = goal
-            age += 1
-            if (len(points) == 1 and np.hypot(*(points[0] - position)) < REACHED) or age >= limit:
-                reached[row], age = True, 0
+            obs[row, :2], obs[row, 2:], goals[row] = position, velocity, goal
+            action[row], reached = navigator.act(position, velocity, goal)
+            ends[row] = reached or age >= limit
             maze.step(action[row])
-            if reached[row]:
-                goal, points = new_route()
+            goal, age = (new_goal(), 0) if ends[row] else (goal, age + 1)
         yield {
             "observations": obs.astype(np.float32), "actions": action.astype(np.float32),
-            "rewards": reward_of(obs[:, :2], fixed, dense).astype(np.float32),
-            "terminals": np.zeros(size, dtype=bool), "timeouts": reached,
+            "rewards": reward_of(obs[:, :2], maze.goal, dense).astype(np.float32),
+            "terminals": np.zeros(size, dtype=bool), "timeouts": ends,
             "infos/goal": goals.astype(np.float32), "infos/qpos": obs[:, :2].astype(np.float32),
             "infos/qvel": obs[:, 2:].astype(np.float32),
         }  # fmt: skip
-        written += size
 
 
 MAZE_LIMITS = {"umaze": 300, "medium": 600, "large": 800}
@@ -200,7 +155,7 @@ RECIPES = {
     },
     **{
         f"maze2d-{name}{suffix}": Recipe(
-            1, 1_000_000, "D4RL's planner and controller between random goals", f"maze2d-{name}{suffix}",
+            2, 1_000_000, "D4RL's planner and controller between random goals", f"maze2d-{name}{suffix}",
             partial(record_maze2d, name, bool(suffix), limit),
         )
         for name, limit in MAZE_LIMITS.items() for suffix in ("", "-dense")

@@ -1,0 +1,156 @@
+"""The recipes that record stand-ins: D4RL's controller, layout, determinism, and the level of the shipped policy."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.behaviour_policy import WEIGHTS
+from pgd_lightning.simulators.maze import MAZES, free_cells
+from pgd_lightning.simulators.navigation import Navigator, nearest_cell, plan, waypoints
+from pgd_lightning.simulators.recipes import RECIPES, record_policy, uniform_policy
+
+
+def recorded(name, num_steps, seed=0):
+    chunks = list(RECIPES[name].record(num_steps, seed))
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_are_deterministic_and_in_layout(name):
+    first, again, other = recorded(name, 150, 3), recorded(name, 150, 3), recorded(name, 150, 4)
+    simulator = make(RECIPES[name].task)
+    assert first["observations"].shape == (150, simulator.obs_dim)
+    assert first["actions"].shape == (150, simulator.action_dim)
+    assert first["infos/qpos"].shape == (150, simulator.model.nq)
+    for key in ("observations", "actions", "rewards", "terminals", "timeouts", "infos/qpos", "infos/qvel"):
+        np.testing.assert_array_equal(first[key], again[key])
+        assert first[key].dtype == (bool if key in ("terminals", "timeouts") else np.float32)
+    assert (first["observations"] != other["observations"]).any()
+    assert not (first["terminals"] & first["timeouts"]).any()
+    assert np.abs(first["actions"]).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["hopper-random", "maze2d-umaze"])
+def test_chunks_only_cut_the_run(name):
+    """A run of more rows begins with the rows of a shorter one, across the border of a chunk too."""
+    longer, shorter = recorded(name, 10_050), recorded(name, 10_020)
+    assert len(longer["rewards"]) == 10_050
+    for key, column in shorter.items():
+        np.testing.assert_array_equal(longer[key][:10_020], column)
+
+
+def test_time_limit_is_a_timeout_and_no_terminal():
+    (data,) = record_policy("halfcheetah", 40, lambda: uniform_policy("halfcheetah"), 100, 0)
+    assert data["timeouts"].nonzero()[0].tolist() == [39, 79]
+    assert not data["terminals"].any()
+    inside = ~data["timeouts"][:-1]
+    np.testing.assert_array_equal(data["next_observations"][:-1][inside], data["observations"][1:][inside])
+    assert (data["next_observations"][39] != data["observations"][40]).any()
+
+
+def test_random_return_of_hopper():
+    """D4RL's uniform policy earns 19.9 +- 21.6 in 23 steps (100 episodes)."""
+    data = recorded("hopper-random", 3000)
+    episodes = (data["terminals"] | data["timeouts"]).sum()
+    assert data["rewards"].sum() / episodes == pytest.approx(19.9, abs=5)
+    assert 3000 / episodes == pytest.approx(23, abs=4)
+
+
+def test_shipped_policy_is_at_the_medium_level():
+    """D4RL's hopper-medium-v2 averages about 1,420; episodes end by falling. Standard error here about 60."""
+    data = recorded("hopper-medium", 12_000)
+    ends = (data["terminals"] | data["timeouts"]).nonzero()[0]
+    returns = [piece.sum() for piece in np.split(data["rewards"], ends + 1)[: len(ends)]]
+    assert np.mean(returns) == pytest.approx(1420, abs=240)
+    assert data["terminals"].sum() > 15
+
+
+def test_shipped_policy_says_where_it_comes_from():
+    with safe_open(WEIGHTS / "hopper-medium.safetensors", framework="pt") as file:
+        facts = file.metadata()
+    assert "pgd_lightning.simulators.behaviour" in facts["command"]
+    assert json.loads(facts["facts"])["return"] == pytest.approx(1420, abs=100)
+
+
+@pytest.mark.parametrize("name", MAZES)
+def test_plan_reaches_every_goal_from_everywhere(name):
+    cells = {tuple(int(i) for i in c) for c in free_cells(name)}
+    for target in cells:
+        route = plan(name, target)
+        for start in cells:
+            cell, steps = start, 0
+            while cell != target:
+                following = tuple(int(i) for i in route[cell])
+                assert following in cells
+                assert abs(following[0] - cell[0]) + abs(following[1] - cell[1]) == 1
+                cell, steps = following, steps + 1
+                assert steps < 60
+
+
+def test_waypoints_are_scattered_cells_and_the_target():
+    points = waypoints("umaze", (1, 1), (3, 1), np.random.default_rng(0))
+    assert points[-1] == (3, 1)
+    cells = np.array([(1, 2), (1, 3), (2, 3), (3, 3), (3, 2)])
+    below = cells - np.array(points[:-1])
+    assert (below >= 0).all()
+    assert (below <= 0.2).all()
+
+
+def test_waypoints_without_a_path_go_straight():
+    assert waypoints("umaze", (0, 0), (3, 1), np.random.default_rng(0)) == [(3, 1)]
+
+
+def test_an_action_aims_at_the_waypoint_that_it_passes():
+    """D4RL passes at most one way-point a step, after the action; a plan changes only with the target's cell."""
+    navigator, still = Navigator("umaze", np.random.default_rng(0)), np.zeros(2)
+    goal = np.array([2.95, 1.05])
+    first, done = navigator.act(np.array([1.0, 1.0]), still, goal)
+    assert not done
+    points = list(navigator.points)
+    aimed = np.clip(10 * (np.array(points[0]) - 1.0), -1, 1)
+    np.testing.assert_allclose(first, aimed)
+    near = np.array(points[0]) - 0.02
+    navigator.before = tuple(near)
+    np.testing.assert_allclose(navigator.act(near, still, goal)[0], 0.2)
+    np.testing.assert_allclose(
+        navigator.act(near, still, goal + 0.1)[0], np.clip(10 * (np.array(points[1]) - near), -1, 1)
+    )
+    assert navigator.points == points
+
+
+def test_controller_earns_what_d4rl_published():
+    """161.86 in maze2d-umaze: the reference script never plans again, although every episode starts elsewhere."""
+    navigator, simulator = Navigator("umaze", np.random.default_rng(0)), make("maze2d-umaze")
+    returns = []
+    for episode in range(200):
+        obs, total = simulator.reset(episode), 0.0
+        for _ in range(300):
+            action, _ = navigator.act(obs[:2], obs[2:], simulator.goal)
+            obs, reward, _ = simulator.step(np.array(action))
+            total += reward
+        returns.append(total)
+    assert np.mean(returns) == pytest.approx(161.86, abs=40)  # standard error 9 here, 13 in theirs
+
+
+def test_maze_recipe_reaches_its_goals_and_walks_through_no_wall():
+    data = recorded("maze2d-large", 6000)
+    position, ends = data["observations"][:, :2], data["timeouts"].nonzero()[0]
+    cells = {tuple(c) for c in free_cells("large")}
+    assert {tuple(c) for c in np.round(position + 0.2).astype(int)} <= cells
+    assert len(ends) > 10
+    for end in ends:
+        assert np.hypot(*(position[end] - nearest_cell(data["infos/goal"][end]))) < 0.1
+    assert np.abs(data["observations"][:, 2:]).max() < 6
+
+
+def test_maze_rewards_belong_to_their_own_observation():
+    data = recorded("maze2d-umaze", 3000)
+    inside = np.hypot(*(data["observations"][:, :2] - 1.0).T) <= 0.5
+    np.testing.assert_array_equal(data["rewards"], inside.astype(np.float32))
+    assert 0 < inside.mean() < 1
+    dense = recorded("maze2d-umaze-dense", 3000)
+    np.testing.assert_array_equal(dense["observations"], data["observations"])
+    np.testing.assert_allclose(dense["rewards"], np.exp(-np.hypot(*(data["observations"][:, :2] - 1.0).T)), atol=1e-6)
