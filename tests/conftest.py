@@ -1,4 +1,4 @@
-"""What every test runs under: one thread (small networks gain nothing from a second), repeatable examples, no network beyond this machine."""
+"""What every test runs under: one thread, repeatable examples, no network beyond this machine."""
 
 import ipaddress
 import os

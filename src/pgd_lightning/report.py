@@ -44,8 +44,8 @@ def siblings(run: Run) -> list[Run]:
     return list(found.values())
 
 
-def write(runs: list[Run], dataset: Dataset) -> None:
-    """The report of ``runs`` into the folder of the first."""
+def write(runs: list[Run], dataset: Dataset) -> list[Path]:
+    """The report of ``runs`` into the folder of the first; returns its figures."""
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
     settings = runs[0].load_config()
@@ -55,7 +55,7 @@ def write(runs: list[Run], dataset: Dataset) -> None:
     title = f"{settings.agent.name} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png", settings.report.resamples)]
-    paths += window_figures(runs[0], settings, dataset, title, folder)
+    return paths + window_figures(runs[0], settings, dataset, title, folder)
 
 
 def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:

@@ -68,25 +68,37 @@ def wandb_mode(asked: str) -> str:
     return "online" if known or os.environ.get("WANDB_API_KEY") else "offline"
 
 
-def loggers(config: DictConfig, run: Run, provenance: dict[str, Any]) -> list[Logger]:
-    """The CSV record, and the mirror unless it is disabled."""
-    csv = CSVLogger(run.folder / "metrics", name="", version=f"attempt_{run.attempt}", flush_logs_every_n_steps=200)
+def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str = "") -> Mirror | None:
+    """The W&B run of ``run`` (or of a ``part`` of it), unless W&B is disabled."""
     mode = wandb_mode(config.logger.wandb)
     if mode == "disabled":
-        return [csv]
+        return None
     record = run.record
-    mirror = Mirror(
+    made = Mirror(
         lambda: WandbLogger(
             project=config.logger.project,
-            name=f"{record['env']}/{record['method']}/{record['seed']}",
+            name=f"{record['env']}/{record['method']}/{record['seed']}{part}",
             group=record["env"],
-            job_type=record["stage"],
-            id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}",
+            job_type=part.lstrip("/") or record["stage"],
+            id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}{part.replace('/', '-')}",
             save_dir=run.folder,
             offline=mode == "offline",
             resume="allow" if mode == "online" else None,
         )
     )
-    settings = OmegaConf.to_container(config, resolve=True)
-    mirror.log_hyperparams({"config": settings, "provenance": provenance})
-    return [csv, mirror]
+    made.log_hyperparams({"config": OmegaConf.to_container(config, resolve=True), "provenance": provenance})
+    return made
+
+
+def loggers(config: DictConfig, run: Run, provenance: dict[str, Any]) -> list[Logger]:
+    """The CSV record, and the mirror unless it is disabled."""
+    csv = CSVLogger(run.folder / "metrics", name="", version=f"attempt_{run.attempt}", flush_logs_every_n_steps=200)
+    wandb = mirror(config, run, provenance)
+    return [csv, wandb] if wandb else [csv]
+
+
+def mirror_figures(config: DictConfig, run: Run, provenance: dict[str, Any], figures: list[Path]) -> None:
+    """Show the report's figures in W&B, as a run beside the one that trained."""
+    if made := mirror(config, run, provenance, part="/report"):
+        made.log_figures(figures)
+        made.close()

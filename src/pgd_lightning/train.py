@@ -25,6 +25,7 @@ from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, command_line, config_hash
 from pgd_lightning.simulators import make
+from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")  # the clone that measures likelihood under the behaviour
@@ -40,7 +41,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     for arm in arms:
         arm_config = recompose(overrides, f"generator={arm}")
         runs.append(train_agent(arm_config, dataset, prior, behaviour_clone(overrides, config, dataset)))
-        report.write(runs, dataset)
+        figures = report.write(runs, dataset)
+    mirror_figures(config, runs[0], dataset.provenance, figures)
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
     say(f"again:   {command_line()}")

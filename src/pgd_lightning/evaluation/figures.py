@@ -26,7 +26,7 @@ def _finish(figure: Any, title: str, path: Path) -> Path:
 
 def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, resamples: int) -> Path:
     """Score against updates for each generator: mean and 95 % interval over seeds and episodes, thin lines per seed."""
-    figure, axis = plt.subplots(figsize=(6.4, 4))
+    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for name, rows in ledgers.items():
         steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
         scores = [scores_of(rows, "monitor", step) for step in steps]
@@ -55,7 +55,7 @@ def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None)
 
 def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> Path:
     """Each kind of window as a point: likelihood under the policy against dynamics error, with its spread."""
-    figure, (plane, by_row) = plt.subplots(1, 2, figsize=(9.6, 4))
+    figure, (plane, by_row) = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
     for name, point in points.items():
         likelihood, error = point["log_likelihood"], point["dynamics"]
         colour = COLOURS.get(name)
@@ -77,14 +77,15 @@ def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Pa
         axis.set_yscale("log")
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
     return _finish(figure, title, path)
 
 
 def trajectories(windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], title: str, path: Path) -> Path:
     """Some windows of each kind: ``name -> (obs [n, T, O], action [n, T, A])``; first dims of both, over rows."""
     dims = [("obs", d) for d in range(min(4, next(iter(windows.values()))[0].shape[-1]))] + [("action", 0)]
-    figure, axes = plt.subplots(len(windows), len(dims), figsize=(2.4 * len(dims), 1.7 * len(windows)), sharex=True)
+    figure, axes = plt.subplots(
+        len(windows), len(dims), figsize=(2.4 * len(dims), 1.9 * len(windows)), sharex=True, layout="constrained"
+    )
     limits = {
         d: np.quantile(np.concatenate([_channel(w, d).ravel() for w in windows.values()]), [0.001, 0.999]) for d in dims
     }
@@ -99,7 +100,6 @@ def trajectories(windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], title
             if column == 0:
                 axis.set_ylabel(name, fontsize=8)
     figure.supxlabel("row of the window", fontsize=8)
-    figure.tight_layout()
     return _finish(figure, title, path)
 
 
@@ -110,9 +110,8 @@ def _channel(pair: tuple[NDArray[Any], NDArray[Any]], dim: tuple[str, int]) -> N
 def strip(frames: Iterable[NDArray[np.uint8]], title: str, path: Path) -> Path:
     """Rendered frames ``[H, W, 3]`` side by side."""
     images = list(frames)
-    figure, axes = plt.subplots(1, len(images), figsize=(1.6 * len(images), 2.2))
+    figure, axes = plt.subplots(1, len(images), figsize=(1.6 * len(images), 2.2), layout="constrained")
     for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
         axis.axis("off")
-    figure.tight_layout(pad=0.1)
     return _finish(figure, title, path)
