@@ -1,6 +1,11 @@
 """Reading, checking, describing and fetching recordings: every quirk and fault on a hand-made file."""
 
+import socket
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,6 +141,45 @@ def test_links_are_not_followed(tmp_path, save):
         load(path)
 
 
+def test_flipped_bytes_never_end_in_a_traceback(save, tmp_path):
+    whole = save(columns({5: "terminal"}, 60)).read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(80):
+        raw = np.frombuffer(whole, np.uint8).copy()
+        raw[rng.integers(0, 2500, 4)] = rng.integers(0, 256, 4)
+        (tmp_path / "damaged.hdf5").write_bytes(raw.tobytes())
+        try:
+            load(tmp_path / "damaged.hdf5")
+        except UserError:
+            refused += 1
+    assert refused > 20
+
+
+def test_numbers_beyond_float32_are_not_read_as_infinity(save):
+    raw = columns({5: "terminal"}, 6)
+    raw["rewards"] = raw["rewards"].astype(np.float64)
+    raw["rewards"][3] = 1e300
+    with pytest.raises(UserError, match=r"'rewards' .* first at row 3"):
+        load(save(raw))
+
+
+def test_arrays_in_other_files_and_sizes_beyond_the_file_are_refused(save, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(1000))
+    raw = columns({5: "terminal"}, 6)
+    raw.pop("rewards")
+    path = save(raw)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("rewards", (6,), "f4", external=[(str(tmp_path / "secret"), 0, 24)])
+    with pytest.raises(UserError, match="only plain arrays"):
+        load(path)
+    with h5py.File(path, "a") as file:
+        del file["observations"]
+        file.create_dataset("observations", (10**14, 3), "f4", chunks=(1000, 3))
+    with pytest.raises(UserError, match="more than the file holds"):
+        load(path)
+
+
 def test_actions_outside_the_box(save):
     raw = columns({5: "terminal"}, 6)
     raw["actions"][2, 0] = 1.5
@@ -169,6 +213,32 @@ def test_nothing_half_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from pgd_lightning.data import d4rl
+from pgd_lightning.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+rows = {"observations": np.random.default_rng(0).normal(size=(3000, 3)), "rewards": np.zeros(3000)}
+try:
+    d4rl.write(Path(sys.argv[1]), [rows] * 20, {}, 60_000)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_full_disk_is_a_sentence(tmp_path):
+    """HDF5 left to itself would corrupt the heap here and kill the process."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "x.hdf5")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Free some space" in done.stdout
+    assert not done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_provenance_needs_the_published_hash(save):
     path = save(columns({5: "terminal"}, 6))
     digest = sha256(path.read_bytes()).hexdigest()
@@ -183,7 +253,10 @@ class Server:
     """A loopback server of one file with selectable faults."""
 
     def __init__(self, content: bytes):
-        self.content, self.ranges, self.status, self.cut, self.requests = content, True, 200, None, []
+        self.content, self.ranges, self.status, self.requests = content, True, 200, []
+        self.cut: int | None = None  # bytes of the file after which every connection breaks
+        self.pieces: int | None = None  # bytes that one connection lasts
+        self.length = True
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -196,15 +269,16 @@ class Server:
                 start = int(wanted[6:-1]) if wanted and server.ranges else 0
                 body = server.content[start:]
                 self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(body)))
+                if server.length:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body[: server.cut])
+                self.wfile.write(server.content[start : server.cut][: server.pieces])
 
             def log_message(self, *args):
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}/"
 
 
@@ -247,6 +321,58 @@ def test_broken_connection_keeps_what_came(server, tmp_path):
     server.cut = None
     assert locate(server, tmp_path).read_bytes() == server.content
     assert server.requests[-1] is not None
+
+
+def test_any_number_of_broken_connections_that_bring_something_are_forgiven(server, tmp_path):
+    server.pieces = len(server.content) // 4
+    assert locate(server, tmp_path).read_bytes() == server.content
+    assert len(server.requests) >= 4  # with retries=1
+
+
+def test_without_a_published_hash_hdf5_finds_the_cut(server, tmp_path):
+    server.length, server.cut = False, len(server.content) // 2
+    with pytest.raises(d4rl.DataUnavailable, match="cut short or damaged"):
+        locate(server, tmp_path, SPEC)
+    assert not (tmp_path / "toy.hdf5").exists()
+
+
+def test_array_jobs_download_once(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: locate(server, tmp_path), range(4)))
+    assert set(paths) == {tmp_path / "toy.hdf5"}
+    assert len(server.requests) == 1
+
+
+def test_reading_a_file_needs_no_framework():
+    heavy = "{'lightning', 'hydra', 'torchrl', 'wandb', 'gymnasium', 'mujoco'}"
+    code = f"import sys, pgd_lightning.data.d4rl, pgd_lightning.data.mixing\nprint({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_silent_and_foreign_servers_are_given_up_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        start = time.monotonic()
+        with pytest.raises(d4rl.DataUnavailable, match="timed out"):
+            d4rl.locate(SPEC, "d4rl", tmp_path, url, timeout=0.5, retries=5)
+        assert time.monotonic() - start < 2
+
+        def talk():
+            for _ in range(2):  # the first is the connection given up above
+                connection, _ = listener.accept()
+                connection.sendall(b"SSH-2.0-hello\r\n")
+                connection.close()
+
+        threading.Thread(target=talk, daemon=True).start()
+        with pytest.raises(d4rl.DataUnavailable, match=r"no web server|reset"):
+            d4rl.locate(SPEC, "d4rl", tmp_path, url, timeout=2, retries=5)
+
+
+@pytest.mark.parametrize("url", ["no scheme/", "http://[::1/", "http://127.0.0.1:port/"])
+def test_impossible_url(tmp_path, url):
+    with pytest.raises(d4rl.DataUnavailable, match=r"put toy\.hdf5 into"):
+        d4rl.locate(SPEC, "d4rl", tmp_path, url, 1, 0)
 
 
 @pytest.mark.parametrize(

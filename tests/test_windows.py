@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgd_lightning.data.d4rl import Recording
+from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import split_windows, window_starts
 from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import stream
 
 
 def flags(episodes: list[tuple[int, str]], tail: int = 0):
@@ -90,5 +91,23 @@ def test_split_keeps_whole_episodes_apart(episodes, seed):
 
 
 def test_too_short_episodes_are_named():
-    with pytest.raises(UserError, match="longest episode has 9"):
+    with pytest.raises(UserError, match=r"has 9 .* set data.horizon to 8 or less\.$"):
         split_windows(recording([(9, "terminal")] * 3), 32, 8, 0.05, 0)
+    with pytest.raises(UserError, match="take a file with longer episodes"):
+        split_windows(recording([(2, "terminal")] * 3), 4, 1, 0, 0)
+
+
+def test_the_only_long_episode_may_be_held_out():
+    data = recording([(5, "terminal"), (40, "terminal")])
+    seed = next(s for s in range(50) if torch.randperm(2, generator=stream(s, "validation"))[0] == 1)
+    with pytest.raises(UserError, match=r"to train on has 5 .* data.validation=0 to train on the one with 40 rows"):
+        split_windows(data, 32, 8, 0.05, seed)
+    assert len(split_windows(data, 32, 8, 0, seed)[0]) > 0
+
+
+@pytest.mark.parametrize(("episodes", "held_out"), [(1, 0), (2, 1), (19, 1), (40, 2), (1000, 50)])
+def test_share_of_episodes_held_out(episodes, held_out, capsys):
+    train, validation = split_windows(recording([(6, "terminal")] * episodes), 6, 1, 0.05, 0)
+    assert len(train) == episodes - held_out
+    assert (len(validation) if validation else 0) == held_out
+    assert ("none is held out" in capsys.readouterr().out) == (episodes == 1)

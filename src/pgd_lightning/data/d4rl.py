@@ -6,7 +6,6 @@ observation of the next episode; an unflagged tail is kept as a truncated episod
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,76 +14,18 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pgd_lightning.data.download import DataUnavailable, locate
+from pgd_lightning.data.hdf5 import PatientFile, array, column, opened
+from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec, Transition
+from pgd_lightning.trajectory import EnvSpec
 
 __all__ = ["DataUnavailable", "Recording", "load", "locate", "provenance", "write"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
+FLAGS = {"terminals", "timeouts"}
 OUT_OF_BOX = {"clip", "error"}
-ROWS_AT_ONCE = 100_000
-
-
-@dataclass(frozen=True)
-class Recording:
-    """L rows of recorded experience, cut into episodes; row t holds (s_t, a_t), r_t and d_t."""
-
-    obs: Tensor  # [L, O]
-    action: Tensor  # [L, A]
-    reward: Tensor  # [L]
-    next_obs: Tensor  # [L, O]; a row without a known successor repeats its own observation
-    terminated: Tensor  # [L] bool
-    truncated: Tensor  # [L] bool: the episode was cut here, by a time limit or the end of the file
-    has_successor: Tensor  # [L] bool
-    clipped_actions: int  # entries that lay outside [-1, 1]
-
-    def __len__(self) -> int:
-        return len(self.reward)
-
-    @property
-    def ends(self) -> Tensor:
-        """Index of the last row of each episode, ``[episodes]``."""
-        return (self.terminated | self.truncated).nonzero().squeeze(-1)
-
-    @property
-    def starts(self) -> Tensor:
-        """Index of the first row of each episode, ``[episodes]``."""
-        return torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1] + 1])
-
-    def transitions(self) -> Transition:
-        """Every step an agent may learn from, ``[B]``: a successor is known, or the target does not read it."""
-        usable = self.has_successor | self.terminated
-        return Transition(
-            obs=self.obs[usable],
-            action=self.action[usable],
-            reward=self.reward[usable],
-            next_obs=self.next_obs[usable],
-            terminated=self.terminated[usable],
-            batch_size=[int(usable.sum())],
-        )
-
-    def card(self) -> dict[str, Any]:
-        """What a reader wants to know of a file before trusting it; returns are undiscounted sums."""
-        lengths = self.ends - self.starts + 1
-        total = torch.cat([torch.zeros(1, dtype=torch.float64), self.reward.double().cumsum(0)])
-        returns = total[self.ends + 1] - total[self.starts]
-        return {
-            "episodes": len(lengths),
-            "steps": len(self),
-            "length_min": int(lengths.min()),
-            "length_max": int(lengths.max()),
-            "return_mean": float(returns.mean()),
-            "return_min": float(returns.min()),
-            "return_max": float(returns.max()),
-            "terminals": int(self.terminated.sum()),
-            "timeouts": int(self.truncated.sum()),
-            "reward_min": float(self.reward.min()),
-            "reward_max": float(self.reward.max()),
-            "clipped_actions": self.clipped_actions,
-        }
 
 
 def load(path: Path, env: EnvSpec, out_of_box: str) -> Recording:
@@ -98,14 +39,8 @@ def load(path: Path, env: EnvSpec, out_of_box: str) -> Recording:
         raise UserError(f"data.out_of_box={out_of_box} is neither clip nor error.")
     if not path.is_file():
         raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            columns = _read(file, path, env)
-    except OSError as error:
-        raise UserError(
-            f"{path} is not a readable HDF5 file ({str(error).splitlines()[0]}): it may be truncated; remove it and "
-            "fetch or record it again."
-        ) from error
+    with opened(path) as file:
+        columns = _read(file, path, env)
     return _cut(columns, path, out_of_box)
 
 
@@ -114,14 +49,12 @@ def _read(file: h5py.File, path: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
     optional = {"timeouts": (), "next_observations": (env.obs_dim,)}
     columns, rows = {}, None
     for key, tail in {**shapes, **optional}.items():
-        node = file.get(key, getlink=True)
-        if node is None:
+        data = array(file, key, path)
+        if data is None:
             if key in optional:
                 continue
-            raise UserError(f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {', '.join(file)}.")
-        if not isinstance(node, h5py.HardLink) or not isinstance(file[key], h5py.Dataset):
-            raise UserError(f"'{key}' in {path} is not an array but a link or a group; only plain arrays are read.")
-        data = file[key]
+            found = ", ".join(str(k) for k in list(file)[:12]) or "nothing"
+            raise UserError(f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {found}.")
         rows = data.shape[0] if rows is None and data.ndim else rows
         shape = data.shape[:1] if tail == () and data.shape[1:] == (1,) else data.shape
         if shape != (rows, *tail):
@@ -129,26 +62,10 @@ def _read(file: h5py.File, path: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
                 f"'{key}' in {path} has shape {data.shape}, but {env.name} with {rows} rows needs {(rows, *tail)}: is "
                 "this the right env=?"
             )
-        if data.dtype.kind not in "fbiu":
-            raise UserError(f"'{key}' in {path} holds {data.dtype}, not numbers.")
-        columns[key] = _column(data, data.shape[:1] + tail, key, path)
+        columns[key] = column(data, shape, bool if key in FLAGS else np.float32, key, path)
     if not rows:
         raise UserError(f"{path} holds no rows.")
     return columns
-
-
-def _column(data: h5py.Dataset, shape: tuple[int, ...], key: str, path: Path) -> NDArray[Any]:
-    """One array as float32 or bool, read in pieces so that no second copy of it is ever in memory."""
-    flag = key in {"terminals", "timeouts"}
-    out = np.empty(shape, dtype=bool if flag else np.float32)
-    for start in range(0, shape[0], ROWS_AT_ONCE):
-        piece = data[start : start + ROWS_AT_ONCE].reshape(-1, *shape[1:])
-        bad = ~np.isfinite(piece) if piece.dtype.kind == "f" else np.zeros(0, dtype=bool)
-        if bad.any():
-            row = start + int(np.argwhere(bad)[0][0])
-            raise UserError(f"'{key}' in {path} has NaN or infinity, first at row {row}: mend or remove that episode.")
-        out[start : start + len(piece)] = piece
-    return out
 
 
 def _cut(columns: dict[str, NDArray[Any]], path: Path, out_of_box: str) -> Recording:
@@ -192,7 +109,7 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
     the label adds "unverified".
     """
     digest = file_hash(path)
-    with h5py.File(path, "r", locking=False) as file:
+    with opened(path) as file:
         recipe = {k: _plain(file.attrs[k]) for k in file.attrs if str(k).startswith("recipe")}
     found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe}
     if digest == env.file.sha256:
@@ -217,31 +134,40 @@ def write(path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dic
 
     Raises UserError if the disk is full or the chunks do not make ``total`` rows.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with h5py.File(part, "w") as file:
-            file.attrs.update(attributes)
-            rows = 0
-            for chunk in chunks:
-                size = len(chunk["rewards"])
-                for key, values in chunk.items():
-                    data = file.get(key) or file.create_dataset(
-                        key, (0, *values.shape[1:]), _stored(values), maxshape=(None, *values.shape[1:]),
-                        chunks=(min(total, 10_000), *values.shape[1:]), compression="gzip", compression_opts=1,
-                    )  # fmt: skip
-                    data.resize(rows + size, axis=0)
-                    data[rows:] = values
-                rows += size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w+b", buffering=0) as disk:
+            store = PatientFile(disk)
+            with h5py.File(store, "w") as file:
+                file.attrs.update(attributes)
+                rows = 0
+                for chunk in chunks:
+                    _append(file, chunk, rows, total)
+                    rows += len(chunk["rewards"])
+                    if store.error:
+                        break
+            if store.error:
+                raise store.error
+            os.fsync(disk.fileno())
         if rows != total:
             raise UserError(f"{path} was to hold {total} rows, but {rows} came; nothing was written.")
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error}. Free some space and run the command again.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _append(file: h5py.File, chunk: dict[str, NDArray[Any]], rows: int, total: int) -> None:
+    for key, values in chunk.items():
+        tail = values.shape[1:]
+        data = file.get(key) or file.create_dataset(
+            key, (0, *tail), _stored(values), maxshape=(None, *tail), chunks=(min(total, 10_000), *tail),
+            compression="gzip", compression_opts=1,
+        )  # fmt: skip
+        data.resize(rows + len(values), axis=0)
+        data[rows:] = values
 
 
 def _stored(values: NDArray[Any]) -> Any:

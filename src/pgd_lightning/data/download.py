@@ -1,6 +1,7 @@
 """Finding or fetching the official file: resumed, checked, renamed when whole."""
 
 import fcntl
+import http.client
 import sys
 import time
 import urllib.error
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from pgd_lightning.data.hdf5 import opened
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
@@ -37,8 +39,8 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
         if path.is_file():
             return path
     try:
-        download(base_url + env.file.path, folder / name, env.file, timeout, retries)
-    except (OSError, UserError) as error:
+        download(f"{base_url.rstrip('/')}/{env.file.path}", folder / name, env.file, timeout, retries)
+    except (OSError, ValueError, UserError) as error:  # ValueError: an impossible URL
         raise DataUnavailable(
             f"{env.d4rl_id} cannot be downloaded from {base_url} ({error}); to use it, put {name} into {folder}."
         ) from error
@@ -48,24 +50,35 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
 def download(url: str, path: Path, file: DataFile, timeout: float, retries: int) -> None:
     """Fetch ``url`` to ``path``, continuing a partial file, and check size, content and SHA-256 before the rename.
 
-    One process at a time; the others wait for it and find the file. Raises UserError for wrong content, OSError when
-    the server cannot be reached.
+    One process at a time; the others wait for it and find the file. A server that cannot be reached or refuses is
+    not asked again; one that breaks off is, until it broke off ``retries`` times without sending anything more.
+    Raises UserError for wrong content, OSError when the file cannot be had, ValueError for an impossible URL.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with _locked(path.with_name(path.name + ".lock")):
         if path.is_file():
             return
-        for attempt in range(retries + 1):
+        failures, have, first = 0, _size(part), _size(part)
+        while True:
             try:
                 _fetch(url, part, timeout)
                 break
-            except OSError:
-                if attempt == retries:
+            except OSError as error:
+                failures, have = (0 if _size(part) > have else failures + 1), _size(part)
+                if failures > retries or (isinstance(error, NoAnswer) and have == first):
                     raise
-                time.sleep(0.5 * (attempt + 1))
+                time.sleep(0.5 * max(failures, 1))
         _check(part, file)
         part.replace(path)
+
+
+class NoAnswer(OSError):
+    """The server cannot be reached, or says no."""
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 @contextmanager
@@ -76,16 +89,18 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fetch(url: str, part: Path, timeout: float) -> None:
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is left to fetch
             return
-        raise OSError(f"the server answered {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise OSError(str(error.reason)) from error
+        raise NoAnswer(f"the server answered {error.code} {error.reason}") from error
+    except http.client.HTTPException as error:
+        raise NoAnswer(f"what answers there is no web server: {error!r}") from error
+    except OSError as error:
+        raise NoAnswer(str(getattr(error, "reason", error))) from error
     with response:
         have = have if response.status == 206 else 0
         length = response.headers.get("Content-Length")
@@ -121,6 +136,18 @@ def _check(part: Path, file: DataFile) -> None:
         problem = f"it has {size} bytes instead of {file.bytes}"
     elif file.sha256 is not None and digest.hexdigest() != file.sha256:
         problem = f"its SHA-256 is {digest.hexdigest()[:8]}… instead of {file.sha256[:8]}…"
+    elif file.sha256 is None:
+        problem = _damage(part)
     if problem:
         part.unlink()
         raise UserError(f"the download of {part.name.removesuffix('.part')} is not the published file: {problem}")
+
+
+def _damage(part: Path) -> str | None:
+    """Where no hash is published, HDF5 itself has to find the file whole."""
+    try:
+        with opened(part) as content:
+            list(content)
+    except UserError:
+        return "it is cut short or damaged"
+    return None

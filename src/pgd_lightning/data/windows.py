@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgd_lightning.data.d4rl import Recording
+from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Trajectory
@@ -69,20 +69,26 @@ def split_windows(
 ) -> tuple[Windows, Windows | None]:
     """Windows to train on, and those of a share of whole episodes held out (None with fewer than two episodes).
 
-    Raises UserError if no episode is as long as the window.
+    At least one episode is held out, so that fewer than 20 are enough. Raises UserError if no window fits.
     """
     starts, ends = recording.starts, recording.ends
-    longest = int((ends - starts).max()) + 1
+    lengths = ends - starts + 1
     num_val = min(max(int(validation * len(ends)), 1), len(ends) - 1) if validation > 0 else 0
+    if validation > 0 and num_val == 0:
+        print("warning: there is one episode alone, so none is held out to validate the prior")
     chosen = torch.randperm(len(ends), generator=stream(seed, "validation"))[:num_val]
     held_out = torch.zeros(len(ends), dtype=torch.bool)
     held_out[chosen] = True
-    row_held_out = held_out.repeat_interleave(ends - starts + 1)
+    row_held_out = held_out.repeat_interleave(lengths)
     train, val = (_windows_of(recording, rows, horizon, stride) for rows in (~row_held_out, row_held_out))
     if len(train) == 0:
+        longest = int(lengths[~held_out].max())
+        way_out = f"set data.horizon to {longest - 1} or less" if longest > 2 else "take a file with longer episodes"
+        if int(lengths.max()) > longest:
+            way_out += f", or data.validation=0 to train on the one with {int(lengths.max())} rows too"
         raise UserError(
-            f"No window of {horizon} rows fits: the longest episode has {longest} (and windows that end in a time "
-            f"limit are not used); set data.horizon to {max(longest - 1, 4)} or less."
+            f"No window of {horizon} rows fits: the longest episode to train on has {longest} (and windows that end "
+            f"in a time limit are not used); {way_out}."
         )
     return train, val if len(val) else None
 
