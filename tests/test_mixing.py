@@ -8,7 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
-from pgd_lightning.data.modules import SyntheticDataModule, finite_only
+from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule, finite_only
+from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import Trajectory, Transition
 
@@ -156,3 +158,32 @@ def test_resumed_run_sees_the_same_batches(tmp_path, at):
     for ours, theirs in zip(whole.batches[at:], resumed.batches, strict=True):
         assert torch.equal(ours, theirs)
     assert generator.seen == [k for k in (10, 20) if k >= at]  # a set in mid-life is not generated again
+
+
+def rows(num: int) -> Recording:
+    """A recording whose reward is the row's number."""
+    off = torch.zeros(num, dtype=torch.bool)
+    zeros = torch.zeros(num, 1)
+    return Recording(zeros, zeros, torch.arange(float(num)), zeros, off, off, ~off, 0)
+
+
+def fit_windows(tmp_path, resume=None):
+    """23 batches of 4 out of 30 windows: three passes and a part of a fourth, with validation in between."""
+    module = Counter()
+    module.validation_step = lambda batch, batch_idx: None
+    train, held_out = Windows(rows(33), torch.arange(30), 4), Windows(rows(9), torch.arange(5), 4)
+    trainer = Trainer(
+        max_steps=23, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, val_check_interval=6, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
+    )  # fmt: skip
+    trainer.fit(module, WindowDataModule(train, held_out, 4, 0, 23), ckpt_path=resume, weights_only=True)
+    return [batch[:, 0].tolist() for batch in module.batches]
+
+
+def test_resumed_prior_sees_the_windows_of_the_uninterrupted_one(tmp_path):
+    whole = fit_windows(tmp_path)
+    assert len(whole) == 23
+    assert len({w for batch in whole[:7] for w in batch}) == 28  # a pass of 7 batches repeats nothing
+    for at in (1, 6, 7, 13, 22):
+        assert fit_windows(tmp_path / "again", resume=tmp_path / f"step={at}.ckpt") == whole[at:]

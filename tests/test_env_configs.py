@@ -1,0 +1,59 @@
+"""Every environment of conf/env, composed as a user would name it, against the facts of D4RL's catalogue."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+
+from pgd_lightning.configuration import CONF, options
+from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import EnvSpec
+
+BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
+with (Path(__file__).parent / "facts" / "d4rl_catalogue.csv").open() as table:
+    FACTS = {row["d4rl_id"]: row for row in csv.DictReader(table)}
+
+
+def spec(name: str) -> EnvSpec:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("train", [f"env={name}", "scale=smoke"]).env)
+
+
+def test_the_catalogue_and_the_folder_hold_the_same_sets():
+    assert sorted(spec(name).d4rl_id for name in options("env")) == sorted(FACTS)
+    assert len(FACTS) == 30
+
+
+@pytest.mark.parametrize("name", options("env"))
+def test_facts(name):
+    env = spec(name)
+    fact = FACTS[env.d4rl_id]
+    assert env.name == name == env.d4rl_id.rpartition("-v")[0]
+    assert BASE + env.file.path == fact["url"]
+    assert str(env.file.bytes or "") == fact["file_bytes"]
+    assert (env.file.sha256 or "") == fact["file_sha256"]
+    assert (env.ref_min_score, env.ref_max_score) == (float(fact["ref_min_score"]), float(fact["ref_max_score"]))
+    dims = (env.max_episode_steps, env.obs_dim, env.action_dim)
+    assert dims == tuple(int(fact[k]) for k in ("max_episode_steps", "obs_dim", "act_dim"))
+    if env.task.startswith("maze2d"):
+        assert (env.task, env.dataset) == (name, "dense" if name.endswith("dense") else "sparse")
+    else:
+        assert f"{env.task}-{env.dataset}" == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "score"),
+    [("hopper-medium", 2000, 62.0748939), ("halfcheetah-medium", 5000, 42.5300269), ("walker2d-random", 3000, 65.3144387),
+     ("maze2d-umaze", 100, 55.1771611), ("maze2d-medium", 100, 32.8729282), ("maze2d-large", 100, 34.9059074)],
+)  # fmt: skip
+def test_golden_scores(name, value, score):
+    assert spec(name).score(value) == pytest.approx(score, abs=1e-6)
+
+
+def test_a_body_alone_is_no_environment():
+    assert not {"hopper", "body"} & set(options("env"))
+    with pytest.raises((HydraException, UserError)):
+        spec("hopper")
