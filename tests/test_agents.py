@@ -436,7 +436,8 @@ def test_configs_build_the_agents() -> None:
     env = SimpleNamespace(obs_dim=11, action_dim=3)
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         for name in LEARNERS:
-            facts = {"env": vars(env), "seed": 0, "seeds": 2, "updates": 100}
+            learning = {"rate": 3e-4, "temperature": 3.0}
+            facts = {"env": vars(env), "seed": 0, "seeds": 2, "updates": 100, "learning": learning}
             config = OmegaConf.merge(facts, hydra.compose(overrides=[f"+agent={name}"]))
             agent = hydra.utils.instantiate(config.agent)
             assert agent.policy.act(torch.zeros(2, 5, 11)).shape == (2, 5, 3)

@@ -74,6 +74,10 @@ class Trajectory(TensorClass):
 class Policy(Protocol):
     """What guides a generator and acts in the simulator. A policy of S learners expects a leading axis S."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where observations must be."""
+
     def act(self, obs: Tensor) -> Tensor:
         """The action taken at evaluation (the mean of a stochastic policy): ``[..., O] -> [..., A]``."""
 

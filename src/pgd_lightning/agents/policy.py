@@ -15,6 +15,11 @@ class StackedPolicy:
     def __init__(self, learner: Learner, normalised: Callable[[Tensor], Tensor]) -> None:
         self.learner, self.normalised = learner, normalised
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the observations must be."""
+        return next(self.learner.parameters()).device
+
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
         """``[S, ..., O] -> [S, ..., A]``."""

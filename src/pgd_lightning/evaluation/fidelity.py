@@ -99,6 +99,8 @@ def health_card(
     squared one-step error in units of the data's deviation; reward_error: median absolute; data_distance: median
     distance to the nearest real (obs, action). Only finite windows are measured.
     """
+    target_likelihood = float(log_likelihood(target, windows).nanmean()) if target else None
+    windows = windows.to(behaviour.device)
     finite = torch.stack([torch.isfinite(t).flatten(2).all(-1) for t in (windows.obs, windows.action)]).all(0)
     flat = windows.reshape(-1, windows.batch_size[-1])
     kept = flat[finite.flatten()]
@@ -108,7 +110,7 @@ def health_card(
     return {
         "finite": float(finite.float().mean()),
         "terminals": float(kept.terminated.float().mean()),
-        "log_likelihood_target": float(log_likelihood(target, windows).nanmean()) if target else None,
+        "log_likelihood_target": target_likelihood,
         "log_likelihood_behaviour": float(log_likelihood(behaviour, kept.unsqueeze(0)).mean()),
         "dynamics_error": float(np.median(errors.dynamics)),
         "reward_error": float(np.median(errors.reward)),

@@ -49,9 +49,8 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
     obs = np.stack([[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators])
     returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
     running = np.ones(obs.shape[:2], dtype=bool)
-    device = policy.device if hasattr(policy, "device") else torch.device("cpu")
     while running.any():
-        action = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        action = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=policy.device)).cpu().numpy()
         for s, e in zip(*running.nonzero(), strict=True):
             if not np.isfinite(action[s, e]).all():
                 raise UserError(
@@ -72,8 +71,8 @@ def episode_states(env: EnvSpec, policy: Policy, num_seeds: int, seed: int) -> N
     obs, states = simulator.reset(seed), []
     for _ in range(env.max_episode_steps):
         states.append(simulator.state()[0])
-        same = torch.as_tensor(obs, dtype=torch.float32).expand(num_seeds, 1, -1)
-        obs, _, terminated = simulator.step(policy.act(same)[0, 0].numpy())
+        same = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).expand(num_seeds, 1, -1)
+        obs, _, terminated = simulator.step(policy.act(same)[0, 0].cpu().numpy())
         if terminated:
             break
     return np.stack(states)

@@ -33,6 +33,7 @@ class PGD:
 
         The noise depends on ``seed`` and the position alone, so guided and unguided sets of one seed are pairs.
         """
+        self.prior.to(starts.device)
         per_call = max(self.batch_size // starts.shape[:-2].numel(), 1)
         parts = [
             self._sample(policy, start.shape[:-1], seed, part, starts.device)
