@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ SMALL = [
 @pytest.fixture(scope="session")
 def recording(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "maze.hdf5"
-    d4rl.write(path, RECIPES["maze2d-umaze"].record(4000, 0), {}, 4000)
+    d4rl.write(path, (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(4000, 0, {})), {}, 4000)
     return path
 
 
@@ -48,6 +50,33 @@ def finished(recording, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         assert pgd(patch, command(recording, runs)) == 0
     return runs
+
+
+def test_interrupted_recording_goes_on(tmp_path, monkeypatch):
+    """Interrupted after two of four chunks, then the same command: the file equals an uninterrupted one, row by row."""
+    arguments = ["collect", "env=maze2d-umaze", "steps=35000"]
+    assert pgd(monkeypatch, [*arguments, f"out={tmp_path}/whole.hdf5"]) == 0
+    save, calls = np.savez, []
+
+    def interrupted(*args, **columns):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        save(*args, **columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", interrupted)
+        assert pgd(patch, [*arguments, f"out={tmp_path}/again.hdf5"]) != 0
+    assert not (tmp_path / "again.hdf5").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", lambda *args, **columns: (calls.append(1), save(*args, **columns)))
+        assert pgd(patch, [*arguments, f"out={tmp_path}/again.hdf5"]) == 0
+    assert len(calls) == 3 + 2
+    with h5py.File(tmp_path / "whole.hdf5") as whole, h5py.File(tmp_path / "again.hdf5") as again:
+        assert dict(whole.attrs) == dict(again.attrs)
+        for key in ("observations", "actions", "timeouts", "infos/goal"):
+            np.testing.assert_array_equal(whole[key][:], again[key][:])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.hdf5", "whole.hdf5"]
 
 
 def run_of(runs: Path, generator: str, agent: str = "iql") -> Run:
@@ -227,7 +256,7 @@ except UserError as error:
         (["train", "data.source=/nowhere.hdf5"], "There is no file /nowhere.hdf5"),
         (["evaluate"], "needs run="),
         (["evaluate", "run=nowhere"], "There is no run in 'nowhere'"),
-        (["collect", "env=ant-expert"], "There is no recipe for 'ant-expert'"),
+        (["collect", "env=pen-human"], "There is no recipe for 'pen-human'"),
         (["train", "env=ant-expert", "data.timeout=1", "data.retries=0", "data.base_url=http://127.0.0.1:9/"],
          "to use it, put ant_expert-v2.hdf5 into"),
     ],
@@ -259,7 +288,7 @@ def test_corrupted_last_checkpoint_falls_back(finished, tmp_path, capsys):
 
 def test_prior_of_another_file_is_another_run(finished, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other") / "maze.hdf5"
-    d4rl.write(other, RECIPES["maze2d-umaze"].record(4000, 1), {}, 4000)
+    d4rl.write(other, (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(4000, 1, {})), {}, 4000)
     before = set((finished / "prior" / "maze2d-umaze").iterdir())
     assert pgd(monkeypatch, ["prior", f"data.source={other}", f"runs_dir={finished}", *SMALL]) == 0
     assert len(set((finished / "prior" / "maze2d-umaze").iterdir()) - before) == 1

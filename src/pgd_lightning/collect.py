@@ -1,14 +1,21 @@
 """``pgd collect``: record this project's stand-in for a D4RL file in the real simulator, in D4RL's layout."""
 
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
+from pgd_lightning.progress import Counter, say
 from pgd_lightning.runs import build
-from pgd_lightning.simulators.recipes import RECIPES, Recipe
+from pgd_lightning.simulators.recipes import RECIPES, Chunk, Recipe
 from pgd_lightning.trajectory import EnvSpec
 
 
@@ -50,10 +57,9 @@ def recipe_of(env: EnvSpec) -> Recipe:
 
 
 def record(env: EnvSpec, path: Path, steps: int | None, seed: int) -> None:
-    """Run the recipe and stream it to ``path``, with its provenance as attributes."""
+    """Run the recipe and write it to ``path``, with its provenance as attributes; goes on where it was interrupted."""
     recipe = recipe_of(env)
     total = steps or recipe.num_steps
-    say(f"recording {total} steps of {env.name} ({recipe.description})")
     path.parent.mkdir(parents=True, exist_ok=True)
     attributes = {
         "recipe": env.name,
@@ -62,4 +68,44 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int) -> None:
         "description": recipe.description,
         "physics": recipe.physics(),
     }
-    d4rl.write(path, recipe.record(total, seed), attributes, total)
+    kept = path.with_name(f".{path.name}.chunks")
+    with Counter(f"recording {env.name} ({recipe.description})", total) as counter:
+        d4rl.write(path, _chunks(recipe, total, seed, kept, counter), attributes, total)
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _chunks(recipe: Recipe, total: int, seed: int, kept: Path, counter: Counter) -> Iterator[Chunk]:
+    """The recording's chunks: those that an interrupted run left in ``kept``, then new ones, which are left there too.
+
+    A chunk is a function of the recipe, its version, ``total`` and ``seed``, as each file confirms; leftovers of
+    anything else are recorded over.
+    """
+    identity = json.dumps([recipe.version, total, seed, recipe.physics()])
+    kept.mkdir(exist_ok=True)
+    place: dict[str, Any] = {}
+    number = 0
+    while found := _read(kept / f"{number:05d}.npz", identity):
+        chunk, place = found
+        counter.show(place["rows"])
+        number += 1
+        yield chunk
+    if place.get("rows") == total:
+        return
+    for chunk, reached in recipe.record(total, seed, place):
+        part = kept / f".{number:05d}.{os.getpid()}"
+        with part.open("wb") as file:
+            np.savez(file, **chunk, __identity=identity, __place=json.dumps(reached))  # type: ignore[arg-type]
+        part.replace(kept / f"{number:05d}.npz")
+        counter.show(reached["rows"])
+        number += 1
+        yield chunk
+
+
+def _read(path: Path, identity: str) -> tuple[Chunk, dict[str, Any]] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["__identity"]) != identity:
+                return None
+            return {k: file[k] for k in file.files if not k.startswith("__")}, json.loads(str(file["__place"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged: recorded again
+        return None

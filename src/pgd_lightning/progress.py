@@ -19,6 +19,47 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class Counter:
+    """How far work of a known size has come, outside a Trainer."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total = title, total
+
+    def __enter__(self) -> "Counter":
+        say(f"{self.title}: {self.total} steps")
+        self.started = self.last_line = time.monotonic()
+        self.first: int | None = None
+        self.bar = _bar() if sys.stdout.isatty() else None
+        if self.bar:
+            self.task = self.bar.add_task("", total=self.total, m="")
+            self.bar.start()
+        return self
+
+    def show(self, done: int) -> None:
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first
+        if self.bar:
+            self.bar.update(self.task, completed=done)
+        elif now - self.last_line > LINE_EVERY:
+            rate = max(done - self.first, 1) / (now - self.started)
+            say(f"{done}/{self.total}, {rate:.0f}/s, {(self.total - done) / rate:.0f} s left")
+            self.last_line = now
+
+    def __exit__(self, *args: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[m]}"),
+    )
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+
+
 class ProgressReport(Callback):
     """Steps done, rate, time left and the metrics that were logged with ``prog_bar=True``."""
 
@@ -30,13 +71,7 @@ class ProgressReport(Callback):
         self.started = self.last_line = time.monotonic()
         self.first_step = trainer.global_step
         if sys.stdout.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[m]}"),
-            )
-            self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+            self.bar = _bar()
             self.task = self.bar.add_task(self.title, total=self.total, completed=trainer.global_step, m="")
             self.bar.start()
 

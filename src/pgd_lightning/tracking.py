@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -74,18 +75,23 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
     if mode == "disabled":
         return None
     record = run.record
-    made = Mirror(
-        lambda: WandbLogger(
-            project=config.logger.project,
-            name=f"{record['env']}/{record['method']}/{record['seed']}{part}",
-            group=record["env"],
-            job_type=part.lstrip("/") or record["stage"],
-            id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}{part.replace('/', '-')}",
-            save_dir=run.folder,
-            offline=mode == "offline",
-            resume="allow" if mode == "online" else None,
+
+    def start() -> WandbLogger:
+        # wandb.init here, not in WandbLogger: that one passes a setting which W&B answers with a warning.
+        return WandbLogger(
+            experiment=wandb.init(
+                project=config.logger.project,
+                name=f"{record['env']}/{record['method']}/{record['seed']}{part}",
+                group=record["env"],
+                job_type=part.lstrip("/") or record["stage"],
+                id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}{part.replace('/', '-')}",
+                dir=run.folder,
+                mode=mode,  # type: ignore[arg-type]
+                resume="allow" if mode == "online" else None,
+            )
         )
-    )
+
+    made = Mirror(start)
     made.log_hyperparams({"config": OmegaConf.to_container(config, resolve=True), "provenance": provenance})
     return made
 
@@ -93,8 +99,8 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
 def loggers(config: DictConfig, run: Run, provenance: dict[str, Any]) -> list[Logger]:
     """The CSV record, and the mirror unless it is disabled."""
     csv = CSVLogger(run.folder / "metrics", name="", version=f"attempt_{run.attempt}", flush_logs_every_n_steps=200)
-    wandb = mirror(config, run, provenance)
-    return [csv, wandb] if wandb else [csv]
+    second = mirror(config, run, provenance)
+    return [csv, second] if second else [csv]
 
 
 def mirror_figures(config: DictConfig, run: Run, provenance: dict[str, Any], figures: list[Path]) -> None:

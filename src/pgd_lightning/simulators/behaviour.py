@@ -1,31 +1,32 @@
-"""The policy behind the hopper-medium stand-in: trained with TorchRL's PPO to the level that D4RL calls medium.
+"""The policies behind the locomotion stand-ins: trained with TorchRL's PPO past the level that D4RL calls medium.
 
-    python -m pgd_lightning.simulators.behaviour --task hopper --seed 0 --out weights.safetensors
+    python -m pgd_lightning.simulators.behaviour --task hopper --seed 0 --out weights --curve curves
 
-is what produced the weights in ``behaviour_weights/``; their metadata holds the command and the level reached, and
-``experiments/behaviour`` the learning curve.
+is what produced the weights in ``behaviour_weights/``; their metadata holds the command and the levels reached, and
+``experiments/behaviour`` the learning curves.
 """
 
 import argparse
 import csv
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
 from torch import Tensor, nn
-from torchrl.modules import IndependentNormal, ValueOperator
+from torchrl.modules import TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 from pgd_lightning.simulators import make
-from pgd_lightning.simulators.behaviour_policy import BehaviourPolicy
+from pgd_lightning.simulators.behaviour_policy import BehaviourPolicy, Ladder, rounded
 from pgd_lightning.simulators.simulator import Array
+
+MEDIUM = {"hopper": 1420.0, "halfcheetah": 4770.0, "walker2d": 2850.0, "ant": 3700.0}
+"""Mean return of D4RL's medium-v2 sets (recalled figures; ours need not reach them)."""
 
 
 class Collector:
@@ -48,10 +49,9 @@ class Collector:
         rows = []
         for _ in range(steps):
             obs = torch.as_tensor(self.obs, dtype=torch.float32)
-            mean, std = policy(obs)
-            action = mean + std * torch.randn_like(std)
-            log_prob = torch.distributions.Normal(mean, std).log_prob(action).sum(-1)
-            rows.append(self._step(obs, action, log_prob))
+            distribution = TanhNormal(*policy(obs))
+            action = distribution.rsample()
+            rows.append(self._step(obs, action, distribution.log_prob(action)))
         return torch.stack(rows, dim=1)  # type: ignore[return-value]
 
     def _step(self, obs: Tensor, action: Tensor, log_prob: Tensor) -> TensorDict:
@@ -75,51 +75,120 @@ class Collector:
         )
 
 
-def train(task: str, seed: int, target: float, limit: int, max_steps: int, curve: Path) -> tuple[BehaviourPolicy, Any]:
-    """PPO until 20 stochastic episodes average ``target``; the first policy that does is returned with its facts."""
-    torch.manual_seed(seed)
-    collector = Collector(task, num=8, limit=limit, seed=seed)
-    obs_dim, action_dim = collector.simulators[0].obs_dim, collector.simulators[0].action_dim
-    policy = BehaviourPolicy(obs_dim, action_dim, hidden=64)
-    critic = nn.Sequential(nn.Linear(obs_dim, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(policy, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=IndependentNormal, return_log_prob=True
-        ),
-    )
-    value = ValueOperator(nn.Sequential(_Standardised(policy), critic), ["observation"])
-    advantage = GAE(gamma=0.99, lmbda=0.95, value_network=value, average_gae=True)
-    loss = ClipPPOLoss(actor, value, clip_epsilon=0.2, entropy_coeff=0.0, critic_coeff=0.5, loss_critic_type="l2")
-    optimizer = torch.optim.Adam([*policy.parameters(), *critic.parameters()], lr=3e-4, eps=1e-5)
-    rows, steps, began, count = [], 0, time.monotonic(), 1e-4
-    while steps < max_steps:
-        batch = collector.collect(policy, 256)
-        steps += batch.numel()
-        count = _update_statistics(policy, batch["observation"].flatten(0, 1), count)
+class Statistics:
+    """Running mean and deviation of ``[N, D]`` (Chan et al., parallel variance)."""
+
+    def __init__(self, dim: int) -> None:
+        self.count, self.mean, self.var = 1e-4, torch.zeros(dim), torch.ones(dim)
+
+    def update(self, rows: Tensor) -> None:
+        total, delta = self.count + len(rows), rows.mean(0) - self.mean
+        moments = self.var * self.count + rows.var(0, correction=0) * len(rows)
+        self.var = (moments + delta**2 * self.count * len(rows) / total) / total
+        self.mean, self.count = self.mean + delta * len(rows) / total, total
+
+
+class PPO:
+    """TorchRL's clipped PPO with GAE; observations standardised, rewards divided by the deviation of the returns."""
+
+    def __init__(self, task: str, seed: int, limit: int, max_steps: int) -> None:
+        self.collector = Collector(task, num=16, limit=limit, seed=seed)
+        simulator = self.collector.simulators[0]
+        self.policy = BehaviourPolicy(simulator.obs_dim, simulator.action_dim, hidden=64)
+        critic = nn.Sequential(
+            nn.Linear(simulator.obs_dim, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        )
+        self.actor = ProbabilisticTensorDictSequential(
+            TensorDictModule(self.policy, ["observation"], ["loc", "scale"]),
+            ProbabilisticTensorDictModule(
+                ["loc", "scale"], ["action"], distribution_class=TanhNormal, return_log_prob=True
+            ),
+        )
+        value = ValueOperator(nn.Sequential(_Standardised(self.policy), critic), ["observation"])
+        self.advantage = GAE(gamma=0.99, lmbda=0.95, value_network=value, average_gae=True)
+        self.loss = ClipPPOLoss(
+            self.actor, value, clip_epsilon=0.2, entropy_coeff=0.0, critic_coeff=0.5, loss_critic_type="l2"
+        )
+        self.parameters = [*self.policy.parameters(), *critic.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=3e-4, eps=1e-5)
+        self.max_steps, self.steps = max_steps, 0
+        self.seen, self.earned = Statistics(simulator.obs_dim), Statistics(1)
+        self.running = torch.zeros(16)
+
+    def update(self) -> None:
+        """Collect 16 x 128 steps and take 10 epochs of minibatches of 256 over them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 3e-4 * (1 - 0.9 * self.steps / self.max_steps)
+        batch = self.collector.collect(self.policy, 128)
+        self.steps += batch.numel()
+        self.seen.update(batch["observation"].flatten(0, 1))
+        with torch.no_grad():
+            self.policy.obs_mean.copy_(self.seen.mean)
+            self.policy.obs_std.copy_(self.seen.var.sqrt())
+        batch["next", "reward"] = batch["next", "reward"] / self._return_deviation(batch)
         for _ in range(10):
-            advantage(batch)
+            self.advantage(batch)
             flat = batch.reshape(-1)
-            for index in torch.randperm(len(flat)).split(128):
-                losses = loss(flat[index])
-                optimizer.zero_grad()
+            for index in torch.randperm(len(flat)).split(256):
+                losses = self.loss(flat[index])
+                self.optimizer.zero_grad()
                 (losses["loss_objective"] + losses["loss_critic"]).backward()
-                nn.utils.clip_grad_norm_([*policy.parameters(), *critic.parameters()], 0.5)
-                optimizer.step()
-        recent = float(np.mean(collector.returns[-20:])) if len(collector.returns) >= 20 else float("nan")
-        rows.append({"steps": steps, "return": round(recent, 1), "seconds": round(time.monotonic() - began)})
-        if recent >= target:
-            level = evaluate(task, policy, limit, episodes=20, seed=seed + 1)
-            print(f"{steps} steps: 20 fresh episodes average {level:.1f}", flush=True)
-            if level >= target:
-                break
-        if len(rows) % 10 == 0:
+                nn.utils.clip_grad_norm_(self.parameters, 0.5)
+                self.optimizer.step()
+
+    def _return_deviation(self, batch: TensorDict) -> Tensor:
+        """Of the discounted reward sums so far, over all simulators."""
+        sums = []
+        for reward, done in zip(batch["next", "reward"].unbind(1), batch["next", "done"].unbind(1), strict=True):
+            self.running = self.running * 0.99 + reward.squeeze(-1)
+            sums.append(self.running)
+            self.running = self.running * ~done.squeeze(-1)
+        self.earned.update(torch.cat(sums).unsqueeze(-1))
+        return self.earned.var.sqrt() + 1e-8
+
+
+def train(task: str, seed: int, limit: int, max_steps: int, curve: Path) -> Ladder:
+    """A ladder: six policies up to D4RL's medium level and six beyond it, the last of which is the best one seen.
+
+    Medium is the policy nearest to that level, or to two fifths of the best return in a run that never reaches it.
+    """
+    torch.manual_seed(seed)
+    ppo = PPO(task, seed, limit, max_steps)
+    kept: list[tuple[int, float, BehaviourPolicy]] = []
+    rows: list[dict[str, Any]] = []
+    began, every = time.monotonic(), max_steps // 100
+    while ppo.steps < max_steps:
+        ppo.update()
+        if ppo.steps >= len(kept) * every:
+            policy = rounded(ppo.policy)
+            level = evaluate(task, policy, limit, episodes=10, seed=seed + 1)
+            kept.append((ppo.steps, level, policy))
+            rows.append({"steps": ppo.steps, "return": round(level, 1), "seconds": round(time.monotonic() - began)})
             print(rows[-1], flush=True)
-    with curve.open("w", newline="") as file:
+            _write(curve, rows)
+    levels = np.array([level for _, level, _ in kept])
+    expert = int(levels.argmax())
+    target = MEDIUM[task] if levels.max() >= MEDIUM[task] else 0.4 * levels.max()
+    medium = int(np.abs(levels[: expert + 1] - target).argmin())
+    places = sorted(
+        {*np.linspace(0, medium, 6).round().astype(int), *np.linspace(medium, expert, 6).round().astype(int)}
+    )
+    policies = [kept[place][2] for place in places]
+    stages = [
+        {
+            "steps": kept[place][0],
+            "return": round(evaluate(task, kept[place][2], limit, episodes=40, seed=seed + 2), 1),
+        }
+        for place in places
+    ]
+    return Ladder(policies, stages, places.index(medium), places.index(expert))
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    return policy, {"steps": steps, "return": round(evaluate(task, policy, limit, episodes=100, seed=seed + 2), 1)}
 
 
 class _Standardised(nn.Module):
@@ -133,16 +202,6 @@ class _Standardised(nn.Module):
         return self.policy[0].standardised(obs)
 
 
-@torch.no_grad()
-def _update_statistics(policy: BehaviourPolicy, obs: Tensor, count: float) -> float:
-    """Merge the mean and variance of ``obs [B, O]`` into the policy's (Chan et al., parallel variance)."""
-    total, delta = count + len(obs), obs.mean(0) - policy.obs_mean
-    var = policy.obs_var * count + obs.var(0, correction=0) * len(obs) + delta**2 * count * len(obs) / total
-    policy.obs_mean.add_(delta * len(obs) / total)
-    policy.obs_var.copy_(var / total)
-    return total
-
-
 def evaluate(task: str, policy: BehaviourPolicy, limit: int, episodes: int, seed: int) -> float:
     """Mean return of whole episodes with sampled actions."""
     collector = Collector(task, num=episodes, limit=limit, seed=seed)
@@ -153,27 +212,29 @@ def evaluate(task: str, policy: BehaviourPolicy, limit: int, episodes: int, seed
         ended = batch["next", "done"][:, 0, 0].nonzero().squeeze(-1).tolist()
         for place, value in zip(ended, collector.returns[before:], strict=True):
             first.setdefault(place, value)
+        if len(first) == episodes:
+            break
     return float(np.mean(list(first.values())))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", default="hopper")
+    parser.add_argument("--task", default="hopper", choices=sorted(MEDIUM))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", type=float, default=1400.0, help="return that counts as medium")
     parser.add_argument("--limit", type=int, default=1000, help="steps of an episode")
-    parser.add_argument("--max-steps", type=int, default=3_000_000)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--curve", type=Path, required=True)
+    parser.add_argument("--max-steps", type=int, default=2_000_000)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--curve", type=Path, required=True, help="folder for the learning curve")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    policy, facts = train(args.task, args.seed, args.target, args.limit, args.max_steps, args.curve)
+    ladder = train(args.task, args.seed, args.limit, args.max_steps, args.curve / f"{args.task}.csv")
     command = (
-        f"python -m pgd_lightning.simulators.behaviour --task {args.task} --seed {args.seed} --target {args.target}"
+        f"python -m pgd_lightning.simulators.behaviour --task {args.task} --seed {args.seed}"
+        f" --max-steps {args.max_steps}"
     )
-    metadata = {"command": command, "physics": make(args.task).physics, "facts": json.dumps(facts)}
-    save_file(policy.state_dict(), args.out, metadata=metadata)
-    print(metadata)
+    ladder = Ladder(ladder.policies, ladder.stages, ladder.medium, ladder.expert, command)
+    ladder.save(args.out / f"{args.task}.safetensors", make(args.task).physics)
+    print(ladder.stages, "medium:", ladder.medium, "expert:", ladder.expert)
 
 
 if __name__ == "__main__":

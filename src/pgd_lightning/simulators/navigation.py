@@ -10,6 +10,7 @@ straight; D4RL's plan stays put for ever.
 
 from functools import cache
 from math import hypot
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,3 +87,12 @@ class Navigator:
     def _start(self, start: Cell, target: Cell) -> None:
         self.points, self.passed = waypoints(self.name, start, target, self.rng), 0
         self.target, self.before = target, (float(start[0]), float(start[1]))
+
+    def memory(self) -> dict[str, Any]:
+        """What it remembers of the way, as JSON can hold it; ``rng`` is its owner's."""
+        return {"target": self.target, "points": self.points, "passed": self.passed, "before": self.before}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Go on from a ``memory``."""
+        self.target, self.before = tuple(memory["target"]), tuple(memory["before"])
+        self.points, self.passed = [tuple(point) for point in memory["points"]], memory["passed"]
