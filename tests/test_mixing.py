@@ -164,7 +164,8 @@ def rows(num: int) -> Recording:
     """A recording whose reward is the row's number."""
     off = torch.zeros(num, dtype=torch.bool)
     zeros = torch.zeros(num, 1)
-    return Recording(zeros, zeros, torch.arange(float(num)), zeros, off, off, ~off, 0)
+    none = torch.zeros(0, dtype=torch.long)
+    return Recording(zeros, zeros, torch.arange(float(num)), off, off, ~off, none, zeros[:0], 0)
 
 
 def fit_windows(tmp_path, resume=None):

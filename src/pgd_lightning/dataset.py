@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.collect import has_recipe, stand_in
-from pgd_lightning.data import d4rl
+from pgd_lightning.data import d4rl, legacy, minari
+from pgd_lightning.data.cache import cache_key, cached
+from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, split_windows
 from pgd_lightning.progress import say
 from pgd_lightning.runs import build
@@ -22,7 +26,7 @@ class Dataset:
     """A recording and what was found out about it."""
 
     env: EnvSpec
-    recording: d4rl.Recording
+    recording: Recording
     provenance: dict[str, Any]
     train: Windows
     validation: Windows | None
@@ -34,8 +38,11 @@ class Dataset:
 
     @property
     def transitions(self) -> Transition:
-        """Every real step that has a successor or ends in a terminal, ``[B]``."""
-        return self.recording.transitions()
+        """Every real step that has a successor or ends in a terminal, ``[B]``.
+
+        A view: its length, indexing and columns are a Transition's, but a batch is gathered when it is asked for.
+        """
+        return cast(Transition, self.recording.steps())
 
     @property
     def obs_std(self) -> Tensor:
@@ -46,9 +53,7 @@ class Dataset:
 def open_dataset(config: DictConfig) -> Dataset:
     """Find, check and cut the recording of ``config.env``; prints its data card."""
     env: EnvSpec = build(config.env)
-    path = find_file(config, env)
-    recording = d4rl.load(path, env, out_of_box=config.data.out_of_box)
-    provenance = d4rl.provenance(path, env)
+    recording, provenance = read_recording(config, env)
     train, validation = split_windows(
         recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
     )
@@ -61,7 +66,33 @@ def open_dataset(config: DictConfig) -> Dataset:
     )
     if card["terminals"] == 0:
         say("data: no terminals, so synthetic data will have none either")
+    for note in recording.notes:
+        say(f"data: {note}")
     return Dataset(env, recording, provenance, train, validation)
+
+
+def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any]]:
+    """The recording that ``data.source`` names, through the cache, and where it comes from."""
+    data = config.data
+    reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts)
+    if data.source == legacy.SOURCE:
+        columns = legacy.fetch(env)
+        provenance = legacy.provenance(columns, env)
+        return legacy.load(columns, env, reading), provenance
+    make: Callable[[], Recording]
+    if data.source.startswith(minari.PREFIX):
+        folder = minari.locate(data.source)
+        provenance = minari.provenance(folder, env)
+        make = partial(minari.load, folder, env, reading)
+    else:
+        path = find_file(config, env)
+        provenance = d4rl.provenance(path, env)
+        make = partial(d4rl.load, path, env, **vars(reading))
+    if data.cache is None:
+        return make(), provenance
+    facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps]
+    key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
+    return cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}")), provenance
 
 
 def find_file(config: DictConfig, env: EnvSpec) -> Path:

@@ -20,7 +20,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def identity(config: DictConfig, dataset: Dataset) -> dict[str, object]:
     """What makes a prior another prior; how often it logs or saves does not."""
-    kept = {"horizon", "stride", "validation", "out_of_box"}
+    kept = {"horizon", "stride", "validation", "out_of_box", "rewards", "missing_timeouts"}
     free = {"log_every", "validate_every", "checkpoint_every"}
     settings = OmegaConf.to_container(
         OmegaConf.masked_copy(config, ["process", "network", "data", "prior"]), resolve=True

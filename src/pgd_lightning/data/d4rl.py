@@ -2,95 +2,171 @@
 
 Differences from ``d4rl.qlearning_dataset``: the successor is the recorded one where the file has it, never the first
 observation of the next episode; an unflagged tail is kept as a truncated episode; 1,000 rows make no episode end.
+What is peculiar to a family of files is in ``quirks.py``.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from pgd_lightning.data import quirks
 from pgd_lightning.data.download import DataUnavailable, locate
-from pgd_lightning.data.hdf5 import PatientFile, array, column, opened
-from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.hdf5 import PatientFile, array, attribute, column, opened, pieces
+from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
-__all__ = ["DataUnavailable", "Recording", "load", "locate", "provenance", "write"]
+__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "write"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 FLAGS = {"terminals", "timeouts"}
-OUT_OF_BOX = {"clip", "error"}
+CHOICES = {
+    "out_of_box": ("clip", "error"),
+    "rewards": ("recorded", "aligned"),
+    "missing_timeouts": ("error", "horizon"),
+}
 
 
-def load(path: Path, env: EnvSpec, out_of_box: str) -> Recording:
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read where there is a choice (``conf/data``)."""
+
+    out_of_box: str  # actions outside [-1, 1]: clip | error
+    rewards: str = "recorded"  # recorded | aligned (maze2d)
+    missing_timeouts: str = "error"  # gym files of v0: error | horizon
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"data.{name}={getattr(self, name)} is neither {' nor '.join(known)}.")
+
+
+def load(
+    path: Path, env: EnvSpec, out_of_box: str, rewards: str = "recorded", missing_timeouts: str = "error"
+) -> Recording:
     """Read and check a file in D4RL's layout.
 
     Raises UserError for a missing, truncated or foreign file, a missing key, dims other than the environment's,
-    unequal lengths, NaN or infinity, and actions outside [-1, 1] if ``out_of_box`` is ``error`` (else they are
-    clipped, as D4RL's environments do, and counted).
+    unequal lengths, NaN or infinity, episode ends that nothing tells, and actions outside [-1, 1] if ``out_of_box`` is
+    ``error`` (else they are clipped, as D4RL's environments do, and counted).
     """
-    if out_of_box not in OUT_OF_BOX:
-        raise UserError(f"data.out_of_box={out_of_box} is neither clip nor error.")
+    reading = Reading(out_of_box, rewards, missing_timeouts)
     if not path.is_file():
         raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
     with opened(path) as file:
-        columns = _read(file, path, env)
-    return _cut(columns, path, out_of_box)
+        return read(lambda key: array(file, key, path), list(file)[:12], path, env, reading)
 
 
-def _read(file: h5py.File, path: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
+def read(get: Callable[[str], Any], found: Sequence[str], path: Path, env: EnvSpec, reading: Reading) -> Recording:
+    """The recording whose columns ``get`` returns under D4RL's keys (None: there is none), as arrays that are sliced.
+
+    ``found`` and ``path`` are for the sentences of errors. Raises UserError as :func:`load`.
+    """
+    columns = _columns(get, found, path, env)
+    notes = []
+    if columns["observations"].shape[1] != _width(get, "observations"):
+        notes.append(f"observations have {_width(get, 'observations')} values: padded with zero contact forces")
+    if "timeouts" not in columns:
+        columns["timeouts"] = np.zeros(len(columns["rewards"]), dtype=bool)
+        notes += quirks.infer_ends(columns, env, reading.missing_timeouts, path.name)
+    notes += quirks.unflagged_tail(columns, env)
+    notes += quirks.FAMILIES.get(quirks.family(env.task), lambda *_: [])(columns, env)
+    notes += quirks.align_rewards(columns, env, reading.rewards, path.name)
+    notes += quirks.forget_foreign_successors(columns, env)
+    return _cut(columns, path, reading.out_of_box, notes)
+
+
+def _width(get: Callable[[str], Any], key: str) -> int:
+    return int(get(key).shape[1])
+
+
+def _columns(get: Callable[[str], Any], found: Sequence[str], path: Path, env: EnvSpec) -> quirks.Columns:
+    """The checked columns; ``next_observations`` as ``successor_rows`` [E] and ``successor_values`` [E, O]."""
     shapes = {"observations": (env.obs_dim,), "actions": (env.action_dim,), "rewards": (), "terminals": ()}
-    optional = {"timeouts": (), "next_observations": (env.obs_dim,)}
-    columns, rows = {}, None
+    optional: dict[str, tuple[int, ...]] = {"timeouts": (), "next_observations": (env.obs_dim,)}
+    if quirks.family(env.task) == "maze2d":
+        optional |= {"infos/qpos": (2,), "infos/qvel": (2,)}
+    sources, rows = {}, None
     for key, tail in {**shapes, **optional}.items():
-        data = array(file, key, path)
+        data = get(key)
         if data is None:
             if key in optional:
                 continue
-            found = ", ".join(str(k) for k in list(file)[:12]) or "nothing"
-            raise UserError(f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {found}.")
-        rows = data.shape[0] if rows is None and data.ndim else rows
-        shape = data.shape[:1] if tail == () and data.shape[1:] == (1,) else data.shape
-        if shape != (rows, *tail):
             raise UserError(
-                f"'{key}' in {path} has shape {data.shape}, but {env.name} with {rows} rows needs {(rows, *tail)}: is "
-                "this the right env=?"
+                f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {', '.join(found) or 'nothing'}."
             )
-        columns[key] = column(data, shape, bool if key in FLAGS else np.float32, key, path)
+        rows = data.shape[0] if rows is None and data.ndim else rows
+        sources[key] = data, _checked_shape(data, key, (rows, *tail), path, env)
     if not rows:
         raise UserError(f"{path} holds no rows.")
+    columns: quirks.Columns = {}
+    for key, (data, shape) in sources.items():
+        if key == "next_observations":
+            columns |= _successors(data, shape, columns["observations"], path)
+        else:
+            columns[key] = column(data, shape, bool if key in FLAGS else np.float32, key, path)
+            if key == "observations":
+                columns[key] = _padded(columns[key], env)
     return columns
 
 
-def _cut(columns: dict[str, NDArray[Any]], path: Path, out_of_box: str) -> Recording:
-    obs, action, reward = (torch.from_numpy(columns[k]) for k in ("observations", "actions", "rewards"))
-    outside = action.abs() > 1
+def _checked_shape(data: Any, key: str, wanted: tuple[int | None, ...], path: Path, env: EnvSpec) -> tuple[int, ...]:
+    found: tuple[int, ...] = tuple(data.shape)
+    if len(wanted) == 1 and found[1:] == (1,):
+        found = found[:1]
+    narrow = len(found) == 2 and key.endswith("observations") and quirks.padded_width(env, found[1])
+    if found != wanted and not (narrow and found[0] == wanted[0]):
+        raise UserError(
+            f"'{key}' in {path} has shape {data.shape}, but {env.name} with {wanted[0]} rows needs {wanted}: is "
+            "this the right env=?"
+        )
+    return found
+
+
+def _padded(obs: NDArray[Any], env: EnvSpec) -> NDArray[Any]:
+    if obs.shape[1] == env.obs_dim:
+        return obs
+    return np.concatenate([obs, np.zeros((len(obs), env.obs_dim - obs.shape[1]), obs.dtype)], axis=1)
+
+
+def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path) -> quirks.Columns:
+    """Only the successors that are not the next row's observation: else they would double what is in memory."""
+    rows, values = [], []
+    for start, piece in pieces(data, shape, np.float32, "next_observations", path):
+        piece = np.concatenate([piece, np.zeros((len(piece), obs.shape[1] - piece.shape[1]), piece.dtype)], axis=1)
+        row, value = sparse_successors(obs, piece, start)
+        rows.append(row)
+        values.append(value)
+    return {"successor_rows": np.concatenate(rows), "successor_values": np.concatenate(values)}
+
+
+def _cut(columns: quirks.Columns, path: Path, out_of_box: str, notes: list[str]) -> Recording:
+    obs, action, reward = columns["observations"], columns["actions"], columns["rewards"]
+    outside = np.abs(action) > 1
     if outside.any() and out_of_box == "error":
-        row = int(outside.any(-1).nonzero()[0])
+        row = int(np.argwhere(outside)[0][0])
         raise UserError(
             f"'actions' in {path} leave [-1, 1], first at row {row} ({action[row].tolist()}): rescale them, or set "
             "data.out_of_box=clip."
         )
-    terminated = torch.from_numpy(columns["terminals"])
-    truncated = torch.from_numpy(columns.get("timeouts", np.zeros(len(reward), dtype=bool))) & ~terminated
-    truncated[-1] = ~terminated[-1]  # an unflagged tail is an episode that was cut
-    has_successor = torch.ones_like(terminated)
-    if "next_observations" in columns:
-        next_obs = torch.from_numpy(columns["next_observations"])
-    else:
-        ends = terminated | truncated
-        next_obs = torch.cat([obs[1:], obs[-1:]])
-        next_obs[ends] = obs[ends]
-        has_successor = ~ends
-    return Recording(
-        obs, action.clamp_(-1, 1), reward, next_obs, terminated, truncated, has_successor, int(outside.sum())
-    )
+    np.clip(action, -1, 1, out=action)
+    terminated = columns["terminals"]
+    truncated = columns["timeouts"] & ~terminated
+    has_successor = np.ones(len(reward), dtype=bool)
+    has_successor[columns["unknown_rows"]] = False
+    arrays = {
+        "obs": obs, "action": action, "reward": reward, "terminated": terminated, "truncated": truncated,
+        "has_successor": has_successor, "successor_rows": columns["successor_rows"],
+        "successor_values": columns["successor_values"],
+    }  # fmt: skip
+    return Recording.of_arrays(arrays, int(outside.sum()), tuple(notes))
 
 
 def file_hash(path: Path) -> str:
@@ -110,7 +186,7 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
     """
     digest = file_hash(path)
     with opened(path) as file:
-        recipe = {k: _plain(file.attrs[k]) for k in file.attrs if str(k).startswith("recipe")}
+        recipe = {k: attribute(file, k) for k in file.attrs if str(k).startswith("recipe")}
     found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe}
     if digest == env.file.sha256:
         return found | {"kind": "official", "label": f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"}
@@ -123,10 +199,6 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
     if env.file.sha256 is None and path.name == Path(env.file.path).name:
         return found | {"kind": "unverified", "label": f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"}
     return found | {"kind": "user file", "label": f"{path.name} as {env.name}, not D4RL (sha256 {digest[:8]})"}
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def write(path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dict[str, Any], total: int) -> None:

@@ -10,16 +10,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pgd_lightning.data.recording import Steps
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Transition
 
-Mixing = Callable[[Transition, Transition | None, int, int, int, int], Transition]
+Mixing = Callable[[Transition | Steps, Transition | None, int, int, int, int], Transition]
 
 
-def real_batch(real: Transition, num_seeds: int, size: int, seed: int, step: int) -> Transition:
+def real_batch(real: Transition | Steps, num_seeds: int, size: int, seed: int, step: int) -> Transition:
     """``[S, size]`` uniform rows of ``real [M]``; seed s of a run draws what a run of seed ``seed + s`` draws."""
-    return real[_indices(len(real), num_seeds, size, "real", seed, step, real.obs.device)]
+    return real[_indices(len(real), num_seeds, size, "real", seed, step, device_of(real))]
+
+
+def device_of(real: Transition | Steps) -> torch.device:
+    """Where ``real`` is."""
+    return real.device if isinstance(real, Steps) else real.obs.device
 
 
 def synthetic_batch(synthetic: Transition, size: int, seed: int, step: int) -> Transition:
@@ -39,7 +45,9 @@ def _indices(num: int, num_seeds: int, size: int, source: str, seed: int, step: 
     )
 
 
-def blend(real: Transition, synthetic: Transition | None, step: int, size: int, share: int, seed: int) -> Transition:
+def blend(
+    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seed: int
+) -> Transition:
     """A batch ``[S, size]`` of ``share`` synthetic rows and the rest real (PGD: 240 of 256), as two pools."""
     assert synthetic is not None
     parts: Any = [synthetic_batch(synthetic, share, seed, step)]
@@ -49,7 +57,7 @@ def blend(real: Transition, synthetic: Transition | None, step: int, size: int, 
 
 
 def alternate(
-    real: Transition, synthetic: Transition | None, step: int, size: int, share: int, seed: int
+    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seed: int
 ) -> Transition:
     """Whole batches ``[S, size]`` in turn: real at even steps, synthetic at odd ones; ``share`` has no part in it."""
     assert synthetic is not None

@@ -11,7 +11,8 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from pgd_lightning.data.mixing import WindowOrder, mixing_named, real_batch
+from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
+from pgd_lightning.data.recording import Steps
 from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
@@ -66,7 +67,7 @@ class SyntheticDataModule(LightningDataModule):
 
     def __init__(
         self,
-        real: Transition,
+        real: Transition | Steps,
         generator: Generator | None,
         mixing: str,
         batch_size: int,
@@ -122,7 +123,7 @@ class SyntheticDataModule(LightningDataModule):
         rows = torch.randint(
             len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
         )
-        starts = self.real.obs[rows.to(self.real.obs.device)]
+        starts = self.real[rows.to(device_of(self.real))].obs
         windows = self.generator.generate(policy, starts, derive_seed(self.seed, "synthetic", step))  # type: ignore[arg-type]
         for observe in self.observers:
             observe(step, windows)

@@ -1,29 +1,51 @@
-"""Recorded experience in memory: flat arrays, cut into episodes by their flags."""
+"""Recorded experience: flat arrays, in memory or mapped from the cache, cut into episodes by their flags."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pgd_lightning.trajectory import Transition
 
+ARRAYS = (
+    "obs", "action", "reward", "terminated", "truncated", "has_successor", "successor_rows", "successor_values",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Recording:
-    """L rows of recorded experience, cut into episodes; row t holds (s_t, a_t), r_t and d_t."""
+    """L rows of recorded experience, cut into episodes; row t holds (s_t, a_t), r_t and d_t.
+
+    The successor of a row is the observation of the row after it, which is not stored twice: only the E rows of which
+    that is not true are kept, with their own successor.
+    """
 
     obs: Tensor  # [L, O]
     action: Tensor  # [L, A]
     reward: Tensor  # [L]
-    next_obs: Tensor  # [L, O]; a row without a known successor repeats its own observation
     terminated: Tensor  # [L] bool
     truncated: Tensor  # [L] bool: the episode was cut here, by a time limit or the end of the file
-    has_successor: Tensor  # [L] bool
+    has_successor: Tensor  # [L] bool; a row without a known successor repeats its own observation
+    successor_rows: Tensor  # [E] ascending
+    successor_values: Tensor  # [E, O]
     clipped_actions: int  # entries that lay outside [-1, 1]
+    notes: tuple[str, ...] = ()  # what is unusual about the file, a sentence each
 
     def __len__(self) -> int:
         return len(self.reward)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], clipped_actions: int, notes: tuple[str, ...]) -> "Recording":
+        """The recording whose tensors share the memory of ``arrays``, which have the names of ``ARRAYS``."""
+        return cls(**{k: torch.from_numpy(arrays[k]) for k in ARRAYS}, clipped_actions=clipped_actions, notes=notes)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The tensors under their names, as arrays that share their memory."""
+        return {k: getattr(self, k).numpy() for k in ARRAYS}
 
     @property
     def ends(self) -> Tensor:
@@ -35,23 +57,43 @@ class Recording:
         """Index of the first row of each episode, ``[episodes]``."""
         return torch.cat([torch.zeros(1, dtype=torch.long), self.ends[:-1] + 1])
 
-    def transitions(self) -> Transition:
-        """Every step an agent may learn from, ``[B]``: a successor is known, or the target does not read it."""
+    def successors(self, rows: Tensor) -> Tensor:
+        """Observations after ``rows``: ``[...] -> [..., O]``."""
+        after = self.obs[(rows + 1).clamp(max=len(self) - 1)]
+        if len(self.successor_rows):
+            place = torch.searchsorted(self.successor_rows, rows).clamp(max=len(self.successor_rows) - 1)
+            own = self.successor_rows[place] == rows
+            after[own] = self.successor_values[place[own]]
+        return after
+
+    @property
+    def next_obs(self) -> Tensor:
+        """Every row's successor ``[L, O]``, made anew at each call."""
+        return self.successors(torch.arange(len(self), device=self.obs.device))
+
+    def to(self, device: torch.device) -> "Recording":
+        """The same recording on another device."""
+        moved = {k: getattr(self, k).to(device) for k in ARRAYS}
+        return Recording(**moved, clipped_actions=self.clipped_actions, notes=self.notes)
+
+    def steps(self) -> "Steps":
+        """Every step an agent may learn from: a successor is known, or the target does not read it."""
         usable = self.has_successor | self.terminated
-        return Transition(
-            obs=self.obs[usable],
-            action=self.action[usable],
-            reward=self.reward[usable],
-            next_obs=self.next_obs[usable],
-            terminated=self.terminated[usable],
-            batch_size=[int(usable.sum())],
-        )
+        return Steps(self, None if usable.all() else usable.nonzero().squeeze(-1))
+
+    def transitions(self) -> Transition:
+        """All :meth:`steps` at once, ``[B]``: copies the data."""
+        steps = self.steps()
+        return steps[torch.arange(len(steps))]
+
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, ``[episodes]`` float64."""
+        total = torch.cat([torch.zeros(1, dtype=torch.float64), self.reward.double().cumsum(0)])
+        return total[self.ends + 1] - total[self.starts]
 
     def card(self) -> dict[str, Any]:
         """What a reader wants to know of a file before trusting it; returns are undiscounted sums."""
-        lengths = self.ends - self.starts + 1
-        total = torch.cat([torch.zeros(1, dtype=torch.float64), self.reward.double().cumsum(0)])
-        returns = total[self.ends + 1] - total[self.starts]
+        lengths, returns = self.ends - self.starts + 1, self.returns()
         return {
             "episodes": len(lengths),
             "steps": len(self),
@@ -66,3 +108,78 @@ class Recording:
             "reward_max": float(self.reward.max()),
             "clipped_actions": self.clipped_actions,
         }
+
+
+@dataclass(frozen=True)
+class Steps:
+    """M usable rows of a recording, as indices: nothing is copied until a batch is gathered."""
+
+    recording: Recording
+    rows: Tensor | None  # [M]; None: all of them
+
+    def __len__(self) -> int:
+        return len(self.recording) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Transition:
+        """``[...]`` numbers of steps ``-> [...]``."""
+        rows = index if self.rows is None else self.rows[index]
+        data = self.recording
+        return Transition(
+            obs=data.obs[rows],
+            action=data.action[rows],
+            reward=data.reward[rows],
+            next_obs=data.successors(rows),
+            terminated=data.terminated[rows],
+            batch_size=rows.shape,
+        )
+
+    def _column(self, values: Tensor) -> Tensor:
+        """A copy only where rows are left out."""
+        return values if self.rows is None else values[self.rows]
+
+    @property
+    def obs(self) -> Tensor:
+        """``[M, O]``."""
+        return self._column(self.recording.obs)
+
+    @property
+    def action(self) -> Tensor:
+        """``[M, A]``."""
+        return self._column(self.recording.action)
+
+    @property
+    def reward(self) -> Tensor:
+        """``[M]``."""
+        return self._column(self.recording.reward)
+
+    @property
+    def terminated(self) -> Tensor:
+        """``[M]`` bool."""
+        return self._column(self.recording.terminated)
+
+    @property
+    def next_obs(self) -> Tensor:
+        """``[M, O]``, always a copy."""
+        return self._column(self.recording.next_obs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data are."""
+        return self.recording.obs.device
+
+    def to(self, device: torch.device) -> "Steps":
+        """The same steps on another device."""
+        if self.device == device:
+            return self
+        return Steps(self.recording.to(device), None if self.rows is None else self.rows.to(device))
+
+
+def sparse_successors(obs: NDArray[Any], successor: NDArray[Any], start: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Which rows of ``obs [L, O]`` from ``start`` on have a ``successor [n, O]`` that is not the row after: ``[E]``.
+
+    Returns them with their successors ``[E, O]``. The last row of ``obs`` has none after it.
+    """
+    after = obs[start + 1 : start + 1 + len(successor)]
+    own = np.ones(len(successor), dtype=bool)
+    own[: len(after)] = (after != successor[: len(after)]).any(-1)
+    return np.flatnonzero(own) + start, successor[own]

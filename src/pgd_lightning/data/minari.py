@@ -1,0 +1,243 @@
+"""Minari data sets in and out, through the ``minari`` package (``pip install pgd-lightning[minari]``).
+
+A Minari episode of T steps holds T + 1 observations, so the last successor is always there; where a recording has none
+(``infos/has_successor`` says so) its own observation is repeated. Nothing is ever downloaded here.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pgd_lightning.data.d4rl import Reading, read
+from pgd_lightning.data.hdf5 import DAMAGE, DENSEST, check_plain, opened
+from pgd_lightning.data.recording import Recording
+from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import EnvSpec
+
+PREFIX = "minari:"
+KNOWN = "has_successor"  # our entry in a Minari episode's infos
+ID = re.compile(r"[-\w]+-v\d+")
+
+
+def _storage() -> Any:
+    try:
+        from minari.dataset.minari_storage import MinariStorage
+    except ImportError as error:
+        raise UserError(
+            f"Minari data need the minari package ({error}): pip install 'minari[hdf5]', or give an HDF5 file."
+        ) from error
+    return MinariStorage
+
+
+def locate(source: str) -> Path:
+    """The folder of ``minari:NAME`` (below ``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``) or ``minari:FOLDER``.
+
+    Raises UserError, with the command that downloads it, if it is not there.
+    """
+    name = source.removeprefix(PREFIX)
+    for folder in (root() / name, Path(name).expanduser()):
+        if name and (folder / "data" / "metadata.json").is_file():
+            return folder
+    raise UserError(
+        f"There is no Minari data set '{name}', neither as a folder nor in {root()}: 'minari download {name}' fetches "
+        "a published one; nothing is downloaded unasked."
+    )
+
+
+def root() -> Path:
+    """Where the ``minari`` package keeps its data sets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
+    """Where the data come from, as :func:`pgd_lightning.data.d4rl.provenance`; hash over all files of ``data``."""
+    digest = sha256()
+    for path in sorted(p for p in (folder / "data").rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    name = str(_metadata(folder).get("dataset_id", folder.name))[:200]
+    label = f"{name} (Minari) as {env.name}, not D4RL (sha256 {digest.hexdigest()[:8]})"
+    return {"path": folder.name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name}
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "data" / "metadata.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/data/metadata.json cannot be read ({error}): fetch the data set again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{folder}/data/metadata.json is not Minari's: fetch the data set again.")
+    return found
+
+
+def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
+    """Read and check a local Minari data set. Raises UserError as :func:`pgd_lightning.data.d4rl.load`.
+
+    Observations are taken as they are, or from ``observation`` of a dictionary, for antmaze behind ``achieved_goal``.
+    """
+    columns = _columns(folder, env)
+    known = columns.pop(f"infos/{KNOWN}", None)
+    recording = read(columns.get, list(columns), folder, env, reading)
+    notes = recording.notes
+    if env.task.startswith("maze2d") and known is None:
+        notes = (*notes, "a Minari point maze has another frame, goal and reward than D4RL's maze2d")
+    if known is None:
+        return replace(recording, notes=notes)
+    return replace(recording, has_successor=torch.from_numpy(known.astype(bool)), notes=notes)
+
+
+def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
+    """All episodes one after the other, under D4RL's keys."""
+    columns: dict[str, NDArray[Any]] = {}
+    rows = 0
+    for episode in _episodes(folder):
+        part = _rows_of(episode, env, folder)
+        steps = len(part["rewards"])
+        for key, values in part.items():
+            if key not in columns:
+                columns[key] = np.empty((_steps(folder), *values.shape[1:]), values.dtype)
+            if rows + steps > len(columns[key]) or columns[key].shape[1:] != values.shape[1:]:
+                raise UserError(
+                    f"An episode of {folder} does not fit its metadata ('{key}'): fetch the data set again."
+                )
+            columns[key][rows : rows + steps] = values
+        rows += steps
+        if set(part) != set(columns):
+            raise UserError(f"The episodes of {folder} do not all hold the same arrays: they cannot be one recording.")
+    return {key: values[:rows] for key, values in columns.items()}
+
+
+def _steps(folder: Path) -> int:
+    steps, size = _metadata(folder).get("total_steps"), sum(p.stat().st_size for p in (folder / "data").iterdir())
+    if not isinstance(steps, int) or not 0 < steps < DENSEST * size:
+        raise UserError(f"{folder} claims {steps} steps, which its files cannot hold: fetch the data set again.")
+    return steps
+
+
+def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
+    metadata = _metadata(folder)
+    if not {"observation_space", "action_space"} <= set(metadata):
+        raise UserError(  # minari would import and build whatever environment the file names
+            f"{folder} does not describe its observation and action space; only data sets that do are read."
+        )
+    storage = _storage()
+    main = folder / "data" / "main_data.hdf5"
+    if main.is_file():
+        with opened(main) as file:
+            check_plain(file, main)
+    try:
+        source = storage.read(folder / "data")
+        yield from source.get_episodes(range(source.total_episodes))
+    except (*DAMAGE, AssertionError, ImportError, NotImplementedError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): fetch the data set again.") from error
+
+
+def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path) -> dict[str, NDArray[Any]]:
+    """One episode of T steps under D4RL's keys, ``[T, …]``; the last row always ends it."""
+    obs = _observations(episode["observations"], env, folder)
+    rewards, terminals, timeouts = (
+        np.asarray(episode[key]) for key in ("rewards", "terminations", "truncations")
+    )  # fmt: skip
+    steps = len(rewards)
+    if steps == 0 or len(obs) != steps + 1 or not len(terminals) == len(timeouts) == len(episode["actions"]) == steps:
+        raise UserError(f"An episode of {folder} has {steps} rewards but {len(obs)} observations: fetch it again.")
+    timeouts = timeouts.astype(bool)
+    timeouts[-1] |= not terminals[-1]
+    part = {
+        "observations": obs[:-1], "actions": np.asarray(episode["actions"]), "rewards": rewards,
+        "terminals": terminals.astype(bool), "timeouts": timeouts, "next_observations": obs[1:],
+    }  # fmt: skip
+    infos = episode.get("infos") or {}
+    kept = ("qpos", "qvel") if env.task.startswith("maze2d") else ()
+    for name in (KNOWN, *kept):
+        if isinstance(infos.get(name), np.ndarray) and len(infos[name]) in (steps, steps + 1):
+            part[f"infos/{name}"] = infos[name][:steps]
+    return part
+
+
+def _observations(obs: Any, env: EnvSpec, folder: Path) -> NDArray[Any]:
+    if isinstance(obs, dict) and "observation" in obs:
+        parts = [np.asarray(obs[key]) for key in ("achieved_goal", "observation") if key in obs]
+        obs = parts[-1] if parts[-1].shape[-1] == env.obs_dim else np.concatenate(parts, axis=-1)
+    if not isinstance(obs, np.ndarray) or obs.ndim != 2:
+        raise UserError(f"The observations of {folder} are no plain vectors: {env.name} needs {env.obs_dim} numbers.")
+    return obs
+
+
+def write(
+    target: str, recording: Recording, env: EnvSpec, description: str,
+    infos: Callable[[int, int], dict[str, NDArray[Any]]],
+) -> Path:  # fmt: skip
+    """Store ``recording`` as the Minari data set ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
+
+    ``infos(start, stop)`` gives further arrays of these rows, ``[T, …]``. The folder appears whole or not at all.
+    Raises UserError where it exists, the name is none for Minari, or the disk is full.
+    """
+    name = target.removeprefix(PREFIX)
+    folder = Path(name).expanduser() if name.startswith((".", "/", "~")) else root() / name
+    if not ID.fullmatch(folder.name):
+        raise UserError(f"'{folder.name}' is no name for a Minari data set: it ends in a version, such as -v0.")
+    inside = set(recording.successor_rows.tolist()) - set(recording.ends.tolist())
+    if inside:
+        raise UserError(
+            f"{len(inside)} successors inside episodes are not the next row's observation, first at row {min(inside)}: "
+            "Minari cannot hold them."
+        )
+    if folder.exists():
+        raise UserError(f"There is a data set in {folder} already: choose another name or version.")
+    storage, part = _storage(), folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        made = storage.new(part / "data", *_spaces(env), data_format="hdf5")
+        made.update_metadata(_description(name if folder == root() / name else folder.name, description))
+        made.update_episodes(_buffers(recording, infos))
+        part.rename(folder)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"Cannot write {folder}: {error}. Free some space and run the command again.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _spaces(env: EnvSpec) -> tuple[Any, Any]:
+    from minari.serialization import deserialize_space
+
+    def box(size: int, low: float, high: float) -> Any:
+        space = {"type": "Box", "dtype": "float32", "shape": [size], "low": [low] * size, "high": [high] * size}
+        return deserialize_space(json.dumps(space))
+
+    return box(env.obs_dim, -np.inf, np.inf), box(env.action_dim, -1.0, 1.0)
+
+
+def _description(dataset_id: str, description: str) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {"dataset_id": dataset_id, "minari_version": version("minari"), "description": description}
+
+
+def _buffers(recording: Recording, infos: Callable[[int, int], dict[str, NDArray[Any]]]) -> Iterator[Any]:
+    from minari.data_collector import EpisodeBuffer
+
+    for start, end in zip(recording.starts.tolist(), recording.ends.tolist(), strict=True):
+        rows = slice(start, end + 1)
+        last = recording.successors(torch.tensor([end]))
+        yield EpisodeBuffer(
+            observations=torch.cat([recording.obs[rows], last]).numpy(),  # type: ignore[arg-type]
+            actions=recording.action[rows].numpy(),
+            rewards=recording.reward[rows].numpy(),
+            terminations=recording.terminated[rows].numpy(),
+            truncations=recording.truncated[rows].numpy(),
+            infos={KNOWN: recording.has_successor[rows].numpy(), **infos(start, end + 1)},
+        )

@@ -1,0 +1,214 @@
+"""What is peculiar to each family of D4RL's files, and what the loader makes of it.
+
+Sources: the D4RL repository and its issues, by number. Whatever was done or found is said in one sentence of the
+recording's ``notes``; nothing is repaired in silence.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import EnvSpec
+
+Columns = dict[str, NDArray[Any]]  # under D4RL's keys; timeouts always there, next_observations and infos not
+Finding = Callable[[Columns, EnvSpec], list[str]]
+
+GYM = ("hopper", "halfcheetah", "walker2d", "ant")
+ADROIT = ("pen", "door", "hammer", "relocate")
+CONTACT_FORCES = 84  # the last entries of Ant's 111
+JUMP = 2.0  # units that no ant walks in one step of 0.1 s: half a cell of the maze
+
+
+def family(task: str) -> str:
+    """``gym``, ``maze2d``, ``antmaze``, ``adroit``, ``kitchen`` or, for a user's own task, ``other``."""
+    for name, tasks in {"gym": GYM, "adroit": ADROIT}.items():
+        if task in tasks:
+            return name
+    return next((name for name in ("maze2d", "antmaze", "kitchen") if task.startswith(name)), "other")
+
+
+def padded_width(env: EnvSpec, width: int) -> bool:
+    """Whether observations of ``width`` are Ant's without its contact forces, which are zero in D4RL's simulator."""
+    return env.task == "ant" and width == env.obs_dim - CONTACT_FORCES
+
+
+def infer_ends(columns: Columns, env: EnvSpec, missing_timeouts: str, name: str) -> list[str]:
+    """Fill in ``timeouts`` [L] of a file that has none, where possible from the rows with a successor of their own.
+
+    The gym files of v0 lack them. Counting to 1,000, as ``d4rl.qlearning_dataset`` does, is wrong for them (D4RL issues
+    22 and 40). Raises UserError where rows of two episodes would be joined and nothing tells where.
+    """
+    terminals = columns["terminals"]
+    if 0 < len(columns.get("successor_rows", ())) <= len(terminals) // 2:  # more are no ends but other numbers
+        columns["timeouts"][columns["successor_rows"]] = True
+        columns["timeouts"] &= ~terminals
+        found = int(columns["timeouts"][:-1].sum())
+        return [f"no 'timeouts' in the file: {found} ends found where next_observations is not the following row"]
+    if family(env.task) == "kitchen":
+        return ["no 'timeouts' in the file: 'terminals' mark where a demonstration ends, not where a task is done"]
+    longest = int(np.diff(np.flatnonzero(np.concatenate([[True], terminals[:-1], [True]]))).max())
+    if family(env.task) != "gym" or longest <= env.max_episode_steps:
+        return ["no 'timeouts' in the file: episodes end at terminals alone"]
+    if missing_timeouts == "error":
+        raise UserError(
+            f"{name} has neither 'timeouts' nor 'next_observations', and {longest} rows without a terminal where "
+            f"{env.max_episode_steps} are the limit: nobody can tell where its episodes end. Take the v2 file, or set "
+            f"data.missing_timeouts=horizon to cut after {env.max_episode_steps} rows as d4rl does."
+        )
+    cut = _cut_at_horizon(terminals, env.max_episode_steps)
+    columns["timeouts"] |= cut
+    return [f"no 'timeouts' in the file: {int(cut.sum())} cuts after {env.max_episode_steps} rows are guesses"]
+
+
+def _cut_at_horizon(terminals: NDArray[Any], limit: int) -> NDArray[np.bool_]:
+    rows = np.arange(len(terminals))
+    first = np.concatenate([[0], rows[:-1][terminals[:-1]] + 1])
+    since = rows - first[np.searchsorted(first, rows, side="right") - 1]
+    cut: NDArray[np.bool_] = (since % limit == limit - 1) & ~terminals
+    return cut
+
+
+def unflagged_tail(columns: Columns, env: EnvSpec) -> list[str]:
+    """Files are cut at a number of rows, so the last episode may have no flag; it is kept as one that was cut."""
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    last = int(ends[-1]) if len(ends) else -1
+    left = len(columns["terminals"]) - 1 - last
+    if not left:
+        return []
+    columns["timeouts"][-1] = True
+    return [f"the last {left} rows carry no flag: kept as an episode that was cut"]
+
+
+def gym(columns: Columns, env: EnvSpec) -> list[str]:
+    """Replay files set timeouts wherever 1,000 samples of a training round were full (D4RL issue 162)."""
+    notes = []
+    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    timed_out = columns["timeouts"][columns["terminals"] | columns["timeouts"]]
+    early = int((lengths[timed_out][:-1] < env.max_episode_steps).sum()) if timed_out.any() else 0
+    if early:
+        notes.append(
+            f"{early} of {int(timed_out.sum())} timeouts come before step {env.max_episode_steps}: those pieces' "
+            "returns are not whole episodes'"
+        )
+    if lengths.max() > env.max_episode_steps:
+        notes.append(f"the longest episode has {lengths.max()} rows, more than the limit of {env.max_episode_steps}")
+    if env.task == "ant" and columns["observations"].shape[1] == env.obs_dim:
+        touched = int(_any_row(columns["observations"][:, -CONTACT_FORCES:]))
+        if touched:
+            notes.append(
+                f"{touched} rows have contact forces in the last {CONTACT_FORCES} observations: they were not recorded "
+                "in D4RL's simulator, where these are zero"
+            )
+    return notes
+
+
+def _any_row(values: NDArray[Any]) -> int:
+    return sum(int((values[i : i + 100_000] != 0).any(-1).sum()) for i in range(0, len(values), 100_000))
+
+
+def maze2d(columns: Columns, env: EnvSpec) -> list[str]:
+    """One continuous run, in which timeouts mark navigation goals (issue 85).
+
+    The published generator stores the old observation after a reached goal while qpos, qvel have moved on.
+    """
+    notes = []
+    if columns["timeouts"][:-1].any():
+        notes.append("timeouts mark navigation goals in one continuous run, not time limits")
+    if "infos/qpos" in columns and "infos/qvel" in columns:
+        state = np.concatenate([columns["infos/qpos"], columns["infos/qvel"]], axis=1)
+        stale = int((np.abs(state - columns["observations"]).max(-1) > 1e-3).sum())
+        if stale:
+            notes.append(f"{stale} rows repeat the observation before them while the simulator had moved on: kept")
+    return notes
+
+
+def antmaze(columns: Columns, env: EnvSpec) -> list[str]:
+    """Rewards and terminals were relabelled from the next row while the ant ran on (issues 77 and 199).
+
+    So a path may hold many terminals in a row, and the last row of a path is judged by the start of the next one. The
+    cut is at every terminal and timeout. v0's timeouts are out of step: the ant jumps inside a path, cut there too.
+    """
+    notes, terminals, timeouts = [], columns["terminals"], columns["timeouts"]
+    both = terminals & timeouts
+    if both.any():
+        terminals &= ~both
+        notes.append(f"{int(both.sum())} terminals at the end of a path were judged by the next path's start: undone")
+    place = columns["observations"][:, :2]
+    jump = np.zeros(len(terminals), dtype=bool)
+    jump[:-1] = np.linalg.norm(np.diff(place, axis=0), axis=-1) > JUMP
+    jump &= ~(terminals | timeouts)
+    if jump.any():
+        timeouts |= jump
+        notes.append(f"{int(jump.sum())} jumps of the ant inside a path (over {JUMP:g} units a step): cut there")
+    paths = int(timeouts.sum()) + int(not (terminals | timeouts)[-1])
+    follows = terminals[1:] & terminals[:-1]
+    if follows.any():
+        notes.append(
+            f"{paths} paths; terminals come in clusters while the ant runs on, and {int(follows.sum())} episodes are "
+            "one row of such a cluster: count paths, not episodes"
+        )
+    return notes
+
+
+def kitchen(columns: Columns, env: EnvSpec) -> list[str]:
+    """The reward of a row is the number of tasks complete by then; the environment pays each task once."""
+    return ["rewards count the tasks complete at each row: returns of the data are not on the scale of the score"]
+
+
+def adroit(columns: Columns, env: EnvSpec) -> list[str]:
+    """Human demonstrations outlast the registered horizon (issue 137)."""
+    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    long = int((lengths > env.max_episode_steps).sum())
+    return [f"{long} episodes are longer than the horizon of {env.max_episode_steps}"] if long else []
+
+
+FAMILIES: dict[str, Finding] = {
+    "gym": gym, "maze2d": maze2d, "antmaze": antmaze, "adroit": adroit, "kitchen": kitchen,
+}  # fmt: skip
+
+
+def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
+    """Fill in ``unknown_rows``: those whose successor is not in the file; each becomes its own successor.
+
+    Without ``next_observations`` these are all ends. With them none, unless they were made by shifting: then the
+    successor of an end is the start of the next episode. Terminals and full time limits tell, since a reset
+    follows them for certain; a replay file's early timeouts may well go on in the next row.
+    """
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    if "successor_rows" not in columns:
+        columns |= {"unknown_rows": ends, "successor_rows": ends, "successor_values": columns["observations"][ends]}
+        return []
+    columns["unknown_rows"] = ends[:0]
+    lengths = np.diff(np.concatenate([[-1], ends]))
+    full = (family(env.task) == "gym") & columns["timeouts"][ends] & (lengths == env.max_episode_steps)
+    certain = ends[(columns["terminals"][ends] | full) & (ends < len(columns["rewards"]) - 1)]
+    shifted = ~np.isin(certain, columns["successor_rows"])
+    if family(env.task) == "maze2d" or shifted.sum() * 2 <= len(certain):
+        return []
+    own = ~np.isin(columns["successor_rows"], ends)
+    rows = np.concatenate([columns["successor_rows"][own], ends])
+    values = np.concatenate([columns["successor_values"][own], columns["observations"][ends]])
+    order = np.argsort(rows)
+    columns |= {"unknown_rows": ends, "successor_rows": rows[order], "successor_values": values[order]}
+    return ["next_observations were made by shifting (an end is followed by the next episode's start): ends forgotten"]
+
+
+def align_rewards(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[str]:
+    """maze2d's rewards were relabelled for the row itself, where the environment pays for the next one (issue 194).
+
+    ``aligned`` gives each row what its step earned; the last row of the file keeps its own, as nothing says better.
+    Raises UserError for ``aligned`` with another family.
+    """
+    if family(env.task) != "maze2d":
+        if choice == "aligned":
+            raise UserError(
+                f"data.rewards=aligned is for maze2d files, and {name} is read as {env.name}: leave it out."
+            )
+        return []
+    if choice == "recorded":
+        return ["rewards belong to the observation beside them, not to the step (data.rewards=aligned moves them)"]
+    columns["rewards"][:-1] = columns["rewards"][1:].copy()
+    return ["rewards moved one row up (data.rewards=aligned): each belongs to the step that earned it"]
