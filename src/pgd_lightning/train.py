@@ -98,7 +98,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         "updates": config.updates,
         "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
         "file": dataset.provenance["sha256"],
-        "out_of_box": config.data.out_of_box,
+        "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
     }
     experience: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
