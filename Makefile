@@ -18,7 +18,7 @@ OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call optio
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
 	$(call option,STEPS,steps) $(call path,DATA,data.source) $(call path,RUN,run) $(if $(call given,ARGS),$(ARGS)))
 
-.PHONY: help train prior generate evaluate report data test test-slow lint types bench lock clean
+.PHONY: help train prior generate evaluate report analyse data test test-slow lint types bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,8 +42,11 @@ evaluate: $(STAMP) ## the score of a finished run in the simulator (RUN)
 report: $(STAMP) ## tables and figures of finished runs (RUN)
 	$(BIN)/pgd report $(OPTIONS)
 
-data: $(STAMP) ## record a data set in the simulator (ENV STEPS SEED)
-	$(BIN)/pgd collect $(OPTIONS)
+analyse: $(STAMP) ## are generated windows likely under a policy, and real? (ENV AGENT SCALE DATA)
+	$(BIN)/pgd analyse $(OPTIONS)
+
+data: $(STAMP) ## record a data set in the simulator (ENV STEPS SEED), or examine one (CHECK=1 ENV DATA)
+	$(BIN)/pgd $(if $(call given,CHECK),check,collect) $(OPTIONS)
 
 test: $(STAMP) ## the test suite (ARGS go to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -32,12 +32,12 @@ THEIRS = {
     **{room: {"torch", "tensordict", "einops", "numpy"} for room in NOUNS},
     **{room: {"torch", "einops"} for room in MATHS},
 }
-# Libraries with one home. None: row 2 only; the empty set: nobody (Lightning's logger speaks to W&B for us).
+# Libraries with one home. None: row 2 only.
 HOMES: dict[str, set[str] | None] = {
     "gymnasium": {"simulators"},
     "mujoco": {"simulators"},
     "h5py": {"data"},
-    "wandb": set(),
+    "wandb": {"tracking"},
     "hydra": None,
     "omegaconf": None,
 }
@@ -107,6 +107,7 @@ def test_imports_go_one_way(file: Path) -> None:
         ("train", "hydra.utils", True),
         ("data", "omegaconf", False),
         ("train", "wandb", False),
+        ("tracking", "wandb", True),
         ("train", "pgd_lightning.agents.iql", True),
     ],
 )

@@ -14,6 +14,9 @@ VERBS = {
     "evaluate": "roll a trained agent out once more: run=<folder>",
     "generate": "write a synthetic set as D4RL-layout HDF5: run=<folder> out=<file>",
     "collect": "record this project's stand-in for a D4RL file",
+    "check": "a recording's data card, picture, and one-step error in the simulator",
+    "convert": "a recording to D4RL-layout HDF5 or a Minari data set: data.source=<any> out=<file>",
+    "analyse": "likelihood, dynamics error and coverage of generated windows, for several policies",
     "report": "table and figures from the ledgers: run=<folder>",
 }
 

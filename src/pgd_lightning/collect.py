@@ -26,6 +26,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     recording = d4rl.load(path, env, out_of_box=config.data.out_of_box)
     for key, value in recording.card().items():
         say(f"{key:>16}  {value}")
+    if known := recipe_of(env).d4rl_return:
+        say(f"{'D4RL':>16}  mean return of {env.d4rl_id}: about {known:.0f}")
     say(f"\nwritten: {path}\nnext:    pgd train env={env.name} data.source={path}")
 
 

@@ -16,13 +16,21 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StepErrors:
-    """One real step from each generated row, compared with the row after it. Rows not exactly resettable are out."""
+    """One real step from each generated row, compared with the row after it.
+
+    Rows not exactly resettable are out; where no row is, because the observation hides part of the state, all are in,
+    reset as well as the simulator can: ``approximate``.
+    """
 
     dynamics: Array  # [R] mean over dims of squared error, in units of the data's standard deviation
+    raw: Array  # [R] largest absolute error of a component, in the environment's units
     reward: Array  # [R] absolute error
+    real_reward: Array  # [R] what the simulator paid
+    given_reward: Array  # [R] what the row says
     terminal_agrees: NDArray[np.bool_]  # [R]
     position: NDArray[np.int64]  # [R] row in the window
     skipped: int  # rows whose state the observation does not determine
+    approximate: bool
 
 
 def step_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> StepErrors:
@@ -31,24 +39,30 @@ def step_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_
     ``max_rows`` rows are drawn without replacement from the N * (T-1) that have a successor.
     """
     num, rows = windows.batch_size
-    steps = windows.transitions()
     chosen = np.random.default_rng(seed).permutation(num * (rows - 1))[:max_rows]
-    errors = transition_errors(simulator, steps[torch.as_tensor(chosen)], obs_std)
-    return StepErrors(*errors[:3], position=chosen[errors[3]] % (rows - 1), skipped=int((~errors[3]).sum()))
+    return transition_errors(simulator, windows.transitions()[torch.as_tensor(chosen)], obs_std, chosen % (rows - 1))
 
 
 def transition_errors(
-    simulator: Simulator, steps: Transition, obs_std: Tensor
-) -> tuple[Array, Array, NDArray[np.bool_], NDArray[np.bool_]]:
-    """``(dynamics [R'], reward [R'], terminal agreement [R'], exact [B])`` of ``steps [B]``; R' of them exact."""
+    simulator: Simulator, steps: Transition, obs_std: Tensor, position: NDArray[np.int64] | None = None
+) -> StepErrors:
+    """As :func:`step_errors`, for ``steps [B]`` that stand at ``position [B]`` in their windows."""
     obs, action = (t.cpu().double().numpy() for t in (steps.obs, steps.action))
     next_obs, reward, terminated, exact = one_step(simulator, obs, action)
-    scaled = (next_obs - steps.next_obs.cpu().double().numpy()) / np.where(obs_std == 0, 1, obs_std)
-    return (
-        (scaled**2).mean(-1)[exact],
-        np.abs(reward - steps.reward.cpu().numpy())[exact],
-        (terminated == steps.terminated.cpu().numpy())[exact],
-        exact,
+    used = exact if exact.any() else np.isfinite(reward)
+    wrong = next_obs - steps.next_obs.cpu().double().numpy()
+    scaled = wrong / np.where(obs_std == 0, 1, obs_std)
+    given = steps.reward.cpu().double().numpy()
+    return StepErrors(
+        dynamics=(scaled**2).mean(-1)[used],
+        raw=np.abs(wrong).max(-1)[used],
+        reward=np.abs(reward - given)[used],
+        real_reward=reward[used],
+        given_reward=given[used],
+        terminal_agrees=(terminated == steps.terminated.cpu().numpy())[used],
+        position=(np.zeros(len(obs), dtype=np.int64) if position is None else position)[used],
+        skipped=int((~used).sum()),
+        approximate=bool(used.any() and not exact.any()),
     )
 
 
@@ -67,17 +81,18 @@ class DataDistance:
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
         chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
-        rows = _pairs(real[torch.as_tensor(chosen)])
+        rows = pairs(real[torch.as_tensor(chosen)])
         self.scale = np.where(rows.std(0) == 0, 1, rows.std(0))
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
         """``[B] -> [B]``."""
-        distance: Array = self.tree.query(_pairs(steps) / self.scale)[0]
+        distance: Array = self.tree.query(pairs(steps) / self.scale)[0]
         return distance
 
 
-def _pairs(steps: Transition) -> Array:
+def pairs(steps: Transition) -> Array:
+    """(obs, action) rows ``[B, O + A]``."""
     return torch.cat([steps.obs, steps.action], dim=-1).cpu().double().numpy()
 
 

@@ -43,6 +43,7 @@ class Recipe:
     description: str
     task: str
     record: Callable[[int, int, Place], Iterator[tuple[Chunk, Place]]]
+    d4rl_return: float | None = None  # mean return of D4RL's set, where it is known
 
     def physics(self) -> str:
         return make(self.task).physics
@@ -188,6 +189,11 @@ def record_maze2d(
 
 
 MAZE_LIMITS = {"umaze": 300, "medium": 600, "large": 800}
+D4RL_RETURNS = {  # of the v2 sets: as they are remembered, not read from the files
+    "hopper-medium": 1422, "hopper-medium-replay": 467, "hopper-expert": 3511,
+    "halfcheetah-medium": 4770, "halfcheetah-medium-replay": 3093, "halfcheetah-expert": 10656,
+    "walker2d-medium": 2852, "walker2d-medium-replay": 683, "walker2d-expert": 4921,
+}  # fmt: skip
 LADDER_SETS = {
     "medium": "sampled actions of a PPO policy near D4RL's medium level",
     "expert": "sampled actions of the best PPO policy of its training run",
@@ -200,6 +206,7 @@ RECIPES = {
         f"{task}-{data_set}": Recipe(
             2, 100_000, description, task,
             partial(record_policies, task, 1000, partial(shipped_policies, task, data_set)),
+            D4RL_RETURNS.get(f"{task}-{data_set}"),
         )
         for task in BODIES for data_set, description in LADDER_SETS.items()
     },

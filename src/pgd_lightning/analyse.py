@@ -1,0 +1,188 @@
+"""``pgd analyse``: are the windows of each generator likely under a policy, and does the real simulator agree?
+
+For every target policy: real windows, unguided ones, guided ones over a sweep of the guidance coefficient, and the
+baseline generators, all from the same start states and in the same number.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning import train
+from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.models import build_agent, build_generator, load_agent
+from pgd_lightning.prior import identity as prior_identity
+from pgd_lightning.prior import ready_prior
+from pgd_lightning.progress import say
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs import Run, finished_agent, write_atomic
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.behaviour_policy import Ladder
+from pgd_lightning.trajectory import Policy, Trajectory
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    began = time.monotonic()
+    dataset = open_dataset(config)
+    prior, _ = ready_prior(config, dataset)
+    identity = {
+        "analysis": OmegaConf.to_container(config.analysis, resolve=True),
+        "guidance": OmegaConf.to_container(config.guidance, resolve=True),
+        "sampler": OmegaConf.to_container(config.sampler, resolve=True),
+        "prior": prior_identity(config, dataset),
+    }
+    run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", identity, config.seed)
+    with run.started(config, dataset.provenance):
+        analyst = make_analyst(config, dataset)
+        rows: list[dict[str, Any]] = []
+        for name in config.analysis.targets:
+            policy, num_seeds = target_policy(name, config, overrides, dataset)
+            for row in analyse(name, policy, num_seeds, config, overrides, dataset, prior, analyst):
+                rows.append(row)
+                say(line(row))
+        write_atomic(run.folder / "analysis.json", json.dumps(rows, indent=1))
+        title = f"windows on {dataset.label}"
+        (run.folder / "table.txt").write_text(table(rows, title, analyst))
+        run.update(state="finished")
+    say(f"\n{(run.folder / 'table.txt').read_text()}")
+    say(f"results: {run.folder}  ({time.monotonic() - began:.0f} s in all)")
+
+
+def make_analyst(config: DictConfig, dataset: Dataset) -> Analyst:
+    """What all rows are measured against, fitted to the real data."""
+    settings = config.analysis
+    real = dataset.transitions
+    return Analyst(
+        make(dataset.env.task),
+        dataset.obs_std,
+        BehaviourDensity(real, settings.components, settings.density_rows, config.seed),
+        Coverage(real, settings.density_rows, config.seed),
+        settings.rows,
+        config.seed,
+    )
+
+
+def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: Dataset) -> tuple[Policy, int]:
+    """The policy that windows are to follow, and its number of seeds.
+
+    ``behaviour`` is a clone of the data's policy, ``agent`` the config's agent on real data only (both trained now
+    unless they are there), ``ppo`` or ``ppo:K`` a stage of the package's own PPO run (the last, or number K), and
+    anything else the folder of a finished agent run. Raises UserError if there is none of that kind.
+    """
+    if name == "behaviour":
+        return train.behaviour_clone(overrides, config, dataset), 1
+    if name.partition(":")[0] == "ppo":
+        return ppo_policy(name, dataset), 1
+    if name == "agent":
+        alone = train.recompose(overrides, "generator=none")
+        behaviour = train.behaviour_clone(overrides, config, dataset)
+        run = train.train_agent(alone, dataset, None, behaviour)
+    else:
+        run = finished_agent(name)
+    settings = run.load_config()
+    if settings.env.name != dataset.env.name:
+        raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
+    module = build_agent(settings, dataset)
+    load_agent(module, run)
+    return module.policy, settings.seeds
+
+
+def ppo_policy(name: str, dataset: Dataset) -> Policy:
+    """A stage of the shipped ladder of this body."""
+    ladder = Ladder.load(dataset.env.task)
+    stage = name.partition(":")[2]
+    place = int(stage) if stage.isdigit() else ladder.expert
+    if place >= len(ladder.policies):
+        raise UserError(f"{name}: the ladder of {dataset.env.task} has {len(ladder.policies)} stages, 0 is the first.")
+    return OnlinePolicy(ladder.policies[place])
+
+
+def analyse(
+    name: str,
+    policy: Policy,
+    num_seeds: int,
+    config: DictConfig,
+    overrides: list[str],
+    dataset: Dataset,
+    prior: DiffusionPrior,
+    analyst: Analyst,
+) -> Iterator[dict[str, Any]]:
+    """A row for each source of windows ``[S, N, T]``, S * N as nearly the same for all targets as seeds allow."""
+    num = min(max(config.analysis.windows // num_seeds, 1), len(dataset.train))
+    chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
+    real = dataset.train[chosen]
+    starts = real.obs[:, 0].expand(num_seeds, -1, -1)
+    seed = derive_seed(config.seed, "analysis")
+    yield measured(analyst, real.unsqueeze(0).expand(num_seeds, *real.batch_size), policy, name, "real")
+    guided = train.recompose(overrides, "generator=pgd")
+    generator = build_generator(guided, prior)
+    assert generator is not None
+    yield measured(analyst, generator.generate(None, starts, seed), policy, name, "unguided", coef=0.0)
+    for factor in config.analysis.factors:
+        coef = factor * config.guidance.coef
+        changed = build_generator(train.recompose(overrides, "generator=pgd", f"guidance.coef={coef}"), prior)
+        assert changed is not None
+        yield measured(analyst, changed.generate(policy, starts, seed), policy, name, "pgd", coef=coef)
+
+
+def measured(
+    analyst: Analyst, windows: Trajectory, policy: Policy, target: str, generator: str, coef: float | None = None
+) -> dict[str, Any]:
+    """The row of one source of windows under one target."""
+    label = generator if coef in (None, 0.0) else f"{generator} x {coef:g}"
+    return {
+        "target": target, "generator": generator, "guidance_coef": coef, "label": label, **analyst.row(windows, policy)
+    }  # fmt: skip
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in short."""
+    if not row["windows"]:
+        return f"{row['target']:<12.12}{row['label']:<20}no finite window"
+    low, high = row["dynamics_error_interval"]
+    return (
+        f"{row['target']:<12.12}{row['label']:<20}{row['log_likelihood']:>10.3f}{row['mean_density']:>10.3g}"
+        f"{row['dynamics_error_median']:>11.2e} [{low:.1e}, {high:.1e}]{row['dynamics_error_p90']:>10.1e}"
+        f"{row['reward_error']:>9.2g}{row['return_real']:>8.1f}{row['behaviour_log_density']:>9.2f}"
+        f"{row['data_distance']:>7.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>7.1%}"
+    )
+
+
+def table(rows: list[dict[str, Any]], title: str, analyst: Analyst) -> str:
+    """All rows as plain text, with what the columns mean."""
+    head = (
+        f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
+        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>7}{'apart':>7}{'outside':>7}"
+    )
+    resets = {row["reset"] for row in rows if row["windows"]}
+    lost = sum(row["rows_not_resettable"] for row in rows if row["windows"])
+    return (
+        "\n".join(
+            [
+                title,
+                f"{analyst.simulator.physics}; resets {' and '.join(sorted(resets))}, {lost} rows could not be reset",
+                "",
+                head,
+                *(line(row) for row in rows),
+                "",
+                "log pi, mean pi: mean over rows of the log density, of the density, of the action under the target",
+                "error: one real step, squared, in the data's variance: median with interval over rows, 90 % quantile",
+                "reward: median absolute error; return: what the simulator pays in a window",
+                f"log p: density of (obs, action) under a mixture fitted to the data; held-out data: "
+                f"{analyst.density.held_out:.2f}",
+                "to data, apart: median distance to the nearest real row, between samples, in deviations of the data",
+                "outside: share of rows with a value that the data never reach",
+            ]
+        )
+        + "\n"
+    )

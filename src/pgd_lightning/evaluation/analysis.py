@@ -1,0 +1,156 @@
+"""Everything that is measured of a set of windows, under one policy, on one simulator: the row of an analysis.
+
+Sources: trajectory likelihood and dynamics error as in the workshop version of Policy-Guided Diffusion (section 4.2);
+the rest is ours.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+
+from pgd_lightning.evaluation.fidelity import (
+    Array,
+    DataDistance,
+    StepErrors,
+    log_likelihood,
+    mean_density,
+    pairs,
+    step_errors,
+)
+from pgd_lightning.simulators import Simulator
+from pgd_lightning.trajectory import Policy, Trajectory, Transition
+
+
+class BehaviourDensity:
+    """log p(obs, action) of a Gaussian mixture fitted to real rows, in standard deviations of the data.
+
+    Directions in which the data do not vary are left out. ``held_out`` is the mean log density of rows that were not
+    fitted: what other real rows would get.
+    """
+
+    def __init__(self, real: Transition, components: int, max_rows: int, seed: int) -> None:
+        chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
+        rows = pairs(real[torch.as_tensor(chosen)])
+        self.varies = rows.std(0) > 0
+        self.mean, self.scale = rows.mean(0)[self.varies], rows.std(0)[self.varies]
+        fitted, held_out = np.split(self._standardised(rows), [len(rows) * 9 // 10])
+        self.mixture = GaussianMixture(min(components, len(fitted) // 20 + 1), reg_covar=1e-3, random_state=seed)
+        self.mixture.fit(fitted)
+        self.held_out = float(self.mixture.score(held_out))
+
+    def _standardised(self, rows: Array) -> Array:
+        return (rows[:, self.varies] - self.mean) / self.scale  # type: ignore[no-any-return]
+
+    def __call__(self, steps: Transition) -> Array:
+        """``[B] -> [B]``."""
+        density: Array = self.mixture.score_samples(self._standardised(pairs(steps)))
+        return density
+
+
+class Coverage:
+    """How far samples lie from the data and from each other, and how many leave the data's box.
+
+    Distances are between (obs, action) rows in standard deviations of the data.
+    """
+
+    def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
+        self.nearest = DataDistance(real, max_rows, seed)
+        every = pairs(real)
+        self.low, self.high = every.min(0) - 1e-6, every.max(0) + 1e-6
+
+    def __call__(self, steps: Transition) -> dict[str, float]:
+        """Of ``steps [B]``, as medians except the last.
+
+        ``data_distance``: of a sample to the nearest real row; ``coverage``: of a real row to the nearest sample;
+        ``sample_distance``: between neighbours among the samples (small where they collapse); ``outside_box``: share
+        of rows with a value that the data never reach.
+        """
+        rows = pairs(steps)
+        tree = cKDTree(rows / self.nearest.scale)
+        real = self.nearest.tree.data[: len(rows)]
+        return {
+            "data_distance": float(np.median(self.nearest(steps))),
+            "coverage": float(np.median(tree.query(real)[0])),
+            "sample_distance": float(np.median(tree.query(tree.data, k=2)[0][:, 1])),
+            "outside_box": float(((rows < self.low) | (rows > self.high)).any(-1).mean()),
+        }
+
+
+@dataclass(frozen=True)
+class Analyst:
+    """What every row of one analysis is measured against."""
+
+    simulator: Simulator
+    obs_std: Tensor  # [O]
+    density: BehaviourDensity
+    coverage: Coverage
+    max_rows: int  # rows stepped in the simulator
+    seed: int
+
+    @torch.no_grad()
+    def row(self, windows: Trajectory, target: Policy) -> dict[str, Any]:
+        """Measure ``windows [S, N, T]`` under the policies of S learners. Windows that are not finite are counted out.
+
+        ``log_likelihood``: mean over rows of log pi(a | s), summed over action dims; ``mean_density``: mean over rows
+        of pi(a | s), the workshop paper's trajectory likelihood; ``*_interval``: 95 % bootstrap over windows.
+        Dynamics errors are of one real step: ``dynamics_error_*`` squared and averaged over dims in units of the
+        data's variance, ``raw_error_*`` the largest component in the environment's units. ``return_real`` and
+        ``return_generated`` are the rewards of the same rows, as paid by the simulator and as generated, summed
+        over a window's T - 1 steps.
+        """
+        windows = windows.to(target.device)
+        finite = torch.isfinite(windows.obs).flatten(2).all(-1) & torch.isfinite(windows.action).flatten(2).all(-1)
+        likelihood = log_likelihood(target, windows)[finite].cpu().double().numpy()
+        density = mean_density(target, windows)[finite].cpu().double().numpy()
+        kept = windows[finite].cpu()
+        if not len(kept):
+            return {"windows": 0, "finite": 0.0}
+        errors = step_errors(self.simulator, kept, self.obs_std, self.max_rows, self.seed)
+        steps = kept.transitions()
+        chosen = torch.as_tensor(np.random.default_rng(self.seed).permutation(len(steps))[: self.max_rows])
+        behaviour = self.density(steps[chosen])
+        return {
+            "windows": len(kept),
+            "finite": float(finite.float().mean()),
+            "log_likelihood": float(likelihood.mean()),
+            "log_likelihood_interval": bootstrap(likelihood, np.mean, self.seed),
+            "mean_density": float(density.mean()),
+            **error_summary(errors, kept.batch_size[-1], self.seed),
+            "behaviour_log_density": float(np.mean(behaviour)),
+            "terminals": float(kept.terminated.float().mean()),
+            **self.coverage(steps[chosen]),
+        }
+
+
+def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
+    """The simulator's verdict on windows of ``rows`` rows, see :meth:`Analyst.row`."""
+    by_position = [errors.dynamics[errors.position == place] for place in range(rows - 1)]
+    return {
+        "dynamics_error_median": float(np.median(errors.dynamics)),
+        "dynamics_error_interval": bootstrap(errors.dynamics, np.median, seed),
+        "dynamics_error_mean": float(errors.dynamics.mean()),
+        "dynamics_error_p90": float(np.quantile(errors.dynamics, 0.9)),
+        "raw_error_median": float(np.median(errors.raw)),
+        "raw_error_p90": float(np.quantile(errors.raw, 0.9)),
+        "by_position": [float(np.median(part)) if len(part) else None for part in by_position],
+        "reward_error": float(np.median(errors.reward)),
+        "terminal_agreement": float(errors.terminal_agrees.mean()),
+        "return_real": float((rows - 1) * errors.real_reward.mean()),
+        "return_generated": float((rows - 1) * errors.given_reward.mean()),
+        "rows_stepped": len(errors.dynamics),
+        "rows_not_resettable": errors.skipped,
+        "reset": "approximate" if errors.approximate else "exact",
+    }
+
+
+def bootstrap(values: NDArray[np.float64], statistic: Any, seed: int, resamples: int = 500) -> list[float]:
+    """95 % percentile interval of ``statistic`` over ``values [N]``."""
+    index = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(statistic(values[index], axis=1), [0.025, 0.975])
+    return [float(low), float(high)]

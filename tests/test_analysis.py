@@ -1,0 +1,130 @@
+"""The rows of an analysis: densities and distances in closed form, the simulator's floor, and rows that are wrong."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
+from pgd_lightning.evaluation.fidelity import transition_errors
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.behaviour_policy import Ladder
+from pgd_lightning.trajectory import Trajectory, Transition
+
+
+def gaussian_steps(num, seed=0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    obs = torch.randn(num, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.0]) + shift
+    return Transition(
+        obs=obs, action=torch.randn(num, 2, generator=generator).clamp(-3, 3) / 3, reward=torch.zeros(num),
+        next_obs=obs, terminated=torch.zeros(num, dtype=torch.bool), batch_size=[num],
+    )  # fmt: skip
+
+
+def recorded(task, num, horizon=8):
+    """``[num, horizon]`` windows of the medium policy, straight from the simulator, in float64."""
+    simulator = make(task) if "physics" not in make.__code__.co_varnames else make(task, "today")
+    policy = OnlinePolicy(Ladder.load(task).policies[-1])
+    rows = []
+    for window in range(num):
+        obs = simulator.reset(window)
+        for _ in range(horizon):
+            action = policy.act(torch.as_tensor(obs, dtype=torch.float32)).double().numpy()
+            next_obs, reward, terminated = simulator.step(action)
+            rows.append((obs, action, reward, terminated))
+            obs = next_obs
+    columns = [torch.as_tensor(np.array(c)).unflatten(0, (num, horizon)) for c in zip(*rows, strict=True)]
+    return Trajectory(
+        obs=columns[0], action=columns[1], reward=columns[2], terminated=columns[3], batch_size=[num, horizon]
+    ), simulator
+
+
+def test_behaviour_density_of_a_gaussian():
+    """One component on independent normals: its mean log density is the negative entropy, in standard deviations."""
+    density = BehaviourDensity(gaussian_steps(4000), components=1, max_rows=4000, seed=0)
+    assert not density.varies[2]
+    assert density.held_out == pytest.approx(-4 * 0.5 * math.log(2 * math.pi * math.e), abs=0.25)  # 400 rows: 0.07
+    far = density(gaussian_steps(100, shift=3.0)).mean()
+    assert far < density.held_out - 3
+
+
+def test_coverage_of_copies_strangers_and_collapse():
+    real = gaussian_steps(500)
+    coverage = Coverage(real, 500, 0)
+    copies = coverage(real[:200])
+    assert copies["data_distance"] == pytest.approx(0, abs=1e-6)
+    assert copies["outside_box"] == 0
+    strangers = coverage(gaussian_steps(200, seed=1, shift=50.0))
+    assert strangers["outside_box"] == 1
+    assert strangers["data_distance"] > 5
+    collapsed = coverage(real[:1].expand(200).clone())
+    assert collapsed["sample_distance"] == pytest.approx(0, abs=1e-6)
+    assert collapsed["coverage"] > copies["coverage"]
+
+
+@pytest.mark.parametrize("task", ["hopper", "walker2d"])
+def test_real_windows_are_at_the_floor_and_a_shifted_successor_is_caught(task):
+    windows, simulator = recorded(task, 30)
+    std = windows.obs.flatten(0, 1).std(0)
+    analyst = Analyst(
+        simulator, std, BehaviourDensity(windows.transitions(), 2, 200, 0), Coverage(windows.transitions(), 200, 0),
+        max_rows=150, seed=0,
+    )  # fmt: skip
+    policy = OnlinePolicy(Ladder.load(task).policies[-1])
+    single = windows.apply(lambda t: t.float() if t.is_floating_point() else t)
+    row = analyst.row(single.unsqueeze(0), policy)
+    assert row["dynamics_error_median"] < 1e-10
+    assert row["reward_error"] < 1e-3
+    assert row["terminal_agreement"] == 1
+    assert row["return_real"] == pytest.approx(row["return_generated"], rel=1e-3)
+    assert row["reset"] == "exact"
+    assert len(row["by_position"]) == 7
+    assert row["log_likelihood"] == pytest.approx(  # every action is the mean: the density's height
+        float(policy.log_prob(single.obs.unsqueeze(0), policy.act(single.obs.unsqueeze(0))).mean()), rel=1e-3
+    )
+    shifted = single.clone()
+    shifted.obs = torch.cat([single.obs[:, 1:], single.obs[:, :1]], dim=1)
+    assert analyst.row(shifted.unsqueeze(0), policy)["dynamics_error_median"] > 1e-3
+
+
+def test_windows_that_are_not_finite_are_counted_out():
+    windows, simulator = recorded("hopper", 6)
+    windows = windows.apply(lambda t: t.float() if t.is_floating_point() else t)
+    windows.obs[2, 3, 0] = torch.nan
+    steps = windows[:2].transitions()
+    analyst = Analyst(simulator, torch.ones(11), BehaviourDensity(steps, 1, 100, 0), Coverage(steps, 100, 0), 50, 0)
+    policy = OnlinePolicy(Ladder.load("hopper").policies[0])
+    assert analyst.row(windows.unsqueeze(0), policy)["finite"] == pytest.approx(5 / 6)
+    windows.obs[:] = torch.nan
+    assert analyst.row(windows.unsqueeze(0), policy) == {"windows": 0, "finite": 0.0}
+
+
+def test_rows_that_hide_their_state_are_all_used_and_labelled():
+    """Walker2d rows at the velocity clip: were none exact, the approximate reset of all counts."""
+    windows, simulator = recorded("walker2d", 3)
+    steps = windows.transitions()
+    steps.obs[:, -1] = 10.0
+    errors = transition_errors(simulator, steps, torch.ones(17))
+    assert errors.approximate
+    assert len(errors.dynamics) == len(steps)
+    steps.obs[0, -1] = 1.0
+    mixed = transition_errors(simulator, steps, torch.ones(17))
+    assert not mixed.approximate
+    assert (len(mixed.dynamics), mixed.skipped) == (1, len(steps) - 1)
+
+
+def test_bootstrap_interval_holds_the_mean_of_normals():
+    values = np.random.default_rng(3).normal(2.0, 1.0, 400)
+    low, high = bootstrap(values, np.mean, 0)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
+
+
+def test_online_policy_score_is_the_gradient_of_its_density():
+    policy = OnlinePolicy(Ladder.load("hopper").policies[-1])
+    obs = torch.randn(1, 7, 11)
+    action = torch.rand(1, 7, 3).mul(2).sub(1).requires_grad_()
+    (gradient,) = torch.autograd.grad(policy.log_prob(obs, action).sum(), action)
+    torch.testing.assert_close(policy.score(obs, action.detach()), gradient, rtol=1e-4, atol=1e-4)
