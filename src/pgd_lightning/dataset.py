@@ -53,7 +53,7 @@ class Dataset:
 def open_dataset(config: DictConfig) -> Dataset:
     """Find, check and cut the recording of ``config.env``; prints its data card."""
     env: EnvSpec = build(config.env)
-    recording, provenance = read_recording(config, env)
+    recording, provenance, _ = read_recording(config, env)
     train, validation = split_windows(
         recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
     )
@@ -71,15 +71,19 @@ def open_dataset(config: DictConfig) -> Dataset:
     return Dataset(env, recording, provenance, train, validation)
 
 
-def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any]]:
-    """The recording that ``data.source`` names, through the cache, and where it comes from."""
+def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
+    """The recording that ``data.source`` names, through the cache, where it comes from, and its HDF5 file if it is one.
+
+    Raises UserError, in one sentence, where it is not usable.
+    """
     data = config.data
     reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts)
     if data.source == legacy.SOURCE:
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
-        return legacy.load(columns, env, reading), provenance
+        return legacy.load(columns, env, reading), provenance, None
     make: Callable[[], Recording]
+    path = None
     if data.source.startswith(minari.PREFIX):
         folder = minari.locate(data.source)
         provenance = minari.provenance(folder, env)
@@ -89,10 +93,11 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
         provenance = d4rl.provenance(path, env)
         make = partial(d4rl.load, path, env, **vars(reading))
     if data.cache is None:
-        return make(), provenance
+        return make(), provenance, path
     facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps]
     key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
-    return cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}")), provenance
+    recording = cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}"))
+    return recording, provenance, path
 
 
 def find_file(config: DictConfig, env: EnvSpec) -> Path:

@@ -169,6 +169,35 @@ def _cut(columns: quirks.Columns, path: Path, out_of_box: str, notes: list[str])
     return Recording.of_arrays(arrays, int(outside.sum()), tuple(notes))
 
 
+def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """``infos/<name>`` at ascending ``rows [N]`` as ``[N, *shape]``; None if the file does not have it in this shape.
+
+    Raises UserError for a damaged file, NaN or infinity.
+    """
+    with opened(path) as file:
+        data = array(file, f"infos/{name}", path)
+        if data is None or data.shape[1:] != shape or data.shape[0] <= rows[-1]:
+            return None
+        found = np.empty((len(rows), *shape))
+        for start, piece in pieces(data, data.shape, np.float64, f"infos/{name}", path):
+            chosen = (rows >= start) & (rows < start + len(piece))
+            found[chosen] = piece[rows[chosen] - start]
+    return found
+
+
+def info_rows(path: Path, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Rows ``start … stop`` of every number array below ``infos/`` that has as many rows as the file, by name."""
+    found: dict[str, NDArray[Any]] = {}
+    with opened(path) as file:
+        rewards = array(file, "rewards", path)
+        names = list(file["infos"]) if isinstance(file.get("infos", getlink=True), h5py.HardLink) else []
+        for name in names:
+            data = array(file, f"infos/{name}", path)
+            if data is not None and rewards is not None and data.shape[:1] == rewards.shape[:1]:
+                found[name] = data[start:stop]
+    return found
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = sha256()

@@ -144,7 +144,7 @@ def pieces(data: Any, shape: tuple[int, ...], dtype: type, key: str, path: Path)
         raw = np.asarray(data[start : start + rows_at_once]).reshape(-1, *shape[1:])
         with np.errstate(over="ignore", invalid="ignore"):
             piece: NDArray[Any] = raw.astype(dtype, copy=False)
-        bad = ~np.isfinite(piece if dtype is np.float32 else raw)
+        bad = ~np.isfinite(raw if dtype is bool else piece)
         if bad.any():
             row = start + int(np.argwhere(bad)[0][0])
             raise UserError(f"'{key}' in {path} has NaN or infinity, first at row {row}: mend or remove that episode.")

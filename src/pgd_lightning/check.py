@@ -1,0 +1,184 @@
+"""``pgd check``: the data card of a recording, its one-step error under both physics, and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from pgd_lightning.data import d4rl, quirks
+from pgd_lightning.data.card import examine
+from pgd_lightning.data.recording import Recording
+from pgd_lightning.dataset import read_recording
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.data_figure import data_figure
+from pgd_lightning.evaluation.recorded import Replay, replayed
+from pgd_lightning.progress import say
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs import build, write_atomic
+from pgd_lightning.simulators import Simulator, make
+from pgd_lightning.trajectory import EnvSpec
+
+PHYSICS = ("today", "d4rl")
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Print the card and write ``check.json`` and ``check.png``. Raises UserError if the recording is not usable."""
+    env: EnvSpec = build(config.env)
+    recording, provenance, path = read_recording(config, env)
+    card = examine(recording, env)
+    replays = compare_physics(config, env, recording, path)
+    found = verdict(replays, config.exact)
+    folder = Path(config.out) if config.out else Path(config.checks_dir) / env.name / provenance["sha256"][:8]
+    say(text(env, provenance, card, replays, found))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"provenance": provenance, "card": card, "one_step": replays, "verdict": found}
+        write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
+        lengths = (recording.ends - recording.starts + 1).numpy()
+        ranges = {"observation": card["obs"], "action": card["action"]}
+        data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder} ({error}): set out=<a folder you may write to>.") from error
+    say(f"\nwritten: {folder / 'check.json'}, {folder / 'check.png'}")
+
+
+def compare_physics(
+    config: DictConfig, env: EnvSpec, recording: Recording, path: Path | None
+) -> dict[str, Replay | None]:
+    """The same rows stepped once under each physics; empty if this task has no simulator."""
+    rows = sampled_rows(recording, config.rows, derive_seed(config.seed, "check"))
+    if not len(rows):
+        return {}
+    replays: dict[str, Replay | None] = {}
+    for physics in PHYSICS:
+        try:
+            simulator = make(env.task, physics)
+        except UserError as error:
+            say(f"check: no one-step error: {error}")
+            return {}
+        replays[physics] = replay_rows(config, env, simulator, recording, path, rows)
+    return replays
+
+
+def sampled_rows(recording: Recording, number: int, seed: int) -> NDArray[np.int64]:
+    """At most ``number`` rows with a recorded successor, ascending."""
+    usable = np.flatnonzero(recording.has_successor.numpy())
+    return np.sort(np.random.default_rng(seed).permutation(usable)[:number])
+
+
+def replay_rows(
+    config: DictConfig,
+    env: EnvSpec,
+    simulator: Simulator,
+    recording: Recording,
+    path: Path | None,
+    rows: NDArray[np.int64],
+) -> Replay | None:
+    """``rows [N]`` of the recording stepped in ``simulator``, from the file's infos where it has them."""
+    states = recorded_states(path, simulator, recording, rows) if path else None
+    index = rows
+    if quirks.family(env.task) == "maze2d" and config.data.rewards == "recorded":
+        index = np.minimum(rows + 1, len(recording) - 1)  # there the reward of a step stands one row below it
+    return replayed(
+        simulator, states,
+        recording.obs[rows].double().numpy(), recording.action[rows].double().numpy(),
+        recording.successors(torch.as_tensor(rows)).double().numpy(), recording.reward[index].double().numpy(),
+        recording.terminated[rows].numpy(),
+    )  # fmt: skip
+
+
+def recorded_states(
+    path: Path, simulator: Simulator, recording: Recording, rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]] | None:
+    """The simulator's state at ``rows`` from the file's infos; None if it lacks a part of it."""
+    states = {}
+    for name, value in simulator.state().items():
+        found = d4rl.infos(path, name, np.shape(value), rows)
+        if found is None:
+            return None
+        states[name] = found
+    return states
+
+
+def verdict(replays: dict[str, Replay | None], exact: float) -> str:
+    """In one line which physics the file was recorded in."""
+    errors = {physics: replay.median for physics, replay in replays.items() if replay}
+    if not errors:
+        return "the file does not determine the simulator's states, so nothing can be said of its physics"
+    matching = [physics for physics, error in errors.items() if error <= exact]
+    if len(matching) == len(errors) > 1:
+        return "recorded in this simulator: both physics reproduce it, which do not differ for these rows"
+    if matching:
+        return f"recorded under physics={matching[0]}: only that one reproduces it"
+    nearest = min(errors, key=lambda physics: errors[physics])
+    return f"recorded in neither physics: the nearer is {nearest}, with a median error of {errors[nearest]:.1e}"
+
+
+def text(
+    env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
+) -> str:
+    """The card for people."""
+    returns, lengths = card["returns"], card["lengths"]
+    lines = [
+        provenance["label"],
+        f"  {'origin':<22}{origin(env, provenance)}",
+        f"  {'episodes':<22}{card['episodes']} in {card['steps']} rows, lengths {lengths['min']:.0f} to "
+        f"{lengths['max']:.0f}, median {lengths['median']:.0f}",
+        f"  {'return':<22}{returns['mean']:.1f} ± {returns['std']:.1f}, {returns['min']:.1f} to {returns['max']:.1f}; "
+        f"D4RL score {card['score_mean']:.1f}, {env.score(returns['min']):.1f} to {env.score(returns['max']):.1f}",
+        f"  {'ends':<22}{card['terminals']} terminals, {card['timeouts']} timeouts or cuts",
+        f"  {'reward':<22}{card['reward_min']:.4g} to {card['reward_max']:.4g}",
+        f"  {'observations':<22}{span(card['obs'])}",
+        f"  {'actions':<22}{span(card['action'])}; {card['clipped_actions']} numbers outside the box (clipped), "
+        f"{card['actions_at_the_box']} on it",
+        f"  {'NaN or infinity':<22}none",
+        f"  {'duplicates':<22}{card['duplicate_rows']} rows, {card['duplicate_episodes']} episodes",
+        f"  {'successors':<22}{successors(card)}",
+    ]
+    lines += [f"  {'note':<22}{note}" for note in card["notes"]]
+    for physics, replay in replays.items():
+        lines.append(f"  {'one step, ' + physics:<22}{replay_line(replay)}")
+    return "\n".join([*lines, f"  {'physics':<22}{found}"])
+
+
+def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
+    """What the hash says."""
+    digest = provenance["sha256"]
+    if provenance["kind"] == "official":
+        return f"the published D4RL file, sha256 {digest}"
+    published = f", not the published {env.file.sha256[:8]}…" if env.file.sha256 else ""
+    return f"{provenance['kind']}, sha256 {digest}{published}"
+
+
+def span(columns: dict[str, list[float]]) -> str:
+    """Ranges of all dimensions in a line; each is in check.json and the picture."""
+    fixed = sum(low == high for low, high in zip(columns["min"], columns["max"], strict=True))
+    constant = f", {fixed} of them constant" if fixed else ""
+    return f"{len(columns['min'])} numbers in {min(columns['min']):.4g} to {max(columns['max']):.4g}{constant}"
+
+
+def successors(card: dict[str, Any]) -> str:
+    """Where they come from, and whether they agree with the following rows."""
+    kind = "recorded at episode ends too" if card["successors_recorded"] else "the following row"
+    differ = card["successors_inside_differ"]
+    agree = "agree with the following row inside episodes"
+    if differ:
+        agree = f"{differ} inside episodes differ from the following row, by up to {card['largest_difference']:.2g}"
+    return f"{kind}; {agree}; {card['rows_without_successor']} rows without"
+
+
+def replay_line(replay: Replay | None) -> str:
+    """One physics in a line."""
+    if replay is None:
+        return "observations alone do not determine the state, and the file has no infos/qpos, infos/qvel"
+    return (
+        f"error median {replay.median:.1e}, 99 % {replay.most:.1e}, max {replay.max:.1e} ({replay.rows} rows from "
+        f"{replay.state}); reward median {replay.reward_median:.1e}, max {replay.reward_max:.1e}; terminals agree in "
+        f"{replay.terminals_agree:.1%}"
+    )
