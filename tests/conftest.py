@@ -3,6 +3,8 @@
 import ipaddress
 import os
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,13 @@ for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# Decoded recordings go where nobody else's are; Matplotlib keeps its fonts, which take seconds to find.
+os.environ.setdefault(
+    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib")
+)
+_cache = tempfile.TemporaryDirectory(prefix="pgd_cache_")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 def _is_local(address: Any) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data import quirks
 from pgd_lightning.data.download import DataUnavailable, locate
-from pgd_lightning.data.hdf5 import PatientFile, array, attribute, column, opened, pieces
+from pgd_lightning.data.hdf5 import PatientFile, array, attribute, column, opened, pieces, storable
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
@@ -241,7 +241,7 @@ def write(path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dic
         with part.open("w+b", buffering=0) as disk:
             store = PatientFile(disk)
             with h5py.File(store, "w") as file:
-                file.attrs.update(attributes)
+                file.attrs.update(storable(attributes))
                 rows = 0
                 for chunk in chunks:
                     _append(file, chunk, rows, total)

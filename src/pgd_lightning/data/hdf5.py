@@ -1,7 +1,7 @@
 """HDF5 where it is not safe by itself: files that are damaged or hostile, disks that fill up."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
 
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # all that h5py raises for files with flipped bytes
+# all that h5py raises for files with flipped bytes; memory is what a false size asks for
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
 DENSEST = 2000  # bytes of array per byte of file: twice what gzip can reach
 BYTES_AT_ONCE = 16 << 20
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # all that h5py has built in and D4RL may use
@@ -113,14 +114,22 @@ def check_plain(file: h5py.File, path: Path) -> None:
 
 
 def attribute(file: h5py.File, name: str) -> str | float | int | bool | None:
-    """A short attribute as a plain value; None where it is missing, an array, or long."""
+    """A short attribute as a plain value; None where it is missing, an array, long, or of variable length.
+
+    Strings of variable length lie in a heap whose links HDF5 follows for ever where they form a ring.
+    """
     if name not in file.attrs:
         return None
     raw = file.attrs.get_id(name)
-    if raw.shape != () or raw.get_storage_size() > LONGEST_ATTRIBUTE:
+    if raw.shape != () or raw.dtype.kind not in "Sfbiu" or raw.get_storage_size() > LONGEST_ATTRIBUTE:
         return None
     value = file.attrs[name]
-    return value.item() if isinstance(value, np.generic) else str(value)[:LONGEST_ATTRIBUTE]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value.item()  # type: ignore[no-any-return]
+
+
+def storable(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with strings of fixed length, which :func:`attribute` reads."""
+    return {k: np.bytes_(v.encode()) if isinstance(v, str) else v for k, v in attributes.items()}
 
 
 def column(data: Any, shape: tuple[int, ...], dtype: type, key: str, path: Path) -> NDArray[Any]:

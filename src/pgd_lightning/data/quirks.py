@@ -136,7 +136,7 @@ def antmaze(columns: Columns, env: EnvSpec) -> list[str]:
     if both.any():
         terminals &= ~both
         notes.append(f"{int(both.sum())} terminals at the end of a path were judged by the next path's start: undone")
-    place = columns["observations"][:, :2]
+    place = columns["observations"][:, :2].astype(np.float64)
     jump = np.zeros(len(terminals), dtype=bool)
     jump[:-1] = np.linalg.norm(np.diff(place, axis=0), axis=-1) > JUMP
     jump &= ~(terminals | timeouts)
