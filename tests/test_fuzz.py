@@ -154,7 +154,7 @@ def run_cases(start: int, stop: int, folder: Path) -> Counter:
     counts: Counter = Counter()
     while start < stop:
         command = [sys.executable, __file__, str(start), str(stop), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
         for line in done.stdout.splitlines():
             number, _, found = line.partition(" ")
             start = int(number) + 1
