@@ -1,0 +1,231 @@
+"""``pgd check``: what the card counts, what it says about physics, and how it ends for files that are not usable."""
+
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from pgd_lightning import check
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.card import examine
+from pgd_lightning.evaluation import recorded
+from pgd_lightning.evaluation.recorded import Replay
+from pgd_lightning.simulators import make
+from pgd_lightning.trajectory import DataFile, EnvSpec
+
+SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, -10.0, 10.0, DataFile("toy.hdf5", None, None))
+
+
+def columns(number=40, width=3, actions=2):
+    rng = np.random.default_rng(0)
+    ends = np.arange(number) % 10 == 9
+    made = {
+        "observations": rng.normal(size=(number, width)).astype(np.float32),
+        "actions": rng.uniform(-0.9, 0.9, (number, actions)).astype(np.float32),
+        "rewards": rng.normal(size=number).astype(np.float32),
+        "terminals": ends & (np.arange(number) < 20),
+        "timeouts": ends & (np.arange(number) >= 20),
+    }
+    after = np.concatenate([made["observations"][1:], made["observations"][:1]])
+    after[ends] += 5
+    return made | {"next_observations": after}
+
+
+def save(path, data):
+    with h5py.File(path, "w") as file:
+        for key, values in data.items():
+            file[key] = values
+    return path
+
+
+def card_of(tmp_path, data):
+    return examine(d4rl.load(save(tmp_path / "toy.hdf5", data), SPEC, "clip"), SPEC)
+
+
+class TestCard:
+    def test_counts_and_ranges(self, tmp_path):
+        raw = columns()
+        raw["observations"][:, 2] = 4
+        raw["next_observations"][:, 2] = 4
+        raw["actions"][3] = [1, -1.5]
+        card = card_of(tmp_path, raw)
+        returns = raw["rewards"].astype(np.float64).reshape(4, 10).sum(1)
+        assert card["episodes"] == 4
+        assert card["returns"]["mean"] == pytest.approx(returns.mean())
+        assert card["returns"]["max"] == pytest.approx(returns.max())
+        assert card["score_mean"] == pytest.approx(100 * (returns.mean() + 10) / 20)
+        assert card["lengths"] == {
+            "min": 10, "quarter": 10, "median": 10, "three_quarters": 10, "max": 10, "mean": 10, "std": 0,
+        }  # fmt: skip
+        np.testing.assert_allclose(card["obs"]["mean"], raw["observations"].mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(card["obs"]["std"], raw["observations"].std(0), rtol=1e-5)
+        assert card["obs"]["min"][2] == card["obs"]["max"][2] == 4
+        assert (card["terminals"], card["timeouts"]) == (2, 2)
+        assert (card["clipped_actions"], card["actions_at_the_box"]) == (1, 2)
+        assert (card["duplicate_rows"], card["duplicate_episodes"], card["rows_without_successor"]) == (0, 0, 0)
+        json.dumps(card)
+
+    def test_duplicates(self, tmp_path):
+        raw = columns()
+        for values in raw.values():
+            values[30:40] = values[20:30]
+        card = card_of(tmp_path, raw)
+        assert (card["duplicate_rows"], card["duplicate_episodes"]) == (10, 1)
+        raw["rewards"][35] += 1e-3  # one number is enough
+        card = card_of(tmp_path, raw)
+        assert (card["duplicate_rows"], card["duplicate_episodes"]) == (9, 0)
+
+    def test_rows_whose_numbers_change_places_are_no_duplicates(self, tmp_path):
+        raw = columns()
+        raw["observations"][1] = raw["observations"][0][[1, 0, 2]]
+        raw["actions"][1], raw["rewards"][1] = raw["actions"][0], raw["rewards"][0]
+        assert card_of(tmp_path, raw)["duplicate_rows"] == 0
+
+    def test_successors_against_the_following_row(self, tmp_path):
+        raw = columns()
+        card = card_of(tmp_path, raw)
+        assert (card["successors_inside_differ"], card["largest_difference"]) == (0, 0)
+        raw["next_observations"][4, 1] += 0.25
+        card = card_of(tmp_path, raw)
+        assert card["successors_inside_differ"] == 1
+        assert card["largest_difference"] == pytest.approx(0.25, rel=1e-5)
+        del raw["next_observations"]
+        card = card_of(tmp_path, raw)
+        assert not card["successors_recorded"]
+        assert card["rows_without_successor"] == 4
+
+
+def replay_with(median):
+    return Replay(100, "infos", median, median, median, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("medians", "sentence"),
+    [
+        ({"today": 2e-7, "d4rl": 5e-3}, "recorded under physics=today: only that one"),
+        ({"today": 5e-3, "d4rl": 2e-7}, "recorded under physics=d4rl: only that one"),
+        ({"today": 2e-7, "d4rl": 2e-7}, "both physics reproduce it"),
+        ({"today": 0.1, "d4rl": 0.02}, "recorded in neither physics: the nearer is d4rl, with a median error of 2.0e-02"),
+        ({"today": None, "d4rl": None}, "nothing can be said"),
+        ({}, "nothing can be said"),
+    ],
+)  # fmt: skip
+def test_verdict(medians, sentence):
+    replays = {name: None if median is None else replay_with(median) for name, median in medians.items()}
+    assert sentence in check.verdict(replays, exact=1e-5)
+
+
+class Pendulum:
+    """A simulator of two numbers whose next observation is ``drift`` times the state plus the action."""
+
+    obs_dim, action_dim = 11, 3
+
+    def __init__(self, drift):
+        self.drift = drift
+
+    def state(self):
+        return {"qpos": np.zeros(6), "qvel": np.zeros(5)}
+
+
+def fake_replay(simulator, states, action):
+    state = np.concatenate([states["qpos"], states["qvel"]], axis=1)
+    return simulator.drift * state + action.sum(1, keepdims=True), action[:, 0], np.zeros(len(action), dtype=bool)
+
+
+@pytest.fixture
+def fake_physics(monkeypatch):
+    monkeypatch.setattr(check, "make", lambda task, physics: Pendulum({"today": 1.0, "d4rl": 0.9}[physics]))
+    monkeypatch.setattr(recorded, "replay", fake_replay)
+
+
+def pendulum_columns(drift):
+    raw = columns(200, 11, 3)
+    raw["rewards"] = raw["actions"][:, 0].copy()
+    raw["terminals"] = np.zeros(200, dtype=bool)
+    raw["timeouts"] = np.arange(200) % 10 == 9
+    state = raw["observations"].astype(np.float64)
+    raw |= {"infos/qpos": state[:, :6], "infos/qvel": state[:, 6:]}
+    raw["next_observations"] = (drift * state + raw["actions"].sum(1, keepdims=True)).astype(np.float32)
+    return raw
+
+
+def settings(path, tmp_path, *more):
+    chosen = ["env=hopper-medium", f'data.source="{path}"', f'checks_dir="{tmp_path / "checks"}"']
+    return compose_config("check", [*chosen, *more])
+
+
+@pytest.mark.parametrize(("drift", "physics"), [(1.0, "today"), (0.9, "d4rl")])
+def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physics):
+    path = save(tmp_path / "toy.hdf5", pendulum_columns(drift))
+    check.main(settings(path, tmp_path, "rows=50"), [])
+    printed = capsys.readouterr().out
+    assert f"recorded under physics={physics}" in printed
+    (folder,) = (tmp_path / "checks" / "hopper-medium").iterdir()
+    assert {p.name for p in folder.iterdir()} == {"check.json", "check.png"}
+    assert str(folder / "check.json") in printed
+    content = json.loads((folder / "check.json").read_text())
+    assert content["one_step"][physics]["rows"] == 50
+    assert content["one_step"][physics]["state"] == "infos"
+    assert content["one_step"][physics]["max"] < 1e-6
+    assert content["one_step"][physics]["terminals_agree"] == 1
+    assert content["provenance"]["sha256"][:8] == folder.name
+    assert (folder / "check.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_rows_without_successors_are_not_stepped(tmp_path, fake_physics):
+    raw = pendulum_columns(1.0)
+    del raw["next_observations"]
+    data = d4rl.load(save(tmp_path / "toy.hdf5", raw), replace(SPEC, obs_dim=11, action_dim=3), "clip")
+    rows = check.sampled_rows(data, 1000, 0)
+    assert len(rows) == 180
+    assert (rows % 10 != 9).all()
+
+
+def test_infos_of_another_shape_are_not_taken(tmp_path):
+    raw = pendulum_columns(1.0)
+    path = save(tmp_path / "toy.hdf5", raw)
+    rows = np.array([3, 77, 199])
+    np.testing.assert_array_equal(d4rl.infos(path, "qpos", (6,), rows), raw["infos/qpos"][rows])
+    assert d4rl.infos(path, "qpos", (7,), rows) is None
+    assert d4rl.infos(path, "door_body_pos", (3,), rows) is None
+
+
+def test_unusable_file_is_one_sentence_and_an_exit_code(tmp_path):
+    raw = columns(40, 11, 3)
+    raw["observations"][7, 2] = np.nan
+    path = save(tmp_path / "toy.hdf5", raw)
+    command = [sys.executable, "-m", "pgd_lightning", "check", "env=hopper-medium", f"data.source={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("has NaN or infinity, first at row 7: mend or remove that episode.")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif("physics" not in inspect.signature(make).parameters, reason="simulators know one physics yet")
+@pytest.mark.parametrize("physics", ["today", "d4rl"])
+@pytest.mark.parametrize("with_infos", [True, False])
+def test_hopper_recorded_in_either_physics(tmp_path, capsys, physics, with_infos):
+    """With infos the state is set exactly; without, most observations determine it too."""
+    simulator, rng = make("hopper", physics), np.random.default_rng(0)
+    kept, seed, obs = [], 0, simulator.reset(0)
+    while len(kept) < 300:
+        state, action = simulator.state(), rng.uniform(-1, 1, 3)
+        after, reward, terminal = simulator.step(action)
+        kept.append((obs, action, reward, after, terminal, state["qpos"], state["qvel"]))
+        seed += terminal
+        obs = simulator.reset(seed) if terminal else after
+    names = "observations", "actions", "rewards", "next_observations", "terminals", "infos/qpos", "infos/qvel"
+    raw = {k: np.array(v) for k, v in zip(names, zip(*kept, strict=True), strict=True)}
+    raw = {k: v.astype(np.float32) if v.dtype != bool else v for k, v in raw.items() if with_infos or "infos" not in k}
+    path = save(tmp_path / "toy.hdf5", raw | {"timeouts": np.zeros(300, dtype=bool)})
+    check.main(settings(path, tmp_path, "rows=200"), [])
+    printed = capsys.readouterr().out
+    assert f"recorded under physics={physics}" in printed
+    assert f"rows from {'infos' if with_infos else 'observations'}" in printed
