@@ -154,7 +154,7 @@ def line(row: dict[str, Any]) -> str:
         f"{row['target']:<12.12}{row['label']:<20}{row['log_likelihood']:>10.3f}{row['mean_density']:>10.3g}"
         f"{row['dynamics_error_median']:>11.2e} [{low:.1e}, {high:.1e}]{row['dynamics_error_p90']:>10.1e}"
         f"{row['reward_error']:>9.2g}{row['return_real']:>8.1f}{row['behaviour_log_density']:>9.2f}"
-        f"{row['data_distance']:>7.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>7.1%}"
+        f"{row['data_distance']:>9.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>9.1%}"
     )
 
 
@@ -162,7 +162,7 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst) -> str:
     """All rows as plain text, with what the columns mean."""
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
-        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>7}{'apart':>7}{'outside':>7}"
+        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}"
     )
     resets = {row["reset"] for row in rows if row["windows"]}
     lost = sum(row["rows_not_resettable"] for row in rows if row["windows"])

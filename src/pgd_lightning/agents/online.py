@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pgd_lightning.networks.actors import normal_log_prob
 
-MIN_STD = 0.05
+MIN_STD = 0.1
 
 
 class OnlinePolicy:

@@ -61,8 +61,8 @@ class Coverage:
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
         self.nearest = DataDistance(real, max_rows, seed)
-        every = pairs(real)
-        self.low, self.high = every.min(0) - 1e-6, every.max(0) + 1e-6
+        low, high = zip(*((t.amin(0), t.amax(0)) for t in (real.obs, real.action)), strict=True)
+        self.low, self.high = torch.cat(low).double().numpy() - 1e-6, torch.cat(high).double().numpy() + 1e-6
 
     def __call__(self, steps: Transition) -> dict[str, float]:
         """Of ``steps [B]``, as medians except the last.
