@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -21,7 +23,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.runs import build
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
-SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None))
+SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")
 READING = d4rl.Reading("clip")
 
 
@@ -77,6 +79,20 @@ def test_steps_gather_what_the_whole_copy_holds(recording):
         assert torch.equal(getattr(steps[index], name), getattr(whole, name)[index])
         assert torch.equal(getattr(steps, name), getattr(whole, name))
     assert steps[index].batch_size == (2, 2)
+
+
+def test_successors_cost_no_second_copy_in_memory(tmp_path):
+    """Of 2,000,000 ant rows observations are 0.9 GB, so a second copy would be what decides."""
+    wide = replace(SPEC, obs_dim=100)
+    path = save(tmp_path / "wide.hdf5", columns(250_000, 100))
+    tracemalloc.start()
+    data = d4rl.load(path, wide, "clip")
+    steps = data.steps()
+    for _ in range(20):
+        steps[torch.randint(len(steps), (4, 256))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < data.obs.nbytes + (70 << 20) < 1.8 * data.obs.nbytes
 
 
 class TestCache:
@@ -148,7 +164,7 @@ import sys, time
 from pathlib import Path
 from pgd_lightning.data import cache, d4rl
 from pgd_lightning.trajectory import DataFile, EnvSpec
-SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None))
+SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")
 def make():
     print("made")
     time.sleep(1)
