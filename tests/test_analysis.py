@@ -25,7 +25,7 @@ def gaussian_steps(num, seed=0, shift=0.0):
 
 def recorded(task, num, horizon=8):
     """``[num, horizon]`` windows of the medium policy, straight from the simulator, in float64."""
-    simulator = make(task) if "physics" not in make.__code__.co_varnames else make(task, "today")
+    simulator = make(task, "today")
     policy = OnlinePolicy(Ladder.load(task).policies[-1])
     rows = []
     for window in range(num):

@@ -1,6 +1,5 @@
 """``pgd check``: what the card counts, what it says about physics, and how it ends for files that are not usable."""
 
-import inspect
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pgd_lightning.evaluation.recorded import Replay
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
-SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, -10.0, 10.0, DataFile("toy.hdf5", None, None))
+SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, -10.0, 10.0, DataFile("toy.hdf5", None, None), "today")
 
 
 def columns(number=40, width=3, actions=2):
@@ -208,7 +207,6 @@ def test_unusable_file_is_one_sentence_and_an_exit_code(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.skipif("physics" not in inspect.signature(make).parameters, reason="simulators know one physics yet")
 @pytest.mark.parametrize("physics", ["today", "d4rl"])
 @pytest.mark.parametrize("with_infos", [True, False])
 def test_hopper_recorded_in_either_physics(tmp_path, capsys, physics, with_infos):

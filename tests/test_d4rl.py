@@ -20,7 +20,17 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec(
-    "toy-medium", "toy-medium-v2", "toy", "medium", 3, 2, 10, 0.0, 10.0, DataFile("toy/toy.hdf5", None, None)
+    "toy-medium",
+    "toy-medium-v2",
+    "toy",
+    "medium",
+    3,
+    2,
+    10,
+    0.0,
+    10.0,
+    DataFile("toy/toy.hdf5", None, None),
+    "today",
 )
 
 

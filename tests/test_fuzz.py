@@ -26,7 +26,9 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPECS = {
-    task: EnvSpec(f"{task}-x", f"{task}-x-v0", task, "x", obs, act, 10, 0.0, 1.0, DataFile("x.hdf5", None, None))
+    task: EnvSpec(
+        f"{task}-x", f"{task}-x-v0", task, "x", obs, act, 10, 0.0, 1.0, DataFile("x.hdf5", None, None), "today"
+    )
     for task, obs, act in (("hopper", 11, 3), ("maze2d-umaze", 4, 2), ("antmaze-umaze", 29, 8), ("kitchen", 60, 9))
 }
 SECONDS = 20  # a case takes some milliseconds

@@ -18,7 +18,17 @@ DIMS = {
 def spec(task, horizon=None):
     obs, action, steps = DIMS[task]
     return EnvSpec(
-        f"{task}-x", f"{task}-x-v0", task, "x", obs, action, horizon or steps, 0.0, 1.0, DataFile("x.hdf5", None, None)
+        f"{task}-x",
+        f"{task}-x-v0",
+        task,
+        "x",
+        obs,
+        action,
+        horizon or steps,
+        0.0,
+        1.0,
+        DataFile("x.hdf5", None, None),
+        "today",
     )
 
 

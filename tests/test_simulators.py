@@ -19,11 +19,15 @@ def excerpt(name):
     return dict(np.load(EXCERPTS / f"{name}.npz"))
 
 
+def infos(data):
+    return {"qpos": data["infos_qpos"], "qvel": data["infos_qvel"]}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_reset_and_step(task):
-    simulator = make(task)
+    simulator = make(task, "today")
     obs = simulator.reset(7)
-    assert (make(task).reset(7) == obs).all()
+    assert (make(task, "today").reset(7) == obs).all()
     assert (simulator.reset(8) != obs).any()
     next_obs, reward, terminated = simulator.step(np.zeros(simulator.model.nu))
     assert next_obs.shape == obs.shape == (simulator.obs_dim,)
@@ -34,14 +38,14 @@ def test_reset_and_step(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_state_round_trip(task):
-    simulator = make(task)
+    simulator = make(task, "today")
     simulator.reset(0)
     action = np.full(simulator.model.nu, 0.3)
     simulator.step(action)
-    qpos, qvel = simulator.state()
+    state = simulator.state()
     first = simulator.step(action)
     simulator.step(-action)
-    simulator.set_state(qpos, qvel)
+    simulator.set_state(state)
     again = simulator.step(action)
     np.testing.assert_allclose(again[0], first[0], atol=1e-9)
     assert again[1] == pytest.approx(first[1], abs=2e-3 if task == "ant" else 1e-9)  # ant's reward lags a sub-step
@@ -49,8 +53,8 @@ def test_state_round_trip(task):
 
 @pytest.mark.parametrize("name", ["hopper-medium", "maze2d-umaze", "walker2d-random"])
 def test_recorded_steps_are_reproduced(name):
-    data, simulator = excerpt(name), make(RECIPES[name].task)
-    next_obs, reward, terminated = replay(simulator, data["infos_qpos"], data["infos_qvel"], data["actions"])
+    data, simulator = excerpt(name), make(RECIPES[name].task, "today")
+    next_obs, reward, terminated = replay(simulator, infos(data), data["actions"])
     inside = ~(data["terminals"] | data["timeouts"])
     inside[-1] = False
     successor = np.roll(data["observations"], -1, axis=0)[inside]
@@ -67,9 +71,9 @@ def test_recorded_steps_are_reproduced(name):
 
 @pytest.mark.parametrize("name", ["hopper-medium", "maze2d-umaze"])
 def test_reset_from_observations(name):
-    data, simulator = excerpt(name), make(RECIPES[name].task)
+    data, simulator = excerpt(name), make(RECIPES[name].task, "today")
     actual, _, terminated, exact = one_step(simulator, data["observations"], data["actions"])
-    expected = replay(simulator, data["infos_qpos"], data["infos_qvel"], data["actions"])[0]
+    expected = replay(simulator, infos(data), data["actions"])[0]
     assert exact.mean() > 0.5
     np.testing.assert_allclose(actual[exact], expected[exact], atol=2e-4)
     assert (terminated == data["terminals"]).all()
@@ -78,7 +82,7 @@ def test_reset_from_observations(name):
 
 
 def test_non_finite_rows_are_not_exact():
-    simulator = make("hopper")
+    simulator = make("hopper", "today")
     obs = np.stack([simulator.reset(0)] * 2)
     obs[1, 0] = np.nan
     assert one_step(simulator, obs, np.zeros((2, 3)))[3].tolist() == [True, False]
@@ -88,7 +92,7 @@ def test_non_finite_rows_are_not_exact():
 def test_rows_beyond_the_physics_have_no_successor(task, tmp_path, monkeypatch):
     """MuJoCo answers a state that it cannot integrate by starting over: that is not a step from the row."""
     monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
-    simulator = make(task)
+    simulator = make(task, "today")
     obs = np.stack([simulator.reset(0)] * 3)
     obs[1] = 1e11
     next_obs, reward, _, exact = one_step(simulator, obs, np.zeros((3, simulator.action_dim)))
@@ -100,7 +104,7 @@ def test_rows_beyond_the_physics_have_no_successor(task, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_one_step_does_not_depend_on_the_step_before(task):
-    simulator, rng = make(task), np.random.default_rng(0)
+    simulator, rng = make(task, "today"), np.random.default_rng(0)
     obs = np.stack([simulator.reset(seed) for seed in range(8)])
     action = rng.uniform(-1, 1, (8, simulator.action_dim))
     forwards, backwards = one_step(simulator, obs, action), one_step(simulator, obs[::-1], action[::-1])
@@ -109,19 +113,19 @@ def test_one_step_does_not_depend_on_the_step_before(task):
 
 
 def test_velocity_at_the_clip_is_not_exact():
-    simulator = make("walker2d")
+    simulator = make("walker2d", "today")
     obs = simulator.reset(0)
     assert reset_from_obs(simulator, obs)
     obs[-1] = 10.0
     assert not reset_from_obs(simulator, obs)
-    assert simulator.state()[1][-1] == 10.0
+    assert simulator.state()["qvel"][-1] == 10.0
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("task, env_id", [("hopper", "Hopper-v4"), ("walker2d", "Walker2d-v4"), ("ant", "Ant-v4")])
 def test_equal_to_the_fourth_version(task, env_id):
     """Whole episodes, the terminal step and its reward included."""
-    theirs, ours, rng = gymnasium.make(env_id).unwrapped, make(task), np.random.default_rng(0)
+    theirs, ours, rng = gymnasium.make(env_id).unwrapped, make(task, "today"), np.random.default_rng(0)
     for episode in range(10):
         known = len(theirs.reset(seed=episode)[0])
         ours.reset(episode)
@@ -137,38 +141,80 @@ def test_equal_to_the_fourth_version(task, env_id):
                 break
 
 
-def test_mass_of_hopper():
-    assert make("hopper").model.body_mass.sum() == pytest.approx(15.820, abs=1e-3)
+@pytest.mark.parametrize(
+    "task, today, d4rl",
+    [("hopper", 15.820, 15.265), ("halfcheetah", 14, 14), ("walker2d", 23.677, 22.698), ("ant", 0.911, 0.879)],
+)
+def test_mass_under_both_physics(task, today, d4rl):
+    """Facts of the notes, section 5; the cheetah's total is fixed by its model."""
+    assert make(task, "today").model.body_mass.sum() == pytest.approx(today, abs=6e-4)
+    assert make(task, "d4rl").model.body_mass.sum() == pytest.approx(d4rl, abs=6e-4)
+
+
+def test_old_capsule_is_a_longer_cylinder():
+    """Hopper's thigh alone: density 1000, radius 0.05, half-length 0.225; a cylinder of half-length 0.25."""
+    model = make("hopper", "d4rl").model
+    thigh, radius, half = model.body("thigh").id, 0.05, 0.225 + 0.025
+    mass = 1000 * np.pi * radius**2 * 2 * half
+    across, along = mass * (3 * radius**2 + (2 * half) ** 2) / 12, mass * radius**2 / 2
+    assert model.body_mass[thigh] == pytest.approx(mass, rel=1e-6)
+    np.testing.assert_allclose(np.sort(model.body_inertia[thigh]), [along, across, across], rtol=1e-6)
+    assert model.body_subtreemass[0] == pytest.approx(model.body_mass.sum())
+    assert (model.geom_type == make("hopper", "today").model.geom_type).all()
+
+
+@pytest.mark.parametrize("task, mean, error", [("hopper", 18.2, 6), ("walker2d", 1.8, 2), ("halfcheetah", -283, 30)])
+def test_random_returns_under_old_physics(task, mean, error):
+    """Uniform actions, the notes' section 3; here 40 episodes (8 of the cheetah, whose steps are many)."""
+    simulator, rng, returns = make(task, "d4rl"), np.random.default_rng(0), []
+    for episode in range(8 if task == "halfcheetah" else 40):
+        simulator.reset(episode)
+        total, terminated, steps = 0.0, False, 0
+        while not terminated and steps < 1000:
+            _, reward, terminated = simulator.step(rng.uniform(-1, 1, simulator.action_dim))
+            total, steps = total + reward, steps + 1
+        returns.append(total)
+    assert np.mean(returns) == pytest.approx(mean, abs=3 * error if task == "halfcheetah" else error)
+
+
+def test_the_two_physics_disagree_and_say_so():
+    data = excerpt("hopper-medium")
+    steps = {p: replay(make("hopper", p), infos(data), data["actions"])[0] for p in ("today", "d4rl")}
+    error = np.abs(steps["d4rl"] - steps["today"]).max(-1)
+    assert 1e-3 < np.median(error) < 2e-2  # 5.5e-3 on data recorded in the old one
+    assert make("hopper", "today").physics != make("hopper", "d4rl").physics
+    with pytest.raises(UserError, match="physics=then is neither today nor d4rl"):
+        make("hopper", "then")
 
 
 def test_terminal_step_pays_the_healthy_reward():
     """Gymnasium's v5 withholds 1 there; v4 and D4RL pay it."""
-    simulator = make("hopper")
+    simulator = make("hopper", "today")
     simulator.reset(0)
-    qpos, qvel = simulator.state()
-    qpos[1] = 0.71  # just above the height at which it counts as fallen
-    qvel[1] = -8.0
-    simulator.set_state(qpos, qvel)
+    state = simulator.state()
+    state["qpos"][1] = 0.71  # just above the height at which it counts as fallen
+    state["qvel"][1] = -8.0
+    simulator.set_state(state)
     _, reward, terminated = simulator.step(np.zeros(3))
     assert terminated
-    simulator.set_state(qpos, qvel)
+    simulator.set_state(state)
     _, bare, *_ = simulator.env.step(np.zeros(3))
     assert reward - bare == pytest.approx(1.0)
 
 
 def test_actions_are_clipped_before_they_cost():
-    simulator = make("halfcheetah")
-    qpos, qvel = np.zeros(9), np.zeros(9)
-    simulator.set_state(qpos, qvel)
+    simulator = make("halfcheetah", "today")
+    state = {"qpos": np.zeros(9), "qvel": np.zeros(9)}
+    simulator.set_state(state)
     far = simulator.step(np.full(6, 5.0))
-    simulator.set_state(qpos, qvel)
+    simulator.set_state(state)
     edge = simulator.step(np.ones(6))
     assert far[1] == edge[1]
     assert (far[0] == edge[0]).all()
 
 
 def test_non_finite_action_is_a_failure():
-    simulator = make("maze2d-umaze")
+    simulator = make("maze2d-umaze", "today")
     simulator.reset(0)
     with pytest.raises(UserError, match="failed"):
         simulator.step(np.array([np.nan, 0.0]))
@@ -176,7 +222,7 @@ def test_non_finite_action_is_a_failure():
 
 def test_unknown_task():
     with pytest.raises(UserError, match="There is no simulator for 'hoper'"):
-        make("hoper")
+        make("hoper", "today")
 
 
 @pytest.mark.parametrize("name", MAZES)

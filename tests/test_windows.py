@@ -69,8 +69,15 @@ def recording(episodes) -> Recording:
     num = len(terminated)
     obs = torch.arange(float(num)).unsqueeze(-1)
     return Recording(
-        obs, torch.zeros(num, 1), torch.zeros(num), terminated, truncated, torch.ones(num, dtype=torch.bool),
-        torch.zeros(0, dtype=torch.long), obs[:0], 0,
+        obs,
+        torch.zeros(num, 1),
+        torch.zeros(num),
+        terminated,
+        truncated,
+        torch.ones(num, dtype=torch.bool),
+        torch.zeros(0, dtype=torch.long),
+        obs[:0],
+        0,
     )
 
 

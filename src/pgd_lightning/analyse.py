@@ -63,7 +63,7 @@ def make_analyst(config: DictConfig, dataset: Dataset) -> Analyst:
     settings = config.analysis
     real = dataset.transitions
     return Analyst(
-        make(dataset.env.task),
+        make(dataset.env.task, dataset.env.physics),
         dataset.obs_std,
         BehaviourDensity(real, settings.components, settings.density_rows, config.seed),
         Coverage(real, settings.density_rows, config.seed),

@@ -21,10 +21,8 @@ from pgd_lightning.evaluation.recorded import Replay, replayed
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import build, write_atomic
-from pgd_lightning.simulators import Simulator, make
+from pgd_lightning.simulators import PHYSICS, Simulator, make
 from pgd_lightning.trajectory import EnvSpec
-
-PHYSICS = ("today", "d4rl")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

@@ -105,7 +105,7 @@ def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str,
     module = build_agent(settings, dataset)
     load_agent(module, run)
     kinds = example_windows(settings, dataset, module.policy)
-    simulator = make(dataset.env.task)
+    simulator = make(dataset.env.task, dataset.env.physics)
     points = {}
     for name, windows in kinds.items():
         errors = step_errors(simulator, windows[0], dataset.obs_std, 8 * settings.report.windows, 0)

@@ -128,7 +128,7 @@ class HealthCards:
     seed: int
 
     def __post_init__(self) -> None:
-        self.simulator = make(self.dataset.env.task)
+        self.simulator = make(self.dataset.env.task, self.dataset.env.physics)
         self.distance = DataDistance(self.dataset.transitions, 20_000, self.seed)
 
     def __call__(self, step: int, windows: Trajectory) -> None:

@@ -128,6 +128,7 @@ class EnvSpec:
     ref_min_score: float  # return that counts as score 0
     ref_max_score: float  # return that counts as score 100
     file: DataFile
+    physics: str  # of the simulator: today or d4rl
 
     def score(self, episode_return: float) -> float:
         """D4RL's normalised score in percent: 100 (R - min) / (max - min)."""

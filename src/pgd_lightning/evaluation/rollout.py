@@ -45,7 +45,7 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
-    simulators = [[make(env.task) for _ in range(num_episodes)] for _ in range(num_seeds)]
+    simulators = [[make(env.task, env.physics) for _ in range(num_episodes)] for _ in range(num_seeds)]
     obs = np.stack([[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators])
     returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
     running = np.ones(obs.shape[:2], dtype=bool)
@@ -67,10 +67,10 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
 @torch.no_grad()
 def episode_states(env: EnvSpec, policy: Policy, num_seeds: int, seed: int) -> NDArray[np.float64]:
     """Positions qpos ``[steps, nq]`` of one episode of the first seed's policy, to be drawn."""
-    simulator = make(env.task)
+    simulator = make(env.task, env.physics)
     obs, states = simulator.reset(seed), []
     for _ in range(env.max_episode_steps):
-        states.append(simulator.state()[0])
+        states.append(simulator.state()["qpos"])
         same = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).expand(num_seeds, 1, -1)
         obs, _, terminated = simulator.step(policy.act(same)[0, 0].cpu().numpy())
         if terminated:

@@ -33,7 +33,7 @@ class Collector:
     """Steps of one policy in several simulators at once, restarted where they end."""
 
     def __init__(self, task: str, num: int, limit: int, seed: int) -> None:
-        self.simulators = [make(task) for _ in range(num)]
+        self.simulators = [make(task, "today") for _ in range(num)]
         self.limit, self.seed, self.started = limit, seed, 0
         self.obs = np.stack([self._start(sim) for sim in self.simulators])
         self.age, self.earned = np.zeros(num, dtype=int), np.zeros(num)
@@ -233,7 +233,7 @@ def main() -> None:
         f" --max-steps {args.max_steps}"
     )
     ladder = Ladder(ladder.policies, ladder.stages, ladder.medium, ladder.expert, command)
-    ladder.save(args.out / f"{args.task}.safetensors", make(args.task).physics)
+    ladder.save(args.out / f"{args.task}.safetensors", make(args.task, "today").physics)
     print(ladder.stages, "medium:", ladder.medium, "expert:", ladder.expert)
 
 

@@ -5,6 +5,7 @@ Walker2d's default v5 model has other feet; the control cost is that of the clip
 Ant's observation has 84 contact forces after its 27 values, zero in the simulator that D4RL used.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from pgd_lightning.simulators.simulator import Array, checked
+from pgd_lightning.simulators.physics import use_old_capsules
+from pgd_lightning.simulators.simulator import Array, State, checked
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ VELOCITY_CLIP = 10.0
 
 
 class Locomotion:
-    """One of ``BODIES``."""
+    """One of ``BODIES``, with today's inertia of capsules or D4RL's (see :mod:`pgd_lightning.simulators.physics`)."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, physics: str) -> None:
         self.body = BODIES[task]
         self.env: Any = gymnasium.make(self.body.env_id, **self.body.arguments).unwrapped
         obs, _ = self.env.reset(seed=0)
@@ -48,6 +50,9 @@ class Locomotion:
         self.obs_dim = len(self._padded(obs))
         self.action_dim = int(self.model.nu)
         self.physics = f"mujoco {mujoco.__version__}, {self.body.env_id}"
+        if physics == "d4rl":
+            use_old_capsules(self.model, self.env.fullpath)  # type: ignore[attr-defined]
+            self.physics += ", capsules as in D4RL's simulator"
 
     def reset(self, seed: int) -> Array:
         return self._padded(self.env.reset(seed=seed % 2**32)[0])
@@ -56,20 +61,21 @@ class Locomotion:
         obs, reward, terminated, _, _ = self.env.step(checked(action))
         return self._padded(obs), float(reward) + self.body.healthy_reward * terminated, bool(terminated)
 
-    def state(self) -> tuple[Array, Array]:
-        return self.data.qpos.copy(), self.data.qvel.copy()
+    def state(self) -> State:
+        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
-    def set_state(self, qpos: Array, qvel: Array) -> Array:
+    def set_state(self, state: Mapping[str, Array]) -> Array:
         # A warm start left over from another state would change the contact solver's answer.
         self.data.qacc_warmstart[:] = 0
-        self.env.set_state(np.asarray(qpos, dtype=np.float64), np.asarray(qvel, dtype=np.float64))
+        self.env.set_state(*(np.asarray(state[name], dtype=np.float64) for name in ("qpos", "qvel")))
         return self._padded(self.env._get_obs())
 
-    def state_from_obs(self, obs: Array) -> tuple[Array, Array, bool]:
+    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
         known = self.model.nq - self.body.root
         qpos = np.concatenate([np.zeros(self.body.root), obs[:known]])
         qvel = obs[known : known + self.model.nv]
-        return qpos, qvel, not (self.body.clipped_velocity and np.abs(qvel).max() >= VELOCITY_CLIP)
+        exact = not (self.body.clipped_velocity and np.abs(qvel).max() >= VELOCITY_CLIP)
+        return {"qpos": qpos, "qvel": qvel}, exact
 
     def _padded(self, obs: Array) -> Array:
         return np.concatenate([obs, np.zeros(self.body.contact_zeros)])

@@ -4,11 +4,13 @@ Position (p, q) counts from the ball's place in the model, 0.2 off the centre of
 (i, j) lies at (i - 0.2, j - 0.2), and D4RL's goals and starts on whole numbers lie 0.2 off the centres.
 """
 
+from collections.abc import Mapping
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.simulator import Array, checked
+from pgd_lightning.simulators.simulator import Array, State, checked
 
 MAZES = {
     "umaze": ("#####", "#...#", "###.#", "#...#", "#####"),
@@ -85,23 +87,27 @@ class Maze:
         rng = np.random.default_rng(seed)
         cell = self.cells[rng.integers(len(self.cells))]
         mujoco.mj_resetData(self.model, self.data)
-        return self.set_state(cell + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2), rng.normal(0, RESET_SPEED, 2))
+        place, speed = cell + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2), rng.normal(0, RESET_SPEED, 2)
+        return self.set_state({"qpos": place, "qvel": speed})
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         self.data.qvel[:] = np.clip(self.data.qvel, -MAX_SPEED, MAX_SPEED)
         self.data.ctrl[:] = checked(action)
         mujoco.mj_step(self.model, self.data)
-        obs = np.concatenate(self.state())
+        obs = self._obs()
         return obs, float(reward_of(obs[:2], self.goal, self.dense)), False
 
-    def state(self) -> tuple[Array, Array]:
-        return self.data.qpos.copy(), self.data.qvel.copy()
+    def state(self) -> State:
+        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
-    def set_state(self, qpos: Array, qvel: Array) -> Array:
+    def set_state(self, state: Mapping[str, Array]) -> Array:
         self.data.qacc_warmstart[:] = 0
-        self.data.qpos[:], self.data.qvel[:] = qpos, qvel
+        self.data.qpos[:], self.data.qvel[:] = state["qpos"], state["qvel"]
         mujoco.mj_forward(self.model, self.data)
-        return np.concatenate(self.state())
+        return self._obs()
 
-    def state_from_obs(self, obs: Array) -> tuple[Array, Array, bool]:
-        return obs[:2], obs[2:], True
+    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
+        return {"qpos": obs[:2], "qvel": obs[2:]}, True
+
+    def _obs(self) -> Array:
+        return np.concatenate([self.data.qpos, self.data.qvel])

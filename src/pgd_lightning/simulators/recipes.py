@@ -46,7 +46,7 @@ class Recipe:
     d4rl_return: float | None = None  # mean return of D4RL's set, where it is known
 
     def physics(self) -> str:
-        return make(self.task).physics
+        return make(self.task, "today").physics
 
 
 Act = Callable[[Array, np.random.Generator], tuple[Array, float]]
@@ -62,7 +62,7 @@ def record_policies(
     last episode, which ``timeouts`` says as in D4RL's replay sets, except at the end of the file. At the last allowed
     step D4RL sets the timeout and leaves the terminal unset. An episode depends on the seed and its number alone.
     """
-    simulator, acts = make(task), choose()
+    simulator, acts = make(task, "today"), choose()
     written, episode = place.get("rows", 0), place.get("episode", 0)
     borders = [num_steps * (i + 1) // len(acts) for i in range(len(acts))]
     rows: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def _episode(
     obs = simulator.reset(derive_seed(seed, "recipe start", episode))
     rows: list[dict[str, Any]] = []
     for step in range(steps):
-        qpos, qvel = simulator.state()
+        state = {f"infos/{name}": value for name, value in simulator.state().items()}
         action, log_prob = act(obs, rng)
         next_obs, reward, terminated = simulator.step(action)
         timeout = step + 1 == limit or (step + 1 == steps and flag_cut and not terminated)
@@ -92,7 +92,7 @@ def _episode(
             {
                 "observations": obs, "actions": action, "rewards": reward, "next_observations": next_obs,
                 "terminals": terminated and not timeout, "timeouts": timeout,
-                "infos/qpos": qpos, "infos/qvel": qvel, "infos/action_log_probs": log_prob,
+                **state, "infos/action_log_probs": log_prob,
             }
         )  # fmt: skip
         obs = next_obs
@@ -109,7 +109,7 @@ def stacked(rows: list[dict[str, Any]]) -> Chunk:
 
 def uniform_policy(task: str) -> list[Act]:
     """Actions uniform in the box, as D4RL's ``random`` sets."""
-    dims = make(task).action_dim
+    dims = make(task, "today").action_dim
     return [lambda obs, rng: (rng.uniform(-1, 1, dims), -dims * np.log(2.0))]
 
 

@@ -45,14 +45,14 @@ def _draw(task: str, states: str, frames: str) -> None:
 
     from pgd_lightning.simulators import make
 
-    simulator = make(task)
+    simulator = make(task, "today")  # bodies look the same under any
     simulator.reset(0)
     renderer = mujoco.Renderer(simulator.model, SIZE, SIZE)
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     drawn = []
     for qpos in np.load(states):
-        simulator.set_state(qpos, np.zeros(simulator.model.nv))
+        simulator.set_state({"qpos": qpos, "qvel": np.zeros(simulator.model.nv)})
         if task.startswith("maze2d"):
             camera.lookat, camera.distance, camera.elevation = simulator.model.stat.center, 10, -90
         else:

@@ -1,5 +1,6 @@
 """What every simulator promises, and one real step from any recorded or generated state."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import mujoco
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from pgd_lightning.errors import UserError
 
 Array = NDArray[np.float64]
+State = dict[str, Array]
 UNSTABLE = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}")) for what in ("QPOS", "QVEL", "QACC")]
 
 
@@ -30,14 +32,14 @@ class Simulator(Protocol):
     def step(self, action: Array) -> tuple[Array, float, bool]:
         """``(next_obs [O], reward, terminated)`` of ``action [A]``."""
 
-    def state(self) -> tuple[Array, Array]:
-        """``(qpos, qvel)``."""
+    def state(self) -> State:
+        """Everything that decides what happens next, under the names of D4RL's ``infos``: qpos, qvel, …"""
 
-    def set_state(self, qpos: Array, qvel: Array) -> Array:
+    def set_state(self, state: Mapping[str, Array]) -> Array:
         """Put the simulator into this state exactly; returns its observation ``[O]``."""
 
-    def state_from_obs(self, obs: Array) -> tuple[Array, Array, bool]:
-        """``(qpos, qvel, exact)`` of an observation; not exact where clipping or omission lost something.
+    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
+        """``(state, exact)`` of an observation; not exact where clipping or omission lost something.
 
         A root position that neither dynamics nor reward can see is set to 0.
         """
@@ -52,8 +54,8 @@ def checked(action: Array) -> Array:
 
 def reset_from_obs(simulator: Simulator, obs: Array) -> bool:
     """Put the simulator where ``obs [O]`` says; whether that is exact (see :meth:`Simulator.state_from_obs`)."""
-    qpos, qvel, exact = simulator.state_from_obs(obs)
-    simulator.set_state(qpos, qvel)
+    state, exact = simulator.state_from_obs(obs)
+    simulator.set_state(state)
     return exact
 
 
@@ -77,11 +79,11 @@ def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Ar
     return np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3])
 
 
-def replay(simulator: Simulator, qpos: Array, qvel: Array, action: Array) -> tuple[Array, Array, NDArray[Any]]:
-    """One real step from each recorded state: ``(next_obs [N, O], reward [N], terminated [N])``."""
+def replay(simulator: Simulator, states: Mapping[str, Array], action: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """One real step from each recorded state ``[N, …]``: ``(next_obs [N, O], reward [N], terminated [N])``."""
     results = []
-    for position, velocity, act in zip(qpos, qvel, action, strict=True):
-        simulator.set_state(position, velocity)
+    for row, act in enumerate(action):
+        simulator.set_state({name: values[row] for name, values in states.items()})
         results.append(simulator.step(act))
     next_obs, reward, terminated = zip(*results, strict=True)
     return np.stack(next_obs), np.array(reward), np.array(terminated)

@@ -1,0 +1,33 @@
+"""The mass and inertia of capsules in the simulator that D4RL was recorded in.
+
+Before version 2.1.2 MuJoCo weighed a capsule of radius r and half-length h as a solid cylinder of radius r and
+half-length h + r / 2 in the same pose (MuJoCo's changelog; measured on recordings of that time: the one-step error
+falls from 5e-3 and more to float rounding). Hopper, HalfCheetah, Walker2d and Ant are made of capsules. What they
+collide with stays a capsule.
+"""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+INERTIAL = ("body_mass", "body_inertia", "body_ipos", "body_iquat", "body_sameframe", "body_simple", "dof_simplenum")
+
+
+def use_old_capsules(model: Any, path: str) -> None:
+    """Give ``model``, compiled from the XML file ``path``, the inertia of old; everything derived from it follows."""
+    spec = mujoco.MjSpec.from_file(path)
+    for geom in spec.geoms:
+        if geom.type == mujoco.mjtGeom.mjGEOM_CAPSULE:
+            geom.type = mujoco.mjtGeom.mjGEOM_CYLINDER
+            radius = geom.size[0]
+            if np.isfinite(geom.fromto).all():
+                start, end = np.split(np.array(geom.fromto), 2)
+                longer = radius / 2 * (end - start) / np.linalg.norm(end - start)
+                geom.fromto = np.concatenate([start - longer, end + longer])
+            else:
+                geom.size = [radius, geom.size[1] + radius / 2, 0]
+    old = spec.compile()
+    for name in INERTIAL:
+        getattr(model, name)[:] = getattr(old, name)
+    mujoco.mj_setConst(model, mujoco.MjData(model))
