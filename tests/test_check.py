@@ -195,6 +195,18 @@ def test_infos_of_another_shape_are_not_taken(tmp_path):
     assert d4rl.infos(path, "door_body_pos", (3,), rows) is None
 
 
+def test_relocate_is_reset_to_where_its_object_was_at_first(tmp_path):
+    raw = pendulum_columns(1.0)
+    raw["infos/obj_pos"] = np.arange(600.0).reshape(200, 3)
+    path = save(tmp_path / "toy.hdf5", raw)
+    data = d4rl.load(path, replace(SPEC, obs_dim=11, action_dim=3), "clip")
+    simulator = Pendulum(1.0)
+    simulator.state = lambda: {"qpos": np.zeros(6), "obj_body_pos": np.zeros(3)}
+    states = check.recorded_states(path, simulator, data, np.array([3, 17, 19]))
+    np.testing.assert_array_equal(states["qpos"], raw["infos/qpos"][[3, 17, 19]])
+    np.testing.assert_array_equal(states["obj_body_pos"], raw["infos/obj_pos"][[0, 10, 10]])
+
+
 def test_unusable_file_is_one_sentence_and_an_exit_code(tmp_path):
     raw = columns(40, 11, 3)
     raw["observations"][7, 2] = np.nan

@@ -24,6 +24,9 @@ from pgd_lightning.runs import build, write_atomic
 from pgd_lightning.simulators import PHYSICS, Simulator, make
 from pgd_lightning.trajectory import EnvSpec
 
+# relocate: files hold where the object is, its body stands where it was in the episode's first row
+OBJECT_BASE = ("obj_pos", "obj_body_pos")
+
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Print the card and write ``check.json`` and ``check.png``. Raises UserError if the recording is not usable."""
@@ -96,8 +99,12 @@ def recorded_states(
 ) -> dict[str, NDArray[np.float64]] | None:
     """The simulator's state at ``rows`` from the file's infos; None if it lacks a part of it."""
     states = {}
+    starts = recording.starts.numpy()
+    first = starts[np.searchsorted(starts, rows, side="right") - 1]
     for name, value in simulator.state().items():
-        found = d4rl.infos(path, name, np.shape(value), rows)
+        found = d4rl.infos(path, name, np.shape(value), rows) if name != "obj_pos" else None
+        if found is None and name in OBJECT_BASE:
+            found = d4rl.infos(path, "obj_pos", np.shape(value), first)
         if found is None:
             return None
         states[name] = found
