@@ -10,8 +10,10 @@ from hydra.utils import instantiate
 
 from pgd_lightning.configuration import CONF, options
 from pgd_lightning.errors import UserError
+from pgd_lightning.simulators import TASKS, make
 from pgd_lightning.trajectory import EnvSpec
 
+LONGER = {"hammer": 600, "pen": 200, "relocate": 500, "door": 300}  # D4RL's -human-longhorizon
 BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 with (Path(__file__).parent / "facts" / "d4rl_catalogue.csv").open() as table:
     FACTS = {row["d4rl_id"]: row for row in csv.DictReader(table)}
@@ -23,25 +25,44 @@ def spec(name: str) -> EnvSpec:
 
 
 def test_the_catalogue_and_the_folder_hold_the_same_sets():
-    assert sorted(spec(name).d4rl_id for name in options("env")) == sorted(FACTS)
-    assert len(FACTS) == 30
+    ids = sorted(spec(name).d4rl_id for name in options("env"))
+    assert ids == sorted([*FACTS, *(f"{task}-human-longhorizon-v1" for task in LONGER)])
+    assert len(FACTS) == 57
 
 
 @pytest.mark.parametrize("name", options("env"))
 def test_facts(name):
     env = spec(name)
-    fact = FACTS[env.d4rl_id]
-    assert env.name == name == env.d4rl_id.rpartition("-v")[0]
+    fact = FACTS[env.d4rl_id.replace("-longhorizon", "")]
+    assert name == env.name
+    assert name in (env.d4rl_id, env.d4rl_id.rpartition("-v")[0])
     assert BASE + env.file.path == fact["url"]
     assert str(env.file.bytes or "") == fact["file_bytes"]
     assert (env.file.sha256 or "") == fact["file_sha256"]
     assert (env.ref_min_score, env.ref_max_score) == (float(fact["ref_min_score"]), float(fact["ref_max_score"]))
+    steps = LONGER[env.task] if name.endswith("longhorizon") else int(fact["max_episode_steps"])
     dims = (env.max_episode_steps, env.obs_dim, env.action_dim)
-    assert dims == tuple(int(fact[k]) for k in ("max_episode_steps", "obs_dim", "act_dim"))
-    if env.task.startswith("maze2d"):
-        assert (env.task, env.dataset) == (name, "dense" if name.endswith("dense") else "sparse")
+    assert dims == (steps, int(fact["obs_dim"]), int(fact["act_dim"]))
+    assert name.startswith(env.task.partition("-")[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_dimensions_are_the_simulators(task):
+    simulator = make(task, "today")
+    for name in options("env"):
+        env = spec(name)
+        if env.task == task:
+            assert (env.obs_dim, env.action_dim) == (simulator.obs_dim, simulator.action_dim)
+            break
     else:
-        assert f"{env.task}-{env.dataset}" == name
+        pytest.fail(f"no environment uses {task}")
+
+
+def test_the_simulator_follows_the_physics():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        env = instantiate(compose("train", ["env=ant-medium", "physics=d4rl", "scale=smoke"]).env)
+    assert env.physics == "d4rl"
+    assert spec("ant-medium").physics == "today"
 
 
 @pytest.mark.parametrize(

@@ -257,8 +257,8 @@ except UserError as error:
         (["evaluate"], "needs run="),
         (["evaluate", "run=nowhere"], "There is no run in 'nowhere'"),
         (["collect", "env=pen-human"], "There is no recipe for 'pen-human'"),
-        (["train", "env=ant-expert", "data.timeout=1", "data.retries=0", "data.base_url=http://127.0.0.1:9/"],
-         "to use it, put ant_expert-v2.hdf5 into"),
+        (["train", "env=pen-expert", "data.timeout=1", "data.retries=0", "data.base_url=http://127.0.0.1:9/"],
+         "to use it, put pen-expert-v1.hdf5 into"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(monkeypatch, capsys, tmp_path, arguments, sentence):

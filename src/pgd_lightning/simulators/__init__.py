@@ -1,30 +1,44 @@
 """D4RL's environments on today's MuJoCo, with exact resets."""
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.simulators.adroit import TASKS as HANDS
+from pgd_lightning.simulators.adroit import Adroit
+from pgd_lightning.simulators.antmaze import AntMaze
+from pgd_lightning.simulators.kitchen import TASKS as KITCHENS
+from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.simulator import Simulator, one_step, replay, reset_from_obs
 
 __all__ = [
-    "BODIES", "MAZES", "PHYSICS", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay", "reset_from_obs",
+    "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay",
+    "reset_from_obs",
 ]  # fmt: skip
-
-
 PHYSICS = ("today", "d4rl")
+TASKS = (
+    *BODIES,
+    *(f"maze2d-{maze}{suffix}" for maze in MAZES for suffix in ("", "-dense")),
+    *(f"antmaze-{maze}" for maze in MAZES),
+    *HANDS,
+    *KITCHENS,
+)
 
 
 def make(task: str, physics: str) -> Simulator:
-    """The simulator of a task: hopper, halfcheetah, walker2d, ant, or maze2d-{umaze,medium,large}[-dense].
+    """The simulator of a task, one of ``TASKS``.
 
-    ``physics`` is ``today`` (MuJoCo as it is) or ``d4rl`` (as it was when D4RL was recorded; no difference in maze2d).
-    Raises UserError for another task or physics.
+    ``physics`` is ``today`` (MuJoCo as it is) or ``d4rl`` (as it was when D4RL was recorded; it makes a difference to
+    Hopper, HalfCheetah, Walker2d and the ants). Raises UserError for another task or physics.
     """
     if physics not in PHYSICS:
         raise UserError(f"physics={physics} is neither {' nor '.join(PHYSICS)}.")
+    if task not in TASKS:
+        raise UserError(f"There is no simulator for '{task}'; there are {', '.join(TASKS)}.")
     if task in BODIES:
         return Locomotion(task, physics)
-    name = task.removeprefix("maze2d-").removesuffix("-dense")
-    if task.startswith("maze2d-") and name in MAZES:
-        return Maze(name, dense=task.endswith("-dense"))
-    known = [*BODIES, *(f"maze2d-{maze}" for maze in MAZES)]
-    raise UserError(f"There is no simulator for '{task}'; there are {', '.join(known)}.")
+    if task in HANDS:
+        return Adroit(task)
+    if task in KITCHENS:
+        return Kitchen(task)
+    family, _, maze = task.removesuffix("-dense").partition("-")
+    return AntMaze(maze, physics) if family == "antmaze" else Maze(maze, dense=task.endswith("-dense"))

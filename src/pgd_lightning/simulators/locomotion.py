@@ -41,6 +41,8 @@ VELOCITY_CLIP = 10.0
 class Locomotion:
     """One of ``BODIES``, with today's inertia of capsules or D4RL's (see :mod:`pgd_lightning.simulators.physics`)."""
 
+    differs: str | None = None
+
     def __init__(self, task: str, physics: str) -> None:
         self.body = BODIES[task]
         self.env: Any = gymnasium.make(self.body.env_id, **self.body.arguments).unwrapped
@@ -51,7 +53,7 @@ class Locomotion:
         self.action_dim = int(self.model.nu)
         self.physics = f"mujoco {mujoco.__version__}, {self.body.env_id}"
         if physics == "d4rl":
-            use_old_capsules(self.model, self.env.fullpath)  # type: ignore[attr-defined]
+            use_old_capsules(self.model, mujoco.MjSpec.from_file(self.env.fullpath))  # type: ignore[attr-defined]
             self.physics += ", capsules as in D4RL's simulator"
 
     def reset(self, seed: int) -> Array:

@@ -73,6 +73,8 @@ def reward_of(position: Array, goal: Array, dense: bool) -> Array:
 class Maze:
     """One of ``MAZES``; the observation is (position, velocity), the whole state."""
 
+    differs: str | None = None
+
     def __init__(self, name: str, dense: bool) -> None:
         walls = np.argwhere(np.array([list(row) for row in MAZES[name]]) == "#") + 1.0
         self.model = mujoco.MjModel.from_xml_string(

@@ -14,9 +14,8 @@ import numpy as np
 INERTIAL = ("body_mass", "body_inertia", "body_ipos", "body_iquat", "body_sameframe", "body_simple", "dof_simplenum")
 
 
-def use_old_capsules(model: Any, path: str) -> None:
-    """Give ``model``, compiled from the XML file ``path``, the inertia of old; everything derived from it follows."""
-    spec = mujoco.MjSpec.from_file(path)
+def use_old_capsules(model: Any, spec: Any) -> None:
+    """Give ``model``, compiled from ``spec`` (mujoco.MjSpec, changed here), the inertia of old and what follows."""
     for geom in spec.geoms:
         if geom.type == mujoco.mjtGeom.mjGEOM_CAPSULE:
             geom.type = mujoco.mjtGeom.mjGEOM_CYLINDER

@@ -23,6 +23,7 @@ class Simulator(Protocol):
     model: Any  # mujoco.MjModel
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
+    differs: str | None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
     obs_dim: int
     action_dim: int
 

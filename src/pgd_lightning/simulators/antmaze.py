@@ -1,0 +1,91 @@
+"""D4RL's AntMaze: an ant that has to reach a place in a maze; the reward is 1 there, and the episode over.
+
+The observation is qpos [15] then qvel [14], positions first. Built from Gymnasium's ant and what is known of D4RL's:
+0.1 s an action, torques up to 30, the old inertia of capsules under ``physics=d4rl``, cells of 4 units, rows along +y,
+the start in the first cell. Goal (D4RL's v2): a new point of the goal's cell every reset, within a unit beyond its
+middle.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from pgd_lightning.simulators.maze import MAZES
+from pgd_lightning.simulators.physics import use_old_capsules
+from pgd_lightning.simulators.simulator import Array, State, checked
+
+ANT = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "ant.xml"
+CELL, HEIGHT = 4.0, 2.0  # units; a wall's height
+START = (1, 1)
+GOALS = {"umaze": (3, 1), "medium": (6, 6), "large": (7, 9)}
+GOAL_SPREAD = CELL / 4
+GOAL_RADIUS = 0.5
+TIME_STEP, SUB_STEPS = 0.02, 5
+TORQUE = 30.0
+DIFFERS = "AntMaze's ant is Gymnasium's with D4RL's time step, torques and maze; its contacts are harder than D4RL's"
+
+
+class AntMaze:
+    """One of ``GOALS``."""
+
+    differs: str | None = DIFFERS
+
+    def __init__(self, name: str, physics: str) -> None:
+        spec = mujoco.MjSpec.from_file(str(ANT))
+        spec.option.timestep = TIME_STEP
+        for motor in spec.actuators:
+            motor.gear = [1, 0, 0, 0, 0, 0]
+            motor.ctrlrange = [-TORQUE, TORQUE]
+        for row, line in enumerate(MAZES[name]):
+            for column, letter in enumerate(line):
+                if letter == "#":
+                    x, y = _place(row, column)
+                    spec.worldbody.add_geom(
+                        type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, HEIGHT / 2], contype=1, conaffinity=1,
+                        size=[CELL / 2, CELL / 2, HEIGHT / 2],
+                    )  # fmt: skip
+        self.model = spec.compile()
+        self.physics = f"mujoco {mujoco.__version__}, antmaze-{name} with Gymnasium's ant (not D4RL's)"
+        if physics == "d4rl":
+            use_old_capsules(self.model, spec)
+            self.physics += ", capsules as in D4RL's simulator"
+        self.data = mujoco.MjData(self.model)
+        self.middle = np.array(_place(*GOALS[name]))
+        self.goal: Array = self.middle
+        self.obs_dim, self.action_dim = self.model.nq + self.model.nv, int(self.model.nu)
+
+    def reset(self, seed: int) -> Array:
+        rng = np.random.default_rng(seed)
+        self.goal = self.middle + rng.uniform(0, GOAL_SPREAD, 2)
+        mujoco.mj_resetData(self.model, self.data)
+        qpos = self.model.qpos0 + rng.uniform(-0.1, 0.1, self.model.nq)
+        return self.set_state({"qpos": qpos, "qvel": 0.1 * rng.standard_normal(self.model.nv)})
+
+    def step(self, action: Array) -> tuple[Array, float, bool]:
+        self.data.ctrl[:] = TORQUE * checked(action)
+        mujoco.mj_step(self.model, self.data, SUB_STEPS)
+        reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
+        return self._obs(), float(reached), reached
+
+    def state(self) -> State:
+        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
+
+    def set_state(self, state: Mapping[str, Array]) -> Array:
+        self.data.qacc_warmstart[:] = 0
+        self.data.qpos[:], self.data.qvel[:] = state["qpos"], state["qvel"]
+        mujoco.mj_forward(self.model, self.data)
+        return self._obs()
+
+    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
+        return {"qpos": obs[: self.model.nq], "qvel": obs[self.model.nq :]}, True
+
+    def _obs(self) -> Array:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+def _place(row: int, column: int) -> tuple[float, float]:
+    """Middle of a cell; the start is the origin."""
+    return CELL * (column - START[1]), CELL * (row - START[0])
