@@ -18,6 +18,7 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, split_windows
 from pgd_lightning.progress import say
 from pgd_lightning.runs import build
+from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition
 
 
@@ -68,6 +69,10 @@ def open_dataset(config: DictConfig) -> Dataset:
         say("data: no terminals, so synthetic data will have none either")
     for note in recording.notes:
         say(f"data: {note}")
+    simulator = make(env.task, env.physics)
+    say(f"simulator: {simulator.physics}")
+    if simulator.differs:
+        say(f"simulator: scores are not comparable with D4RL's: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation)
 
 
