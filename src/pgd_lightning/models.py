@@ -56,9 +56,15 @@ def load_prior(module: DiffusionPrior, run: Run, dataset: Dataset) -> None:
 def build_agent(config: DictConfig, dataset: Dataset) -> Agent:
     """An untrained agent that knows the data's scale of observations and rewards."""
     agent: Agent = build(config.agent)
-    agent.fit_normaliser(dataset.transitions.obs)
-    agent.set_reward_scale(float(dataset.transitions.reward.abs().max()))
+    fit_scales(agent, dataset)
     return agent
+
+
+def fit_scales(agent: Agent, dataset: Dataset) -> None:
+    """Tell ``agent`` the data's scale of observations and rewards."""
+    agent.fit_normaliser(dataset.transitions.obs)
+    recording = dataset.recording
+    agent.fit_rewards(recording.reward, recording.terminated, recording.truncated)
 
 
 def load_agent(module: Agent, run: Run) -> None:

@@ -19,6 +19,7 @@ from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.fitting import fit
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.models import build_agent, build_generator, load_agent
+from pgd_lightning.pretraining import adopt_behaviour, behaviour_identity
 from pgd_lightning.prior import identity as prior_identity
 from pgd_lightning.prior import ready_prior
 from pgd_lightning.progress import say
@@ -49,9 +50,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def recompose(overrides: list[str], *changes: str) -> DictConfig:
-    """The same command with other choices."""
+    """The same command with other choices; settings of an agent that is not chosen any more are left out."""
     keys = {change.split("=")[0] for change in changes}
-    return compose_config("train", [*(o for o in overrides if o.split("=")[0] not in keys), *changes])
+    obsolete = ("agent.", "agent/") if "agent" in keys else ()
+    kept = (o for o in overrides if o.split("=")[0] not in keys and not o.startswith(obsolete))
+    return compose_config("train", [*kept, *changes])
 
 
 def needs_prior(config: DictConfig) -> bool:
@@ -77,6 +80,7 @@ def train_agent(config: DictConfig, dataset: Dataset, prior: DiffusionPrior | No
         say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
         return run
     with run.started(config, dataset.provenance):
+        adopt_behaviour(module, config, dataset)
         say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
         fit_agent(run, config, dataset, module, build_generator(config, prior), behaviour)
         result = rollout(
@@ -99,6 +103,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
         "file": dataset.provenance["sha256"],
         "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
+        **behaviour_identity(config, dataset),
     }
     experience: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:

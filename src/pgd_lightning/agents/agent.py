@@ -1,4 +1,4 @@
-"""The training of S learners side by side: targets, one Adam, learning rate, logs and alarms.
+"""The training of S learners side by side: targets, one AdamW, learning rate, logs and alarms.
 
 Differences from the reference: one Adam over all networks instead of one for each (equal, since the losses of a phase
 touch disjoint parameters); noise depends on the seed and the step alone; observations are normalised here, before
@@ -16,6 +16,7 @@ from torch import Tensor
 from pgd_lightning.agents.alarms import check_losses, value_warning
 from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.policy import StackedPolicy
+from pgd_lightning.agents.rewards import RewardScale
 from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
 from pgd_lightning.errors import UserError
@@ -46,6 +47,8 @@ class Agent(LightningModule):
         log_every: int,
         value_alarm: str,  # stop or warn
         value_alarm_factor: float,  # times the largest discounted sum of rewards that the data allow
+        weight_decay: float = 0.0,  # decoupled (AdamW)
+        rewards: RewardScale | None = None,  # what the learner sees of rewards; None: as recorded
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -55,6 +58,8 @@ class Agent(LightningModule):
         self.learning_rate, self.adam_eps, self.polyak = learning_rate, adam_eps, polyak
         self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
         self.value_alarm, self.value_alarm_factor = value_alarm, value_alarm_factor
+        self.weight_decay, self.rewards = weight_decay, rewards
+        self.reward_scale, self.reward_shift = 1.0, 0.0
         self.register_buffer("obs_shift", torch.zeros(obs_dim))
         self.register_buffer("obs_scale", torch.ones(obs_dim))
         self.register_buffer("value_limit", torch.tensor(float("inf")))
@@ -64,6 +69,16 @@ class Agent(LightningModule):
         if self.normalise_obs:
             self.obs_shift.copy_(obs.mean(0))
             self.obs_scale.copy_(obs.std(0, correction=0) + 1e-3)
+
+    def fit_rewards(self, reward: Tensor, terminated: Tensor, truncated: Tensor) -> None:
+        """Find the scale and shift of ``rewards`` in a recording ``[L]``, and the largest reward for the alarm."""
+        if self.rewards is not None:
+            self.reward_scale, self.reward_shift = self.rewards(reward, terminated, truncated)
+        self.set_reward_scale(float(self.seen_reward(reward).abs().max()))
+
+    def seen_reward(self, reward: Tensor) -> Tensor:
+        """What the learner sees of ``reward [...]``."""
+        return self.reward_scale * reward + self.reward_shift
 
     def set_reward_scale(self, max_abs_reward: float) -> None:
         """Arms the value alarm: no return of rewards up to ``max_abs_reward`` exceeds max|r| / (1 - discount)."""
@@ -82,15 +97,15 @@ class Agent(LightningModule):
     def training_step(self, batch: Transition, batch_idx: int) -> None:
         torch.manual_seed(derive_seed(self.seed, "agent/noise", self.global_step, self.global_rank))
         step, logs = self.global_step, self.global_step % self.log_every == 0
-        if self.normalise_obs:
-            batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
-            batch.obs, batch.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
+        batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
+        batch.obs, batch.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
+        batch.reward = self.seen_reward(batch.reward) if self.rewards is not None else batch.reward
         values = self._values(batch) if logs else None
-        self._update_targets()
         losses = self._update_online(batch)
         if logs:
             check_losses(losses, self.name, step, self.seed, self.learning_rate)
             self.log_dict({f"train/{name}_loss": loss.mean() for name, loss in losses.items()})
+            self.log_dict({f"train/{name}": value.mean() for name, value in self._diagnostics(batch).items()})
         if values is not None:
             self._check_values(values, step)
             self.log("train/value", values.mean(), prog_bar=True)
@@ -105,14 +120,16 @@ class Agent(LightningModule):
             torch._foreach_lerp_(targets, online, self.polyak)
 
     def _update_online(self, batch: Transition) -> dict[str, Tensor]:
-        """One optimiser step for each phase; the last losses of each name, ``[S]``."""
+        """One optimiser step for each phase, and the targets' step; the last losses of each name, ``[S]``."""
         optimizer: Any = self.optimizers()
-        *early, last = self.learner.phases()
+        phases = self.learner.phases()
         losses: dict[str, Tensor] = {}
-        for phase in early:
+        for number, phase in enumerate(phases):
+            if number == self.learner.polyak_phase:
+                self._update_targets()
             losses |= self._gradients(batch, phase, optimizer)
-            optimizer.optimizer.step()  # not through Lightning, whose global_step would count it as an update
-        losses |= self._gradients(batch, last, optimizer)
+            if number < len(phases) - 1:
+                optimizer.optimizer.step()  # not through Lightning, whose global_step would count it as an update
         optimizer.step()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
@@ -124,6 +141,11 @@ class Agent(LightningModule):
         losses: dict[str, Tensor] = call_stacked(self.learner, "losses", batch, names=names)
         self.manual_backward(torch.stack(list(losses.values())).sum())
         return {name: loss.detach() for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def _diagnostics(self, batch: Transition) -> dict[str, Tensor]:
+        diagnostics: dict[str, Tensor] = call_stacked(self.learner, "diagnostics", batch)
+        return diagnostics
 
     @torch.no_grad()
     def _values(self, batch: Transition) -> Tensor | None:
@@ -142,7 +164,9 @@ class Agent(LightningModule):
 
     def configure_optimizers(self) -> Any:
         online = [p for p in self.learner.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(online, lr=self.learning_rate, eps=self.adam_eps, fused=True)
+        optimizer = torch.optim.AdamW(
+            online, lr=self.learning_rate, eps=self.adam_eps, weight_decay=self.weight_decay, fused=True
+        )
         factor, total_steps = SCHEDULES[self.lr_schedule], self.total_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total_steps))
         return [optimizer], [schedule]

@@ -17,6 +17,8 @@ class Learner(nn.Module):
 
     actor: nn.Module
     discount: float | None = None  # None: the learner has no value estimate
+    shared: tuple[str, ...] = ()  # submodules that all seeds have in common and none trains
+    polyak_phase: int = 0  # the phase before which the targets move
 
     def phases(self) -> list[tuple[str, ...]]:
         """The losses that each optimiser step of one update sums."""
@@ -29,6 +31,10 @@ class Learner(nn.Module):
     def targets(self) -> list[tuple[nn.Module, nn.Module]]:
         """(target, online) pairs: the target follows the online module by Polyak averaging."""
         return []
+
+    def diagnostics(self, batch: Transition) -> dict[str, Tensor]:
+        """Further scalars worth a curve."""
+        return {}
 
     def values(self, batch: Transition) -> Tensor:
         """Value estimate of the data's actions ``[B]``; the agent watches its scale if ``discount`` is set."""

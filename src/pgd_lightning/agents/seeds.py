@@ -1,6 +1,7 @@
 """The seed axis: S learners as one module whose parameters carry a leading axis S.
 
 The stacked module keeps the names of a single learner, so checkpoints read naturally; calls go through ``vmap``.
+What a learner declares as ``shared`` is there once, without the axis.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,17 @@ def stacked_learners(make: Callable[[], Learner], num_seeds: int, seed: int) -> 
             learners.append(make())
     parameters, buffers = stack_module_state(learners)  # type: ignore[arg-type]
     stacked = learners[0]
-    for name, tensor in parameters.items():
+    for name, tensor in (parameters | buffers).items():
         owner, leaf = _owner(stacked, name)
-        setattr(owner, leaf, nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad))
-    for name, tensor in buffers.items():
-        owner, leaf = _owner(stacked, name)
-        setattr(owner, leaf, tensor)
+        if name in parameters:
+            tensor = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+        if not _is_shared(stacked, name):
+            setattr(owner, leaf, tensor)
     return stacked
+
+
+def _is_shared(stacked: Learner, name: str) -> bool:
+    return name.split(".")[0] in stacked.shared
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -48,7 +53,9 @@ def call_stacked(stacked: Learner, method: str, *args: Any, **fixed: Any) -> Any
     def one(state: dict[str, Tensor], *args: Any) -> Any:
         return functional_call(stacked, state, (method, *args), fixed)
 
-    if len(next(iter(state.values()))) == 1:  # the plain case, without vmap's overhead
-        single = one({name: tensor.squeeze(0) for name, tensor in state.items()}, *(arg.squeeze(0) for arg in args))
-        return tree_map(lambda tensor: tensor.unsqueeze(0), single)
-    return torch.vmap(one, randomness="different")(state, *args)
+    own = {name for name in state if not _is_shared(stacked, name)}
+    if all(len(state[name]) == 1 for name in own):  # the plain case, without vmap's overhead
+        alone = {name: tensor.squeeze(0) if name in own else tensor for name, tensor in state.items()}
+        return tree_map(lambda tensor: tensor.unsqueeze(0), one(alone, *(arg.squeeze(0) for arg in args)))
+    axes = {name: 0 if name in own else None for name in state}
+    return torch.vmap(one, in_dims=(axes, *(0 for _ in args)), randomness="different")(state, *args)

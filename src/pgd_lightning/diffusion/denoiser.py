@@ -1,4 +1,4 @@
-"""A network and a process make a denoiser: an estimate of the clean window at any noise level."""
+"""A network and a process make a denoiser: an estimate of the clean window or vector at any noise level."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,15 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
-from pgd_lightning.diffusion.process import EDM
+from pgd_lightning.diffusion.process import Process
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # (x [..., T, D], sigma []) -> denoised [..., T, D]
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma []) -> denoised, shaped as x
 
 
 class Denoiser(nn.Module):
     """D(x; sigma) = E[x0 | x] with the preconditioning of Karras et al. (equation 7)."""
 
-    def __init__(self, network: nn.Module, process: EDM) -> None:
+    def __init__(self, network: nn.Module, process: Process) -> None:
         super().__init__()
         self.network = network  # (x [B, T, D], c_noise [B]) -> [B, T, D]
         self.process = process
@@ -39,3 +39,32 @@ class Denoiser(nn.Module):
         """The training loss: one noise level a window, mean over the batch ``[B, T, D]``."""
         sigma = self.process.sample_sigma(len(x0), x0.device)
         return self.losses(x0, sigma, torch.randn_like(x0)).mean()
+
+
+class ConditionalDenoiser(nn.Module):
+    """D(x; sigma, c) = E[x0 | x, c] for vectors x, given a condition.
+
+    The leading axes of x, sigma and the condition broadcast, so that many x of one condition share what the network
+    computes from the condition alone.
+    """
+
+    def __init__(self, network: nn.Module, process: Process) -> None:
+        super().__init__()
+        self.network = network  # (x [..., D], c_noise [...], condition [..., C]) -> [..., D]
+        self.process = process
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        """Denoise ``x [..., D]`` at ``sigma [...]``, given ``condition [..., C]``."""
+        c_skip, c_out, c_in, c_noise = self.process.scalings(sigma)
+        output = self.network(c_in.unsqueeze(-1) * x, c_noise, condition)
+        return c_skip.unsqueeze(-1) * x + c_out.unsqueeze(-1) * output
+
+    def losses(self, x0: Tensor, condition: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Weighted squared error ``[B]``, summed over the dims of ``x0 [B, D]``, at ``sigma [B]``."""
+        denoised = self(x0 + sigma.unsqueeze(-1) * noise, sigma, condition)
+        return self.process.weight(sigma) * ((denoised - x0) ** 2).sum(-1)
+
+    def loss(self, x0: Tensor, condition: Tensor) -> Tensor:
+        """The training loss: one noise level a row, mean over the batch ``[B, D]``."""
+        sigma = self.process.sample_sigma(len(x0), x0.device)
+        return self.losses(x0, condition, sigma, torch.randn_like(x0)).mean()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.networks.mlp import EnsembleMLP, mlp
+from pgd_lightning.networks.mlp import EnsembleMLP, mlp, uniform_fan_out_
 
 
 class TwinQ(nn.Module):
@@ -23,12 +23,23 @@ class TwinQ(nn.Module):
         return self.pair.frozen(torch.cat([obs, action], dim=-1), 0)
 
 
+class EnsembleQ(nn.Module):
+    """``members`` independent action values: ``[..., O], [..., A] -> [members, ...]``, initially far apart."""
+
+    def __init__(self, members: int, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.members = uniform_fan_out_(EnsembleMLP(members, obs_dim + action_dim, hidden))
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        return self.members(torch.cat([obs, action], dim=-1))
+
+
 class StateValue(nn.Module):
     """V(s): ``[..., O] -> [...]``."""
 
-    def __init__(self, obs_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: int, hidden: Sequence[int], layer_norm: bool = False) -> None:
         super().__init__()
-        self.body = mlp(obs_dim, hidden, 1)
+        self.body = mlp(obs_dim, hidden, 1, layer_norm)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.body(obs).squeeze(-1)

@@ -18,11 +18,11 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = False) -> nn.Sequential:
     """``[..., inputs] -> [..., outputs]``: affine layers with ReLU between them, none after the last."""
     layers: list[nn.Module] = []
     for size, following in pairwise([inputs, *hidden]):
-        layers += [linear(size, following), nn.ReLU()]
+        layers += [linear(size, following), *([nn.LayerNorm(following)] if layer_norm else []), nn.ReLU()]
     return nn.Sequential(*layers, linear([inputs, *hidden][-1], outputs))
 
 
@@ -68,3 +68,26 @@ class EnsembleMLP(nn.Module):
             flat = layer.frozen(flat, member).relu()
         out: Tensor = head.frozen(flat, member)
         return out.reshape(x.shape[:-1])
+
+
+def uniform_fan_in_(network: nn.Module) -> nn.Module:
+    """``network`` with the affine layers as torch starts them: weights and biases uniform in +- 1 / sqrt(inputs)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+        elif isinstance(layer, EnsembleLinear):
+            _uniform_(layer, layer.weight.shape[1])
+    return network
+
+
+def uniform_fan_out_(ensemble: EnsembleMLP) -> EnsembleMLP:
+    """``ensemble`` with weights and biases uniform in +- 1 / sqrt(outputs), so that its members start far apart."""
+    for layer in ensemble.layers:
+        assert isinstance(layer, EnsembleLinear)
+        _uniform_(layer, layer.weight.shape[2])
+    return ensemble
+
+
+def _uniform_(layer: EnsembleLinear, fan: int) -> None:
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -(fan**-0.5), fan**-0.5)

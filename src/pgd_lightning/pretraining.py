@@ -1,0 +1,104 @@
+"""The behaviour model of an agent that is a diffusion model: trained once for a data set, found again by every agent.
+
+Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.dataset import Dataset
+from pgd_lightning.fitting import fit
+from pgd_lightning.models import fit_scales, load_agent
+from pgd_lightning.progress import say
+from pgd_lightning.runs import Run, build
+
+SHARED = "behaviour"
+
+
+def needs_behaviour(config: DictConfig) -> bool:
+    """Whether the agent of ``config`` holds a behaviour model."""
+    return SHARED in config.agent.learner
+
+
+def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What makes a behaviour model another one; empty for agents without."""
+    if not needs_behaviour(config):
+        return {}
+    settings = OmegaConf.to_container(config.pretraining, resolve=True)
+    network = OmegaConf.to_container(config.agent.learner[SHARED], resolve=True)
+    assert isinstance(settings, dict)
+    assert isinstance(network, dict)
+    network["process"] = {k: v for k, v in network["process"].items() if k not in ("spacing", "to_zero")}  # of sampling
+    return {
+        "pretraining": {k: v for k, v in settings.items() if k not in ("checkpoint_every", "log_every")},
+        "network": network,
+        "normalise_obs": config.agent.normalise_obs,
+        "file": dataset.provenance["sha256"],
+        "reading": {key: config.data[key] for key in ("out_of_box", "missing_timeouts")},
+    }
+
+
+def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None:
+    """Give ``module`` the trained behaviour model of its data, if it holds one."""
+    if needs_behaviour(config):
+        trained = ready_behaviour(config, dataset)
+        module.learner.get_submodule(SHARED).load_state_dict(
+            {name: tensor.squeeze(0) for name, tensor in trained.learner.get_submodule(SHARED).state_dict().items()}
+        )
+
+
+def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
+    """The behaviour model of ``dataset`` under ``config``, read from its run or trained now."""
+    settings = config.pretraining
+    what = behaviour_identity(config, dataset)
+    run = Run.at(config.runs_dir, SHARED, config.env.name, "diffusion", what, settings.seed)
+    module = build_behaviour(config, dataset)
+    if run.finished:
+        say(f"behaviour: trained already, in {run.folder}")
+        load_agent(module, run)
+        return module
+    with run.started(config, dataset.provenance):
+        size = sum(p.numel() for p in module.learner.parameters())
+        say(f"behaviour: {size:,} parameters, {settings.updates} updates of {settings.batch_size}, {run.folder}")
+        data = SyntheticDataModule(
+            real=dataset.transitions,
+            generator=None,
+            **dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0},
+            seed=settings.seed,
+            num_seeds=1,
+            total_steps=settings.updates,
+            observers=[],
+        )
+        fit(
+            run, config, dataset.provenance, module, data,
+            steps=settings.updates, checkpoint_every=settings.checkpoint_every, callbacks=[],
+        )  # fmt: skip
+        run.update(state="finished")
+    return module
+
+
+def build_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
+    """The untrained model as an agent of one loss, with the scales of observations that the real agent has."""
+    settings, agent = config.pretraining, OmegaConf.to_container(config.agent, resolve=True)
+    assert isinstance(agent, dict)
+    agent |= {
+        "name": SHARED,
+        "num_seeds": 1,
+        "seed": settings.seed,
+        "learning_rate": settings.learning_rate,
+        "lr_schedule": settings.lr_schedule,
+        "log_every": settings.log_every,
+        "weight_decay": 0.0,
+        "total_steps": settings.updates,
+        "learner": {
+            "_target_": "pgd_lightning.agents.behaviour.Behaviour",
+            "_partial_": True,
+            SHARED: agent["learner"][SHARED],
+        },
+    }
+    module: Agent = build(agent)
+    fit_scales(module, dataset)
+    return module
