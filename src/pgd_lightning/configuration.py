@@ -37,9 +37,9 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
 
 def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
     """A number may not become a word, nor a size or a count negative."""
+    defaults = compose(verb, default_scale(verb, overrides)) if overrides else config
     for key in (o.split("=")[0].lstrip("+~") for o in overrides):
-        value = OmegaConf.select(config, key)
-        before = OmegaConf.select(compose(verb, default_scale(verb, overrides)), key)
+        value, before = OmegaConf.select(config, key), OmegaConf.select(defaults, key)
         number = isinstance(before, int | float) and not isinstance(before, bool)
         if number and (isinstance(value, str | bool) or (value is not None and before > 0 and value < 0)):
             raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")

@@ -206,11 +206,10 @@ class DiffusionDICE(Learner):
 
         There is no closed form. The density is that of the guided model at its smallest noise level.
         """
-        process = self.behaviour.process
-        levels = process.schedule(self.likelihood_steps, obs.device)
+        levels = self.behaviour.process.schedule(self.likelihood_steps, obs.device)
         low, high = levels[levels > 0][-1].log(), levels[0].log()
         sigmas = (low + (high - low) * torch.linspace(0, 1, self.likelihood_steps + 1, device=obs.device)).exp()
-        return flow_log_prob(self.guided(obs, self.guidance_scale), action, sigmas, process.start_scale(sigmas[-1]))
+        return flow_log_prob(self.guided(obs, self.guidance_scale), action, sigmas)
 
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """(D(a; sigma, s) - a) / sigma^2, D the guided denoiser: the score of a candidate's density.

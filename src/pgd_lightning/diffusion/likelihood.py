@@ -11,20 +11,22 @@ from torch.func import vjp
 from pgd_lightning.diffusion.denoiser import Denoise
 
 
-def flow_log_prob(denoise: Denoise, x: Tensor, sigmas: Tensor, start_scale: Tensor) -> Tensor:
+def flow_log_prob(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """log p(x) ``[...]`` of ``x [..., D]`` at noise level ``sigmas[0]`` (Song et al. 2021, 2011.13456, equation 39).
 
-    The ODE dx / d ln sigma = x - D(x; sigma) is followed up the ascending ``sigmas`` by midpoint steps; there x is
-    normal with deviation ``start_scale``. The divergence is exact: one backward pass for each dim and step.
+    The ODE is followed up the ascending ``sigmas`` by midpoint steps in ln sigma, for y = x / sqrt(1 + sigma^2), whose
+    size hardly changes: dy / d ln sigma = (x / (1 + sigma^2) - D) / sqrt(1 + sigma^2). At the top y is a standard
+    normal. The divergence is exact: one backward pass for each dim and step.
     """
-    change = x.new_zeros(x.shape[:-1])
+    y, change = x * (1 + sigmas[0] ** 2).rsqrt(), x.new_zeros(x.shape[:-1])
     for low, high in pairwise(sigmas):
         h, middle = (high / low).log(), (low * high).sqrt()
-        halfway = x + h / 2 * (x - denoise(x, low))
-        denoised, trace = _with_trace(denoise, halfway, middle)
-        x = x + h * (halfway - denoised)
-        change = change + h * (x.shape[-1] - trace)
-    normal = -0.5 * (x / start_scale) ** 2 - start_scale.log() - 0.5 * math.log(2 * math.pi)
+        (m, m_middle) = ((1 + sigma**2).rsqrt() for sigma in (low, middle))
+        halfway = y + h / 2 * m * (m * y - denoise(y / m, low))
+        denoised, trace = _with_trace(denoise, halfway / m_middle, middle)
+        y = y + h * m_middle * (m_middle * halfway - denoised)
+        change = change + h * (x.shape[-1] * m_middle**2 - trace)
+    normal = -0.5 * y**2 - 0.5 * math.log(2 * math.pi) - 0.5 * torch.log1p(sigmas[0] ** 2)
     return normal.sum(-1) + change
 
 

@@ -54,6 +54,12 @@ def time_features(kind: str, features: int) -> nn.Module:
     return kinds[kind]()
 
 
+def joined(a: Tensor, b: Tensor) -> Tensor:
+    """Concatenation along the last axis; the leading ones broadcast."""
+    lead = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    return torch.cat([a.expand(*lead, -1), b.expand(*lead, -1)], dim=-1)
+
+
 class Residual(nn.Module):
     """x -> h + skip(x) with h two layers and the embedding added after the first."""
 
@@ -87,8 +93,7 @@ class VectorUNet(nn.Module):
     def embedding(self, label: Tensor, condition: Tensor) -> Tensor:
         """What the blocks know of label and condition, ``[..., 4 * features]``."""
         state = F.silu(self.condition(condition))
-        time = self.time(label).expand(*state.shape[:-1], -1)
-        return F.silu(self.joint(torch.cat([state, time], dim=-1)))
+        return F.silu(self.joint(joined(state, self.time(label))))
 
     def forward(self, x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
         embedding = self.embedding(label, condition)
@@ -118,8 +123,7 @@ class EnergyMLP(nn.Module):
         self.head = nn.Linear(hidden[-1], 1)
 
     def forward(self, x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
-        time = self.time(label).expand(*condition.shape[:-1], -1)
-        h = F.silu(self.first(x) + self.context(torch.cat([time, condition], dim=-1)))
+        h = F.silu(self.first(x) + self.context(joined(self.time(label), condition)))
         for layer in self.body:
             h = F.silu(layer(h))
         return self.head(h).squeeze(-1)
