@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 from pgd_lightning.configuration import CONF, options
+from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make
 from pgd_lightning.trajectory import EnvSpec
@@ -78,3 +79,13 @@ def test_a_body_alone_is_no_environment():
     assert not {"hopper", "body"} & set(options("env"))
     with pytest.raises((HydraException, UserError)):
         spec("hopper")
+
+
+@pytest.mark.parametrize("name", options("env"))
+def test_the_same_without_hydra(name):
+    assert environment(name, "today") == spec(name)
+
+
+def test_an_unknown_environment_gets_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean hopper-medium"):
+        environment("hoper-medium", "today")
