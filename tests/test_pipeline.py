@@ -160,6 +160,23 @@ def run_spec():
     return build(compose_config("train", ["env=maze2d-umaze"]).env)
 
 
+def test_analyse(finished, recording, monkeypatch, capsys):
+    """Both targets, real, unguided and guided windows; the real ones are at the simulator's floor."""
+    arguments = ["analyse", *command(recording, finished)[1:], "analysis.windows=8", "analysis.rows=40"]
+    assert pgd(monkeypatch, arguments) == 0
+    (folder,) = (finished / "analysis" / "maze2d-umaze").glob("fidelity-iql-*/0")
+    rows = json.loads((folder / "analysis.json").read_text())
+    assert [(row["target"], row["label"]) for row in rows] == [
+        (target, label) for target in ("behaviour", "agent") for label in ("real", "unguided", "pgd x 0.5", "pgd x 1")
+    ]
+    assert all(row["dynamics_error_median"] < 1e-9 for row in rows if row["label"] == "real")
+    assert all(row["dynamics_error_median"] > 1e-6 for row in rows if row["label"] != "real")
+    assert all(row["windows"] == 8 for row in rows)
+    assert (folder / "analysis.png").read_bytes()[:4] == b"\x89PNG"
+    assert "not D4RL" in (folder / "table.txt").read_text()
+    assert "agent: iql on none data is trained already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("synthetic", ["blend", "alternate"])
 def test_td3_bc_and_score_guidance(recording, tmp_path, monkeypatch, synthetic):
     more = ("agent=td3_bc", "guidance=score", "compare=[]", f"synthetic={synthetic}", "synthetic.keep_terminal=true")

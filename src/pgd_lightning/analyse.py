@@ -19,6 +19,7 @@ from pgd_lightning.agents.online import OnlinePolicy
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
+from pgd_lightning.evaluation.analysis_figure import analysis_figure
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.models import build_agent, build_generator, load_agent
 from pgd_lightning.prior import identity as prior_identity
@@ -52,7 +53,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                 say(line(row))
         write_atomic(run.folder / "analysis.json", json.dumps(rows, indent=1))
         title = f"windows on {dataset.label}"
-        (run.folder / "table.txt").write_text(table(rows, title, analyst))
+        write_atomic(run.folder / "table.txt", table(rows, title, analyst))
+        analysis_figure(rows, title, run.folder / "analysis.png")
         run.update(state="finished")
     say(f"\n{(run.folder / 'table.txt').read_text()}")
     say(f"results: {run.folder}  ({time.monotonic() - began:.0f} s in all)")
