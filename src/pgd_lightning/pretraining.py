@@ -16,6 +16,7 @@ from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build
 
 SHARED = "behaviour"
+SAMPLING = ("time_max", "spacing", "to_zero")  # keys of the process that training does not see
 
 
 def needs_behaviour(config: DictConfig) -> bool:
@@ -31,7 +32,7 @@ def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
     network = OmegaConf.to_container(config.agent.learner[SHARED], resolve=True)
     assert isinstance(settings, dict)
     assert isinstance(network, dict)
-    network["process"] = {k: v for k, v in network["process"].items() if k not in ("spacing", "to_zero")}  # of sampling
+    network["process"] = {k: v for k, v in network["process"].items() if k not in SAMPLING}
     return {
         "pretraining": {k: v for k, v in settings.items() if k not in ("checkpoint_every", "log_every")},
         "network": network,

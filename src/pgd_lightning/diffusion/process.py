@@ -79,6 +79,7 @@ class VP:
     beta_min: float
     beta_max: float
     time_min: float  # smallest time that is trained and sampled
+    time_max: float  # where sampling starts; below 1 it saves the steps at which x still says next to nothing
     label: Literal["time", "log_sigma"]  # what the network is told: t, or ln(sigma) / 4 as in EDM
     noise_law: Literal["time", "log_sigma"]  # uniform in t over [time_min, 1], or in ln sigma over the same range
     spacing: Literal["time", "log_sigma"]  # of the schedule
@@ -111,16 +112,16 @@ class VP:
         uniform = torch.rand(num, device=device)
         if self.noise_law == "time":
             return self.sigma(self.time_min + (1 - self.time_min) * uniform)
-        low, high = self._log_range()
+        low, high = self._log_range(1.0)
         return (low + (high - low) * uniform).exp()
 
     def schedule(self, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
-        """Descending noise levels ``[num_steps + 1]`` from sigma(1)."""
+        """Descending noise levels ``[num_steps + 1]`` from sigma(time_max)."""
         points = num_steps + (not self.to_zero)
         if self.spacing == "time":
-            sigmas = self.sigma(torch.linspace(1, self.time_min, points, dtype=torch.float64))
+            sigmas = self.sigma(torch.linspace(self.time_max, self.time_min, points, dtype=torch.float64))
         else:
-            low, high = self._log_range()
+            low, high = self._log_range(self.time_max)
             sigmas = torch.linspace(high, low, points, dtype=torch.float64).exp()
         if self.to_zero:
             sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
@@ -130,7 +131,7 @@ class VP:
         """sqrt(1 + sigma^2): the state m x starts as a standard normal."""
         return (1 + sigma**2).sqrt()
 
-    def _log_range(self) -> tuple[float, float]:
-        """Smallest and largest ln sigma."""
-        low, high = (math.log(self.sigma(torch.tensor(t, dtype=torch.float64))) for t in (self.time_min, 1.0))
+    def _log_range(self, time_max: float) -> tuple[float, float]:
+        """ln sigma at ``time_min`` and ``time_max``."""
+        low, high = (math.log(self.sigma(torch.tensor(t, dtype=torch.float64))) for t in (self.time_min, time_max))
         return low, high
