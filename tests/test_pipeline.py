@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,7 +163,13 @@ def run_spec():
 
 def test_analyse(finished, recording, monkeypatch, capsys):
     """Both targets, real, unguided and guided windows; the real ones are at the simulator's floor."""
-    arguments = ["analyse", *command(recording, finished)[1:], "analysis.windows=8", "analysis.rows=40"]
+    arguments = [
+        "analyse",
+        *command(recording, finished)[1:],
+        "analysis.windows=8",
+        "analysis.rows=40",
+        "analysis.generators=[]",
+    ]
     assert pgd(monkeypatch, arguments) == 0
     (folder,) = (finished / "analysis" / "maze2d-umaze").glob("fidelity-iql-*/0")
     rows = json.loads((folder / "analysis.json").read_text())
@@ -175,6 +182,26 @@ def test_analyse(finished, recording, monkeypatch, capsys):
     assert (folder / "analysis.png").read_bytes()[:4] == b"\x89PNG"
     assert "not D4RL" in (folder / "table.txt").read_text()
     assert "agent: iql on none data is trained already" in capsys.readouterr().out
+
+
+def test_pets_trains_an_agent_and_is_analysed(finished, recording, monkeypatch, capsys):
+    more = ["generator=pets", "compare=[]", "ensemble.steps=30", "ensemble.checkpoint_every=10"]
+    assert pgd(monkeypatch, command(recording, finished, *more)) == 0
+    assert run_of(finished, "pets").finished
+    first = weights(run_of(finished, "pets"))
+    (ensemble,) = (finished / "ensemble" / "maze2d-umaze").glob("pets-*/0")
+    last = torch.load(newest_checkpoint(ensemble / "checkpoints"), weights_only=True)["state_dict"]
+    shutil.rmtree(run_of(finished, "pets").folder)
+    for path in (ensemble / "checkpoints").glob("*=000000030.ckpt"):
+        path.unlink()
+    record = json.loads((ensemble / "run.json").read_text()) | {"state": "killed"}
+    (ensemble / "run.json").write_text(json.dumps(record))
+    assert pgd(monkeypatch, command(recording, finished, *more)) == 0
+    assert "continues from step=000000020.ckpt" in capsys.readouterr().out
+    resumed = torch.load(newest_checkpoint(ensemble / "checkpoints"), weights_only=True)["state_dict"]
+    assert all(torch.equal(last[key], resumed[key]) for key in last)
+    again = weights(run_of(finished, "pets"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
 
 
 @pytest.mark.parametrize("synthetic", ["blend", "alternate"])

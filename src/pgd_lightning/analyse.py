@@ -20,22 +20,20 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
 from pgd_lightning.evaluation.analysis_figure import analysis_figure
-from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.models import build_agent, build_generator, load_agent
+from pgd_lightning.experience import ready_generator
+from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.prior import identity as prior_identity
-from pgd_lightning.prior import ready_prior
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.behaviour_policy import Ladder
-from pgd_lightning.trajectory import Policy, Trajectory
+from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
     dataset = open_dataset(config)
-    prior, _ = ready_prior(config, dataset)
     identity = {
         "analysis": OmegaConf.to_container(config.analysis, resolve=True),
         "guidance": OmegaConf.to_container(config.guidance, resolve=True),
@@ -48,7 +46,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         rows: list[dict[str, Any]] = []
         for name in config.analysis.targets:
             policy, num_seeds = target_policy(name, config, overrides, dataset)
-            for row in analyse(name, policy, num_seeds, config, overrides, dataset, prior, analyst):
+            for row in analyse(name, policy, num_seeds, config, overrides, dataset, analyst):
                 rows.append(row)
                 say(line(row))
         write_atomic(run.folder / "analysis.json", json.dumps(rows, indent=1))
@@ -88,7 +86,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
         behaviour = train.behaviour_clone(overrides, config, dataset)
-        run = train.train_agent(alone, dataset, None, behaviour)
+        run = train.train_agent(alone, dataset, behaviour)
     else:
         run = finished_agent(name)
     settings = run.load_config()
@@ -116,7 +114,6 @@ def analyse(
     config: DictConfig,
     overrides: list[str],
     dataset: Dataset,
-    prior: DiffusionPrior,
     analyst: Analyst,
 ) -> Iterator[dict[str, Any]]:
     """A row for each source of windows ``[S, N, T]``, S * N as nearly the same for all targets as seeds allow."""
@@ -126,15 +123,22 @@ def analyse(
     starts = real.obs[:, 0].expand(num_seeds, -1, -1)
     seed = derive_seed(config.seed, "analysis")
     yield measured(analyst, real.unsqueeze(0).expand(num_seeds, *real.batch_size), policy, name, "real")
-    guided = train.recompose(overrides, "generator=pgd")
-    generator = build_generator(guided, prior)
-    assert generator is not None
-    yield measured(analyst, generator.generate(None, starts, seed), policy, name, "unguided", coef=0.0)
+    unguided = generator_of(overrides, dataset, "generator=pgd")
+    yield measured(analyst, unguided.generate(None, starts, seed), policy, name, "unguided", coef=0.0)
     for factor in config.analysis.factors:
         coef = factor * config.guidance.coef
-        changed = build_generator(train.recompose(overrides, "generator=pgd", f"guidance.coef={coef}"), prior)
-        assert changed is not None
-        yield measured(analyst, changed.generate(policy, starts, seed), policy, name, "pgd", coef=coef)
+        guided = generator_of(overrides, dataset, "generator=pgd", f"guidance.coef={coef}")
+        yield measured(analyst, guided.generate(policy, starts, seed), policy, name, "pgd", coef=coef)
+    for other in config.analysis.generators:
+        baseline = generator_of(overrides, dataset, f"generator={other}")
+        yield measured(analyst, baseline.generate(policy, starts, seed), policy, name, other)
+
+
+def generator_of(overrides: list[str], dataset: Dataset, *choices: str) -> Generator:
+    """The generator of this command with other ``choices``, its model trained."""
+    generator = ready_generator(train.recompose(overrides, *choices), dataset)
+    assert generator is not None
+    return generator
 
 
 def measured(

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from pgd_lightning.data import d4rl
 from pgd_lightning.dataset import open_dataset
 from pgd_lightning.errors import UserError
-from pgd_lightning.models import build_agent, build_generator, load_agent
-from pgd_lightning.prior import ready_prior
+from pgd_lightning.experience import ready_generator
+from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import finished_agent
@@ -25,7 +25,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     dataset = open_dataset(settings)
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    generator = build_generator(settings, ready_prior(settings, dataset)[0])
+    generator = ready_generator(settings, dataset)
     assert generator is not None
     starts = dataset.transitions.obs[: config.windows].expand(settings.seeds, -1, -1)
     windows = generator.generate(module.policy, starts, derive_seed(config.seed, "generate"))

@@ -1,6 +1,7 @@
 """From configs and run folders to priors, agents and generators."""
 
 import torch
+from lightning import LightningModule
 from omegaconf import DictConfig
 
 from pgd_lightning.agents.agent import Agent
@@ -11,7 +12,6 @@ from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, build, newest_checkpoint
-from pgd_lightning.trajectory import Generator
 
 
 def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
@@ -67,16 +67,8 @@ def fit_scales(agent: Agent, dataset: Dataset) -> None:
     agent.fit_rewards(recording.reward, recording.terminated, recording.truncated)
 
 
-def load_agent(module: Agent, run: Run) -> None:
+def load_agent(module: LightningModule, run: Run) -> None:
     """Fill ``module`` with the newest checkpoint of ``run``."""
     path = newest_checkpoint(run.checkpoints)
     assert path is not None, run.checkpoints
     module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
-
-
-def build_generator(config: DictConfig, prior: DiffusionPrior | None) -> Generator | None:
-    """The generator of the config, or None for real data only."""
-    if config.generator.build is None:
-        return None
-    generator: Generator = build(config.generator.build)(prior=prior)
-    return generator

@@ -14,8 +14,8 @@ from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, step_errors
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, bootstrap_interval, paired_interval
-from pgd_lightning.models import build_agent, build_generator, load_agent
-from pgd_lightning.prior import ready_prior
+from pgd_lightning.experience import ready_generator
+from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
@@ -146,7 +146,7 @@ def example_windows(settings: DictConfig, dataset: Dataset, policy: Any) -> dict
     kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
     if settings.generator.build is None:
         return kinds
-    generator = build_generator(settings, ready_prior(settings, dataset)[0])
+    generator = ready_generator(settings, dataset)
     assert generator is not None
     starts = real.obs[:, 0].expand(settings.seeds, -1, -1)
     seed = derive_seed(settings.seed, "report")

@@ -16,12 +16,10 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
 from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.experience import model_identity, ready_generator
 from pgd_lightning.fitting import fit
-from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.models import build_agent, build_generator, load_agent
+from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour, behaviour_identity
-from pgd_lightning.prior import identity as prior_identity
-from pgd_lightning.prior import ready_prior
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, command_line, config_hash
@@ -36,12 +34,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
     dataset = open_dataset(config)
-    prior = ready_prior(config, dataset)[0] if needs_prior(config) else None
     arms = [config.generator.name, *(name for name in config.compare if name != config.generator.name)]
     runs = []
     for arm in arms:
         arm_config = recompose(overrides, f"generator={arm}")
-        runs.append(train_agent(arm_config, dataset, prior, behaviour_clone(overrides, config, dataset)))
+        runs.append(train_agent(arm_config, dataset, behaviour_clone(overrides, config, dataset)))
         figures = report.write(runs, dataset)
     mirror_figures(config, runs[0], dataset.provenance, figures)
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
@@ -57,11 +54,6 @@ def recompose(overrides: list[str], *changes: str) -> DictConfig:
     return compose_config("train", [*kept, *changes])
 
 
-def needs_prior(config: DictConfig) -> bool:
-    """Whether any arm generates with the diffusion prior."""
-    return config.generator.build is not None or any(name != "none" for name in config.compare)
-
-
 def behaviour_clone(overrides: list[str], config: DictConfig, dataset: Dataset) -> Policy:
     """A clone of the policy that recorded the data, trained once and kept like any agent."""
     clone = recompose(overrides, *BEHAVIOUR, f"updates={config.behaviour.updates}")
@@ -73,16 +65,17 @@ def behaviour_clone(overrides: list[str], config: DictConfig, dataset: Dataset) 
     return module.policy
 
 
-def train_agent(config: DictConfig, dataset: Dataset, prior: DiffusionPrior | None, behaviour: Policy) -> Run:
+def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy) -> Run:
     """The finished run of this config's agent: found, continued or trained."""
     run, module = agent_run(config, dataset)
     if run.finished:
         say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
         return run
+    generator = ready_generator(config, dataset)
     with run.started(config, dataset.provenance):
         adopt_behaviour(module, config, dataset)
         say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
-        fit_agent(run, config, dataset, module, build_generator(config, prior), behaviour)
+        fit_agent(run, config, dataset, module, generator, behaviour)
         result = rollout(
             dataset.env,
             module.policy,
@@ -110,7 +103,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         experience |= {
             "build": OmegaConf.to_container(config.generator.build, resolve=True),
             "synthetic": OmegaConf.to_container(config.synthetic, resolve=True),
-            "prior": prior_identity(config, dataset),
+            **model_identity(config, dataset),
         }
     method = f"{config.agent.name}-{config.generator.name}"
     run = Run.at(config.runs_dir, "agent", config.env.name, method, common | experience, config.seed)

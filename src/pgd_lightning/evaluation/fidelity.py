@@ -36,10 +36,12 @@ class StepErrors:
 def step_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> StepErrors:
     """Reset the simulator to rows of ``windows [N, T]``, apply their action, compare (PGD workshop paper, 4.2).
 
-    ``max_rows`` rows are drawn without replacement from the N * (T-1) that have a successor.
+    ``max_rows`` rows are drawn without replacement from those that have a successor in their window: not the last,
+    and none that ends an episode.
     """
-    num, rows = windows.batch_size
-    chosen = np.random.default_rng(seed).permutation(num * (rows - 1))[:max_rows]
+    rows = windows.batch_size[-1]
+    going_on = np.flatnonzero(~windows.terminated[:, :-1].cpu().numpy())
+    chosen = np.random.default_rng(seed).permutation(going_on)[:max_rows]
     return transition_errors(simulator, windows.transitions()[torch.as_tensor(chosen)], obs_std, chosen % (rows - 1))
 
 

@@ -16,7 +16,7 @@ class PGD:
 
     def __init__(
         self,
-        prior: DiffusionPrior,
+        model: DiffusionPrior,
         sampler: Sampler,
         num_steps: int,
         churn: Churn | None,
@@ -24,7 +24,7 @@ class PGD:
         rows: int,
         batch_size: int,  # windows denoised at once, over all seeds
     ) -> None:
-        self.prior, self.sampler, self.num_steps, self.churn = prior, sampler, num_steps, churn
+        self.prior, self.sampler, self.num_steps, self.churn = model, sampler, num_steps, churn
         self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
 
     @torch.no_grad()
