@@ -39,6 +39,17 @@ class Transition(TensorClass):
             self.batch_size,
         )
 
+    def as_windows(self) -> Trajectory:
+        """``[...] -> [..., 2]``: (s, a, r, d), then s' in which nothing is done; ``transitions`` undoes it."""
+        batch = (*self.batch_size, 2)
+        return Trajectory(
+            obs=torch.stack([self.obs, self.next_obs], dim=-2),
+            action=torch.stack([self.action, torch.zeros_like(self.action)], dim=-2),
+            reward=torch.stack([self.reward, torch.zeros_like(self.reward)], dim=-1),
+            terminated=torch.stack([self.terminated, torch.zeros_like(self.terminated)], dim=-1),
+            batch_size=batch,
+        )
+
 
 class Trajectory(TensorClass):
     """Windows of experience, leading axes ``[..., N, T]``. Row t holds (s_t, a_t) and what a_t led to: r_t, d_t."""
@@ -80,6 +91,9 @@ class Policy(Protocol):
 
     def act(self, obs: Tensor) -> Tensor:
         """The action taken at evaluation (the mean of a stochastic policy): ``[..., O] -> [..., A]``."""
+
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """An action of the policy's distribution from standard normal ``noise [..., A]``; a deterministic one acts."""
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density of ``action``, summed over its dims: ``[..., O], [..., A] -> [...]``.

@@ -201,6 +201,10 @@ class DiffusionDICE(Learner):
             return candidates.squeeze(-2)
         return select(candidates, self.candidate_values(obs, candidates), self.selection)
 
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """:meth:`act`, whose noise is its own."""
+        return self.act(obs)
+
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density ``[...]`` of a candidate, before selection, by the guided model's probability-flow ODE.
 

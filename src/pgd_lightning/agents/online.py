@@ -32,6 +32,11 @@ class OnlinePolicy:
         """The mean action."""
         return self._gaussian(obs)[0]
 
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """mean + std noise, kept in the box."""
+        mean, std = self._gaussian(obs)
+        return (mean + std * noise).clamp(-1, 1)
+
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density, summed over action dims."""
         mean, std = self._gaussian(obs)

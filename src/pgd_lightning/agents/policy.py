@@ -27,6 +27,12 @@ class StackedPolicy:
         return action
 
     @torch.no_grad()
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """``[S, ..., O], [S, ..., A] -> [S, ..., A]``."""
+        action: Tensor = call_stacked(self.learner, "actor.draw", self.normalised(obs), noise)
+        return action
+
+    @torch.no_grad()
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """``[S, ..., O], [S, ..., A] -> [S, ...]``."""
         log_prob: Tensor = call_stacked(self.learner, "actor.log_prob", self.normalised(obs), action)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
 from pgd_lightning.data.recording import Steps
-from pgd_lightning.data.windows import Windows
+from pgd_lightning.data.windows import StepWindows, Windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.trajectory import Generator, Trajectory, Transition
@@ -35,7 +35,12 @@ class WindowDataModule(LightningDataModule):
     """Batches of windows for the prior, ``[B, T]``."""
 
     def __init__(
-        self, train: Windows, validation: Windows | None, batch_size: int, seed: int, total_steps: int
+        self,
+        train: Windows | StepWindows,
+        validation: Windows | StepWindows | None,
+        batch_size: int,
+        seed: int,
+        total_steps: int,
     ) -> None:
         super().__init__()
         self.train, self.validation = train, validation

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.recording import Recording, Steps
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
-from pgd_lightning.trajectory import Trajectory
+from pgd_lightning.trajectory import Trajectory, Transition
 
 
 def window_starts(terminated: Tensor, truncated: Tensor, horizon: int, stride: int) -> Tensor:
@@ -62,6 +62,32 @@ class Windows:
     def batches(self, size: int) -> Iterator[Trajectory]:
         """All windows in order, ``size`` at a time."""
         return (self[index] for index in torch.arange(len(self)).split(size))
+
+
+@dataclass(frozen=True)
+class StepWindows:
+    """Chosen steps as windows of two rows, the form in which a model of single transitions takes and gives them."""
+
+    steps: Transition | Steps
+    rows: Tensor  # [N] numbers of steps
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor) -> Trajectory:
+        """``[B] -> [B, 2]``."""
+        return self.steps[self.rows[index]].as_windows()
+
+    def batches(self, size: int) -> Iterator[Trajectory]:
+        """All windows in order, ``size`` at a time."""
+        return (self[index] for index in torch.arange(len(self)).split(size))
+
+
+def split_steps(steps: Transition | Steps, held_out: float, seed: int) -> tuple[StepWindows, StepWindows | None]:
+    """Steps to train on, and a share ``held_out`` of them, drawn at random, that is not (None if that is none)."""
+    order = torch.randperm(len(steps), generator=stream(seed, "held-out steps"))
+    number = int(held_out * len(steps))
+    return StepWindows(steps, order[number:]), StepWindows(steps, order[:number]) if number else None
 
 
 def split_windows(

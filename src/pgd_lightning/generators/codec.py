@@ -21,9 +21,13 @@ class TrajectoryCodec(nn.Module):
     def __init__(self, obs_dim: int, action_dim: int, action_clip: float) -> None:
         super().__init__()
         self.obs_dim, self.action_dim, self.action_clip = obs_dim, action_dim, action_clip
-        self.channels = obs_dim + action_dim + 2
         self.register_buffer("mean", torch.zeros(self.channels))
         self.register_buffer("std", torch.ones(self.channels))
+
+    @property
+    def channels(self) -> int:
+        """D."""
+        return self.obs_dim + self.action_dim + 2
 
     @property
     def action_channels(self) -> slice:
@@ -48,13 +52,26 @@ class TrajectoryCodec(nn.Module):
 
     def rows(self, trajectory: Trajectory) -> Tensor:
         """Un-standardised channels ``[..., T, D]``, actions through arctanh after clipping to +-action_clip."""
-        action = trajectory.action.clamp(-self.action_clip, self.action_clip).arctanh()
+        action = self.unbounded(trajectory.action)
         terminated = trajectory.terminated.to(action.dtype).unsqueeze(-1)
         return torch.cat([trajectory.obs, action, trajectory.reward.unsqueeze(-1), terminated], dim=-1)
 
     def encode(self, trajectory: Trajectory) -> Tensor:
         """``[..., T] -> x [..., T, D]``."""
         return (self.rows(trajectory) - self.mean) / self.std
+
+    def encode_obs(self, obs: Tensor) -> Tensor:
+        """``[..., O]``, standardised."""
+        return (obs - self.mean[: self.obs_dim]) / self.std[: self.obs_dim]
+
+    def encode_action(self, action: Tensor) -> Tensor:
+        """``[..., A]``, through arctanh and standardised."""
+        where = self.action_channels
+        return (self.unbounded(action) - self.mean[where]) / self.std[where]
+
+    def unbounded(self, action: Tensor) -> Tensor:
+        """arctanh of ``action`` after clipping to +-action_clip."""
+        return action.clamp(-self.action_clip, self.action_clip).arctanh()
 
     def decode(self, x: Tensor) -> Trajectory:
         """``x [..., T, D] -> [..., T]``; terminated where the channel is above one half. Nothing else is clipped."""

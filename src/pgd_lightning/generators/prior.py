@@ -34,8 +34,73 @@ def update_ema(average: Denoiser, online: Denoiser, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - decay)
 
 
-class DiffusionPrior(LightningModule):
+class WindowModel(LightningModule):
+    """What models of recorded windows share: units, noise by (seed, step), learning rate, logs and an alarm.
+
+    A subclass has a ``name``, that of its section of the config and its logs, and a :meth:`loss`. All that is not
+    trained must not require gradients.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        codec: TrajectoryCodec,
+        learning_rate: float,  # peak
+        warmup_start: float,  # fraction of the peak at step 0
+        total_steps: int,
+        log_every: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.codec = codec
+        self.learning_rate, self.warmup_start = learning_rate, warmup_start
+        self.total_steps, self.log_every, self.seed = total_steps, log_every, seed
+
+    def loss(self, batch: Trajectory) -> Tensor:
+        """What is trained on, of windows ``[B, T]`` in environment units; noise from torch's global generator."""
+        raise NotImplementedError
+
+    def held_out_loss(self, batch: Trajectory) -> Tensor:
+        """What is watched on held-out windows ``[B, T]``."""
+        return self.loss(batch)
+
+    def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
+        torch.manual_seed(derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank))
+        loss = self.loss(batch)
+        if self.global_step % self.log_every == 0:
+            if not loss.isfinite():
+                raise UserError(
+                    f"The {self.name}'s loss is {loss.item()} at step {self.global_step}: lower {self.name}."
+                    f"learning_rate (now {self.learning_rate}) and start again; the last checkpoint is kept."
+                )
+            self.log(f"{self.name}/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
+        """Loss on held-out episodes, with the same noise at each validation."""
+        torch.manual_seed(derive_seed(self.seed, "prior/validation", batch_idx))
+        self.log(f"{self.name}/val_loss", self.held_out_loss(batch), prog_bar=True, batch_size=len(batch))
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam on all that is trained."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, lr=self.learning_rate, fused=True)
+
+    def rate(self, step: int) -> float:
+        """Fraction of the peak learning rate at ``step``."""
+        return warmup_cosine(step, self.total_steps, self.warmup_start)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class DiffusionPrior(WindowModel):
     """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units."""
+
+    name = "prior"
 
     def __init__(
         self,
@@ -49,41 +114,25 @@ class DiffusionPrior(LightningModule):
         log_every: int,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(codec, learning_rate, warmup_start, total_steps, log_every, seed)
         self.denoiser = denoiser
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.codec = codec
-        self.learning_rate, self.warmup_start = learning_rate, warmup_start
         self.ema_decay, self.ema_every = ema_decay, ema_every
-        self.total_steps, self.log_every, self.seed = total_steps, log_every, seed
 
-    def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
-        torch.manual_seed(derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank))
-        loss = self.denoiser.loss(self.codec.encode(batch))
-        if self.global_step % self.log_every == 0:
-            if not loss.isfinite():
-                raise UserError(
-                    f"The prior's loss is {loss.item()} at step {self.global_step}: lower prior.learning_rate "
-                    f"(now {self.learning_rate}) and start again; the last checkpoint is kept."
-                )
-            self.log("prior/loss", loss.detach(), prog_bar=True)
-        return loss
+    def loss(self, batch: Trajectory) -> Tensor:
+        return self.denoiser.loss(self.codec.encode(batch))
 
-    def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
-        """Loss of the averaged weights on held-out episodes, with the same noise at each validation."""
-        torch.manual_seed(derive_seed(self.seed, "prior/validation", batch_idx))
-        loss = self.ema.loss(self.codec.encode(batch))
-        self.log("prior/val_loss", loss, prog_bar=True, batch_size=len(batch))
+    def held_out_loss(self, batch: Trajectory) -> Tensor:
+        """Of the averaged weights."""
+        return self.ema.loss(self.codec.encode(batch))
+
+    def decay(self, step: int) -> float:
+        """What the average keeps of itself after ``step`` updates of the weights."""
+        return self.ema_decay
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # Not in a batch-end hook: callbacks, the checkpoint among them, run before those of the module.
         super().optimizer_step(*args, **kwargs)
-        if (self.global_step + 1) % self.ema_every == 0:
-            update_ema(self.ema, self.denoiser, self.ema_decay)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=self.learning_rate, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, self.total_steps, self.warmup_start)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        step = self.global_step + 1
+        if step % self.ema_every == 0:
+            update_ema(self.ema, self.denoiser, self.decay(step))

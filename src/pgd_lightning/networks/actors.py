@@ -37,6 +37,10 @@ class GaussianActor(nn.Module):
         """The mean: ``[..., O] -> [..., A]``."""
         return self.body(obs).tanh()
 
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """mean + std noise, kept in the box: ``[..., O], [..., A] -> [..., A]``."""
+        return (self.act(obs) + self.clamped_log_std().exp() * noise).clamp(-1, 1)
+
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """``[..., O], [..., A] -> [...]``."""
         return normal_log_prob(action, self.act(obs), self.clamped_log_std())
@@ -56,6 +60,10 @@ class DeterministicActor(nn.Module):
     def act(self, obs: Tensor) -> Tensor:
         """``[..., O] -> [..., A]``."""
         return self.body(obs).tanh()
+
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """:meth:`act`: the unit Gaussian is how it counts, not how it acts."""
+        return self.act(obs)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """log N(a; act(s), 1), ``[..., O], [..., A] -> [...]``."""
