@@ -37,9 +37,9 @@ def learner(process: VP, **solver: object) -> Callable[[], DiffusionDICE]:
     behaviour = partial(action_denoiser, OBS, ACTION, process, width=512, features=32, time=features)
     return partial(
         DiffusionDICE, OBS, ACTION, [256, 256], behaviour, discount=0.99, temperature=0.5, max_weight=100.0,
-        ensemble=10, guidance_hidden=[256] * 4, time=features, time_features=32, guidance_rule="in_sample",
-        noise_copies=16, contrastive_weight=3.0, guidance_scale=4.0, decision="guide_then_select",
-        candidates=CANDIDATES, selection="max", likelihood_steps=8, **solver,
+        ensemble=10, guidance_hidden=[256] * 4, time=features, time_features=32, guidance_start="he",
+        guidance_rule="in_sample", noise_copies=16, contrastive_weight=3.0, guidance_scale=4.0,
+        decision="guide_then_select", candidates=CANDIDATES, selection="max", likelihood_steps=8, **solver,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ OBS, ACTION = 4, 2
 behaviour = partial(action_denoiser, OBS, ACTION, OURS, width=16, features=8, time="smooth")
 dice = partial(
     DiffusionDICE, OBS, ACTION, [16, 16], behaviour, discount=0.99, temperature=0.5, max_weight=100.0, ensemble=3,
-    guidance_hidden=[16, 16], time="smooth", time_features=8, guidance_rule="in_sample", noise_copies=4,
+    guidance_hidden=[16, 16], time="smooth", time_features=8, guidance_start="he", guidance_rule="in_sample", noise_copies=4,
     contrastive_weight=3.0, guidance_scale=1.0, decision="guide_then_select", candidates=4, selection="max",
     sampler=dpmpp_2m, num_steps=6, likelihood_steps=16,
 )  # fmt: skip
@@ -359,7 +359,7 @@ def test_learnt_guidance_is_the_closed_form() -> None:
     points, share, w = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5]), torch.tensor(W2)
     exact = log_ratio(points, share, w)
     process = VP(0.1, 20.0, 0.001, 1.0, label="log_sigma", noise_law="log_sigma", spacing="time", to_zero=True)
-    g = Energy(EnergyMLP(1, 1, [64, 64], 16, "smooth"), process)
+    g = Energy(EnergyMLP(1, 1, [64, 64], 16, "smooth", "he"), process)
     optimizer = torch.optim.Adam(g.parameters(), 3e-3, fused=True)
     condition = torch.zeros(1, 1)
 
@@ -453,7 +453,12 @@ def test_decisions(exact) -> None:
     single = exact.act(obs)
     assert (chosen - 0.5).abs().mean() < 0.06 < (single - 0.5).abs().mean()
     assert single.mean().item() == pytest.approx(0.1, abs=0.06)
-    for key, name in [("decision", "argmax"), ("selection", "best"), ("guidance_rule", "none")]:
+    for key, name in [
+        ("decision", "argmax"),
+        ("selection", "best"),
+        ("guidance_rule", "none"),
+        ("guidance_start", "zero"),
+    ]:
         with pytest.raises(UserError, match=f"{key}={name} is none of"):
             dice(**{key: name})
 
@@ -498,7 +503,7 @@ def count(module: nn.Module) -> int:
 def test_g19_sizes(obs_dim: int, action_dim: int, sizes: tuple[int, ...]) -> None:
     wide = [256, 256]
     networks = [
-        VectorUNet(action_dim, obs_dim, 512, 32, "fourier30"), EnergyMLP(action_dim, obs_dim, [256] * 4, 32, "fourier30"),
+        VectorUNet(action_dim, obs_dim, 512, 32, "fourier30"), EnergyMLP(action_dim, obs_dim, [256] * 4, 32, "fourier30", "torch"),
         TwinQ(obs_dim, action_dim, wide), StateValue(obs_dim, wide, layer_norm=True),
         EnsembleQ(10, obs_dim, action_dim, wide),
     ]  # fmt: skip
@@ -522,7 +527,10 @@ def test_ensemble_starts_apart_and_twins_together() -> None:
 
 def test_values_are_computed_once_for_all_candidates_of_a_state() -> None:
     """Leading axes broadcast: K candidates of one condition give what K copies of it give."""
-    network, energy = VectorUNet(ACTION, OBS, 16, 8, "fourier30"), EnergyMLP(ACTION, OBS, [16, 16], 8, "smooth")
+    network, energy = (
+        VectorUNet(ACTION, OBS, 16, 8, "fourier30"),
+        EnergyMLP(ACTION, OBS, [16, 16], 8, "smooth", "torch"),
+    )
     x, obs, label = torch.randn(5, 3, ACTION), torch.randn(5, 1, OBS), torch.tensor(0.3)
     for net in (network, energy):
         torch.testing.assert_close(net(x, label, obs), net(x, label.expand(5, 3), obs.expand(5, 3, OBS)))

@@ -40,6 +40,7 @@ from pgd_lightning.trajectory import Transition
 MIN_WEIGHT = 1e-40
 DECISIONS = ("guide", "select", "guide_then_select")
 GUIDANCE_RULES = ("in_sample", "contrastive")
+STARTS = ("torch", "he")
 
 
 def for_env(name: str, table: dict[str, float]) -> float:
@@ -69,6 +70,7 @@ class DiffusionDICE(Learner):
         guidance_hidden: Sequence[int],
         time: str,  # features of the noise level that g sees: fourier30 or smooth
         time_features: int,
+        guidance_start: str,  # first weights of g: torch or he
         guidance_rule: str,  # in_sample or contrastive
         noise_copies: int,  # M noised copies of each action; contrastive: generated actions of each state
         contrastive_weight: float,  # beta of Q in the contrastive targets
@@ -82,7 +84,10 @@ class DiffusionDICE(Learner):
     ) -> None:
         super().__init__()
         check_choices(
-            decision=(decision, DECISIONS), selection=(selection, RULES), guidance_rule=(guidance_rule, GUIDANCE_RULES)
+            decision=(decision, DECISIONS),
+            selection=(selection, RULES),
+            guidance_rule=(guidance_rule, GUIDANCE_RULES),
+            guidance_start=(guidance_start, STARTS),
         )
         self.action_dim = action_dim
         self.behaviour = behaviour().requires_grad_(False)
@@ -90,7 +95,7 @@ class DiffusionDICE(Learner):
         self.critic = uniform_fan_in_(TwinQ(obs_dim, action_dim, hidden))
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         self.ensemble = EnsembleQ(ensemble, obs_dim, action_dim, hidden) if ensemble else None
-        energy = EnergyMLP(action_dim, obs_dim, guidance_hidden, time_features, time)
+        energy = EnergyMLP(action_dim, obs_dim, guidance_hidden, time_features, time, guidance_start)
         self.guidance = Energy(energy, self.behaviour.process)
         self.discount, self.temperature, self.max_weight = discount, temperature, max_weight
         self.guidance_rule, self.noise_copies, self.contrastive_weight = guidance_rule, noise_copies, contrastive_weight

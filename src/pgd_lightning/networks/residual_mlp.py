@@ -108,9 +108,15 @@ class VectorUNet(nn.Module):
 
 
 class EnergyMLP(nn.Module):
-    """SiLU layers from [x, time, condition] to a scalar ``[...]``."""
+    """SiLU layers from [x, time, condition] to a scalar ``[...]``.
 
-    def __init__(self, dim: int, condition_dim: int, hidden: Sequence[int], features: int, time: str) -> None:
+    ``start``: ``torch``'s own initial weights (published) let the signal fade from layer to layer, and learning begins
+    with a plateau of thousands of updates; ``he``'s (1502.01852) keep it.
+    """
+
+    def __init__(
+        self, dim: int, condition_dim: int, hidden: Sequence[int], features: int, time: str, start: str
+    ) -> None:
         super().__init__()
         self.time = time_features(time, features)
         # One layer of [x, time, condition] in two parts: the second is computed once for all x of a condition.
@@ -121,6 +127,12 @@ class EnergyMLP(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
         self.body = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
         self.head = nn.Linear(hidden[-1], 1)
+        if start == "he":
+            std = math.sqrt(6) * bound  # sqrt(2 / fan in) of the whole first layer: torch's bound is 1 / sqrt(fan in)
+            for weight in (self.first.weight, self.context.weight):
+                nn.init.uniform_(weight, -std, std)
+            for layer in self.body:
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, label: Tensor, condition: Tensor) -> Tensor:
         h = F.silu(self.first(x) + self.context(joined(self.time(label), condition)))
