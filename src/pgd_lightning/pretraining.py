@@ -25,9 +25,7 @@ def needs_behaviour(config: DictConfig) -> bool:
 
 
 def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What makes a behaviour model another one; empty for agents without."""
-    if not needs_behaviour(config):
-        return {}
+    """What makes a behaviour model another one."""
     settings = OmegaConf.to_container(config.pretraining, resolve=True)
     network = OmegaConf.to_container(config.agent.learner[SHARED], resolve=True)
     assert isinstance(settings, dict)
@@ -40,6 +38,11 @@ def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
         "file": dataset.provenance["sha256"],
         "reading": {key: config.data[key] for key in ("out_of_box", "missing_timeouts")},
     }
+
+
+def part_of_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What an agent's identity holds of its behaviour model: nothing for agents without."""
+    return {SHARED: behaviour_identity(config, dataset)} if needs_behaviour(config) else {}
 
 
 def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None:

@@ -19,7 +19,7 @@ from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.experience import model_identity, ready_generator
 from pgd_lightning.fitting import fit
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.pretraining import adopt_behaviour, behaviour_identity
+from pgd_lightning.pretraining import adopt_behaviour, part_of_identity
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, command_line, config_hash
@@ -37,7 +37,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     arms = [config.generator.name, *(name for name in config.compare if name != config.generator.name)]
     runs = []
     for arm in arms:
-        arm_config = recompose(overrides, f"generator={arm}")
+        arm_config = config if arm == config.generator.name else recompose(overrides, f"generator={arm}")
         runs.append(train_agent(arm_config, dataset, behaviour_clone(overrides, config, dataset)))
         figures = report.write(runs, dataset)
     mirror_figures(config, runs[0], dataset.provenance, figures)
@@ -47,9 +47,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def recompose(overrides: list[str], *changes: str) -> DictConfig:
-    """The same command with other choices; settings of an agent that is not chosen any more are left out."""
+    """The same command with other choices; settings of an agent or generator not chosen any more are left out."""
     keys = {change.split("=")[0] for change in changes}
-    obsolete = ("agent.", "agent/") if "agent" in keys else ()
+    obsolete = tuple(f"{group}{mark}" for group in ("agent", "generator") if group in keys for mark in "./")
     kept = (o for o in overrides if o.split("=")[0] not in keys and not o.startswith(obsolete))
     return compose_config("train", [*kept, *changes])
 
@@ -96,7 +96,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
         "file": dataset.provenance["sha256"],
         "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
-        **behaviour_identity(config, dataset),
+        **part_of_identity(config, dataset),
     }
     experience: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
