@@ -35,6 +35,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
     dataset = open_dataset(config)
     identity = {
+        "physics": config.physics,
         "analysis": OmegaConf.to_container(config.analysis, resolve=True),
         "guidance": OmegaConf.to_container(config.guidance, resolve=True),
         "sampler": OmegaConf.to_container(config.sampler, resolve=True),

@@ -94,6 +94,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         "agent": OmegaConf.to_container(config.agent, resolve=True),
         "updates": config.updates,
         "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
+        "physics": config.physics,
         "file": dataset.provenance["sha256"],
         "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
         **part_of_identity(config, dataset),

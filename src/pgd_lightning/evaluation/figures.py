@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from pgd_lightning.evaluation.statistics import bootstrap_interval
 
 COLOURS = {"real": "#333333", "none": "#333333", "unguided": "#0072b2", "pgd": "#d55e00", "guided": "#d55e00"}
-NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided"}
+NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 
 
 def _finish(figure: Any, title: str, path: Path) -> Path:
