@@ -204,6 +204,23 @@ def test_pets_trains_an_agent_and_is_analysed(finished, recording, monkeypatch, 
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
+SMALL_BASELINES = [
+    "synther.steps=30", "synther.batch_size=64", "vae.steps=30", "autoregressive.steps=30", "ensemble.steps=30",
+    "updates=20", "synthetic.lifetime=10", "evaluation.every=20",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive"])
+def test_each_baseline_trains_an_agent(finished, recording, monkeypatch, name):
+    """Also beside settings of the chosen generator, which no other arm of the comparison may inherit."""
+    more = [f"generator={name}", "compare=[]", *SMALL_BASELINES]
+    assert pgd(monkeypatch, command(recording, finished, *more)) == 0
+    run = run_of(finished, name)
+    assert run.finished
+    assert [card["step"] for card in run.rows("health.jsonl")] == [0, 10]
+    assert all(card["finite"] == 1 for card in run.rows("health.jsonl"))
+
+
 @pytest.mark.parametrize("synthetic", ["blend", "alternate"])
 def test_td3_bc_and_score_guidance(recording, tmp_path, monkeypatch, synthetic):
     more = ("agent=td3_bc", "guidance=score", "compare=[]", f"synthetic={synthetic}", "synthetic.keep_terminal=true")

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pgd_lightning.errors import UserError
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
+OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
 
 CONF = files("pgd_lightning.conf")
 

@@ -9,7 +9,7 @@ from pgd_lightning.dataset import Dataset
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, build, newest_checkpoint
 
@@ -33,23 +33,25 @@ def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
     )
 
 
-def load_prior(module: DiffusionPrior, run: Run, dataset: Dataset) -> None:
+def load_model(module: WindowModel, run: Run, dataset: Dataset) -> None:
     """Fill ``module`` from a finished run. Raises UserError where the run is of another file or other dimensions."""
     found = run.record["provenance"]["sha256"]
     if found != dataset.provenance["sha256"]:
         raise UserError(
-            f"The prior in {run.folder} was trained on another file ({run.record['provenance']['label']}) than the one "
-            f"in use ({dataset.label}): train one with the same env= and data.source=."
+            f"The {module.name} in {run.folder} was trained on another file ({run.record['provenance']['label']}) than "
+            f"the one in use ({dataset.label}): train one with the same env= and data.source=."
         )
     path = newest_checkpoint(run.checkpoints)
     if path is None:
-        raise UserError(f"The finished prior in {run.folder} has no readable checkpoint: remove the folder to retrain.")
+        raise UserError(
+            f"The finished {module.name} in {run.folder} has no readable checkpoint: remove the folder to retrain."
+        )
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"The prior {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}"
+            f"The {module.name} {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}"
         ) from error
 
 

@@ -1,61 +1,121 @@
-"""``pgd prior``: train the diffusion prior of a data set, once; every agent on the same data finds it by rule."""
+"""``pgd prior``: train the model behind a generator, once; every agent on the same data finds it by rule.
+
+A section of the config describes each model: ``prior`` PGD's diffusion model, ``ensemble``, ``synther``, ``vae`` and
+``autoregressive`` those of the baselines. A generator names its section (conf/generator), and several may share one.
+"""
+
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.data.modules import WindowDataModule
+from pgd_lightning.data.windows import StepWindows, Windows, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.fitting import fit
-from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.models import build_prior, load_prior
+from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.models import build_prior, load_model
 from pgd_lightning.progress import say
-from pgd_lightning.runs import Run
+from pgd_lightning.randomness import seeded
+from pgd_lightning.runs import Run, build
+
+PRIOR = "prior"
+READING = ("out_of_box", "rewards", "missing_timeouts")
+CUTTING = ("horizon", "stride", "validation")
+FREE = ("log_every", "validate_every", "checkpoint_every", "sampling")  # what training does not see
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    dataset = open_dataset(config)
-    _, run = ready_prior(config, dataset)
-    say(f"prior: in {run.folder}")
+    if config.generator.model is None:
+        raise UserError("generator=none has no model to train: choose one that has, e.g. generator=pgd.")
+    _, run = ready_model(config, open_dataset(config), config.generator.model)
+    say(f"{config.generator.model}: in {run.folder}")
 
 
-def identity(config: DictConfig, dataset: Dataset) -> dict[str, object]:
-    """What makes a prior another prior; how often it logs or saves does not."""
-    kept = {"horizon", "stride", "validation", "out_of_box", "rewards", "missing_timeouts"}
-    free = {"log_every", "validate_every", "checkpoint_every"}
-    settings = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, ["process", "network", "data", "prior"]), resolve=True
+def identity(config: DictConfig, dataset: Dataset, section: str = PRIOR) -> dict[str, Any]:
+    """What makes a model another model; how often it logs or saves does not."""
+    parts = ["process", "network", PRIOR] if section == PRIOR else [section]
+    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True)
+    settings[section] = {key: value for key, value in settings[section].items() if key not in FREE}
+    cutting = () if "held_out_steps" in config[section] else CUTTING
+    settings["data"] = {key: config.data[key] for key in READING + cutting}
+    return settings | {"file": dataset.provenance["sha256"], "precision": config.trainer.precision}  # type: ignore[no-any-return]
+
+
+def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[WindowModel, Run]:
+    """The trained model of ``section``, read from its run or trained now, and its run."""
+    settings = config[section]
+    train, held_out = training_set(settings, dataset, config.seed)
+    steps = settings.steps or settings.epochs * (len(train) // settings.batch_size)
+    model = build_model(config, section, steps)
+    run = Run.at(
+        config.runs_dir, section, config.env.name, model.method, identity(config, dataset, section), config.seed
     )
-    assert isinstance(settings, dict)
-    settings["data"] = {k: v for k, v in settings["data"].items() if k in kept}
-    settings["prior"] = {k: v for k, v in settings["prior"].items() if k not in free}
-    return settings | {"file": dataset.provenance["sha256"], "precision": config.trainer.precision}
-
-
-def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[DiffusionPrior, Run]:
-    """The trained prior of ``dataset`` under ``config``, read from its run or trained now, and its run."""
-    network = config.network._target_.rpartition(".")[2].lower()
-    what = identity(config, dataset)
-    run = Run.at(config.runs_dir, "prior", config.env.name, f"edm-{network}", what, config.seed)
-    steps = config.prior.steps or config.prior.epochs * (len(dataset.train) // config.prior.batch_size)
-    module = build_prior(config, steps)
     if run.finished:
-        say(f"prior: trained already, in {run.folder}")
-        load_prior(module, run, dataset)
-        return module, run
-    if len(dataset.train) < config.prior.batch_size:
+        say(f"{section}: trained already, in {run.folder}")
+        load_model(model, run, dataset)
+    else:
+        check_size(train, settings.batch_size, section, dataset)
+        with run.started(config, dataset.provenance):
+            train_model(model, run, config, section, steps, dataset, train, held_out)
+            run.update(state="finished")
+    model.settle(held_out)
+    return model, run
+
+
+def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[WindowModel, Run]:
+    """PGD's diffusion prior, see :func:`ready_model`."""
+    return ready_model(config, dataset, PRIOR)
+
+
+def training_set(
+    settings: DictConfig, dataset: Dataset, seed: int
+) -> tuple[Windows | StepWindows, Windows | StepWindows | None]:
+    """What a model learns from and what is held out: windows, or single steps where its section holds out a share."""
+    if "held_out_steps" in settings:
+        return split_steps(dataset.transitions, settings.held_out_steps, seed)
+    return dataset.train, dataset.validation
+
+
+def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
+    """An untrained model; the seed alone decides its first weights."""
+    with seeded(config.seed, "prior/init"):
+        if section == PRIOR:
+            return build_prior(config, steps)
+        make = build(config[section].model)
+        model: WindowModel = make(total_steps=steps, log_every=config[section].log_every, seed=config.seed)
+        return model
+
+
+def check_size(train: Windows | StepWindows, batch_size: int, section: str, dataset: Dataset) -> None:
+    """Raises UserError where the data do not fill a batch."""
+    if len(train) < batch_size:
+        kind, way_out = ("steps", "") if isinstance(train, StepWindows) else ("windows", " or data.stride=1")
         raise UserError(
-            f"{dataset.provenance['path']} gives {len(dataset.train)} training windows, fewer than a batch of "
-            f"{config.prior.batch_size}: set prior.batch_size={len(dataset.train)} or data.stride=1."
+            f"{dataset.provenance['path']} gives {len(train)} training {kind}, fewer than a batch of "
+            f"{batch_size}: set {section}.batch_size={len(train)}{way_out}."
         )
-    with run.started(config, dataset.provenance):
-        module.codec.fit(dataset.train.batches(1024))
-        data = WindowDataModule(dataset.train, dataset.validation, config.prior.batch_size, config.seed, steps)
-        say(f"prior: {sum(p.numel() for p in module.denoiser.parameters()):,} parameters, {steps} steps, {run.folder}")
-        fit(
-            run, config, dataset.provenance, module, data,
-            steps=steps, checkpoint_every=config.prior.checkpoint_every, callbacks=[],
-            check_val_every_n_epoch=None, val_check_interval=min(config.prior.validate_every, steps),
-            limit_val_batches=8 if dataset.validation else 0,
-        )  # fmt: skip
-        run.update(state="finished")
-    return module, run
+
+
+def train_model(
+    model: WindowModel,
+    run: Run,
+    config: DictConfig,
+    section: str,
+    steps: int,
+    dataset: Dataset,
+    train: Windows | StepWindows,
+    held_out: Windows | StepWindows | None,
+) -> None:
+    """Train ``model`` in ``run``, from its newest checkpoint if there is one."""
+    settings = config[section]
+    model.fit_units(train.batches(1024))
+    data = WindowDataModule(train, held_out, settings.batch_size, config.seed, steps)
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{section}: {size:,} parameters, {steps} steps, {run.folder}")
+    fit(
+        run, config, dataset.provenance, model, data,
+        steps=steps, checkpoint_every=settings.checkpoint_every, callbacks=[],
+        check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
+        limit_val_batches=8 if held_out else 0,
+    )  # fmt: skip

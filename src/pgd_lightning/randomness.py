@@ -4,6 +4,8 @@ No generator state is carried from step to step, so none has to be saved: a run 
 uninterrupted run drew at step k. ``docs/design.md`` says why.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
@@ -17,3 +19,11 @@ def derive_seed(*path: int | str) -> int:
 def stream(*path: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator on ``device``, seeded by ``path``."""
     return torch.Generator(device).manual_seed(derive_seed(*path))
+
+
+@contextmanager
+def seeded(*path: int | str) -> Iterator[None]:
+    """Torch's global generators, seeded by ``path`` inside; the CPU's goes on afterwards as if nothing had been."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(*path))
+        yield

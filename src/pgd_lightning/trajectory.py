@@ -115,7 +115,8 @@ class Generator(Protocol):
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
         """Windows ``[..., N, T]`` for start states ``[..., N, O]``; ``seed`` fixes every random draw.
 
-        ``policy=None`` means data of the behaviour policy. A policy of S learners takes starts ``[S, N, O]``.
+        ``policy=None`` means data of the behaviour policy. A policy of S learners takes starts ``[S, N, O]``. A
+        generator of single steps gives windows of two rows instead, as many as make up the same number of steps.
         """
 
 

@@ -69,13 +69,16 @@ def transition_errors(
 
 
 def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:
-    """Mean over rows of log pi(a_t | s_t): ``[..., N, T] -> [..., N]``, without tanh determinant."""
-    return policy.log_prob(windows.obs, windows.action).mean(-1)
+    """Mean of log pi(a_t | s_t) over the T - 1 steps: ``[..., N, T] -> [..., N]``, without tanh determinant.
+
+    The last row's action leads nowhere, so it is no part of the experience (and not made by models of single steps).
+    """
+    return policy.log_prob(windows.obs[..., :-1, :], windows.action[..., :-1, :]).mean(-1)
 
 
 def mean_density(policy: Policy, windows: Trajectory) -> Tensor:
-    """Mean over rows of pi(a_t | s_t), the workshop paper's trajectory likelihood: ``[..., N, T] -> [..., N]``."""
-    return policy.log_prob(windows.obs, windows.action).exp().mean(-1)
+    """Mean of pi(a_t | s_t) over the T - 1 steps, the workshop paper's likelihood: ``[..., N, T] -> [..., N]``."""
+    return policy.log_prob(windows.obs[..., :-1, :], windows.action[..., :-1, :]).exp().mean(-1)
 
 
 class DataDistance:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.prior import WindowModel, warmup_cosine
 from pgd_lightning.networks.window_gru import WindowGRU
-from pgd_lightning.randomness import stream
+from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.trajectory import Policy, Trajectory
 
 
@@ -20,19 +20,23 @@ class AutoregressiveModel(WindowModel):
     """Trains ``network`` on the likelihood of each row given those before it."""
 
     name = "autoregressive"
+    codec: TrajectoryCodec
 
     def __init__(
         self,
         network: WindowGRU,
         codec: TrajectoryCodec,
         learning_rate: float,  # peak
-        warmup_start: float,
+        warmup_start: float,  # fraction of the peak at step 0
         total_steps: int,
         log_every: int,
         seed: int,
     ) -> None:
-        super().__init__(codec, learning_rate, warmup_start, total_steps, log_every, seed)
-        self.network = network
+        super().__init__(codec, learning_rate, total_steps, log_every, seed)
+        self.network, self.warmup_start = network, warmup_start
+
+    def rate(self, step: int) -> float:
+        return warmup_cosine(step, self.total_steps, self.warmup_start)
 
     def loss(self, batch: Trajectory) -> Tensor:
         """Minus log-likelihood of ``[B, T]``: of actions and ends in all rows, of outcomes in all but the last."""
@@ -67,13 +71,14 @@ class Autoregressive:
         obs, state = starts, model.codec.encode_obs(starts)
         memory = starts.new_zeros(*starts.shape[:-1], model.network.hidden)
         rows = []
-        for _ in range(self.rows):
-            action = self._act(policy, memory, obs, state, random)
-            memory, state, reward, terminated = self._step(memory, state, action, random)
-            rows.append(
-                Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
-            )
-            obs = model.codec.decode_obs(state)
+        with seeded(seed, "autoregressive/policy"):  # of policies whose noise is their own
+            for _ in range(self.rows):
+                action = self._act(policy, memory, obs, state, random)
+                memory, state, reward, terminated = self._step(memory, state, action, random)
+                rows.append(
+                    Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
+                )
+                obs = model.codec.decode_obs(state)
         return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
 
     def _act(

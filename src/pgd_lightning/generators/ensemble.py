@@ -1,130 +1,68 @@
 """PETS: an ensemble of probabilistic one-step models, rolled out by the target policy (section 7 of the notes).
 
-Seven networks give mean and log variance of the change of state and of the reward; the five with the smallest error on
-held-out steps are rolled out, another one drawn for each row and step (TS1). The paper that compares PGD with PETS does
-not say how its PETS was built; these are the numbers of a later ensemble by the same authors.
+Seven networks give mean and log variance of (s' - s, r) from (s, a), all trained on the same batches for a fixed number
+of steps; the five with the smallest squared error on held-out steps are rolled out (Chua et al., arXiv 1805.12114; the
+use with a policy is that of MBPO, 1906.08253, the penalty MOPO's, 2005.13239). The paper that compares PGD with PETS
+does not say how its PETS was built; the numbers are those of a later ensemble by the same authors.
 
-Differences from that ensemble: inputs and targets are standardised; termination is learned beside them, because no rule
-for it is known to a generator; a Gaussian behaviour policy is fitted too, which acts where no policy is given.
+Differences from that ensemble: an end is learned, as one more output of each member, because a generator knows no
+environment's rule; horizon and starts are those of PGD's windows instead of MOPO's; a Gaussian behaviour policy is
+fitted beside it, which acts where no policy is given. ``standardise`` is off there.
 """
 
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.generators.prior import HeldOut, WindowModel
 from pgd_lightning.networks.actors import GaussianActor
-from pgd_lightning.networks.mlp import EnsembleLinear
-from pgd_lightning.randomness import derive_seed, stream
+from pgd_lightning.networks.probabilistic_ensemble import ProbabilisticEnsemble
+from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
+PROPAGATIONS = ("ts1", "ts_inf")
 
-class Ensemble(LightningModule):
-    """Learns (s, a) -> (s' - s, r, d) from steps ``[1, B]``, all members from the same batches."""
+
+class StepUnits(nn.Module):
+    """Inputs (s, a) and targets (s' - s, r) of one-step models: as they are, or standardised by the data."""
 
     in_mean: Tensor  # [O + A]
     in_std: Tensor
     out_mean: Tensor  # [O + 1]
     out_std: Tensor
-    elites: Tensor  # [num_elites] numbers of members
 
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        members: int,
-        num_elites: int,
-        hidden: list[int],
-        log_var_bounds: list[float],  # initial lower and upper; learned
-        bound_weight: float,
-        learning_rate: float,
-        adam_eps: float,
-        weight_decay: float,
-        log_every: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, obs_dim: int, action_dim: int, standardise: bool) -> None:
         super().__init__()
-        targets = obs_dim + 1
-        sizes = [obs_dim + action_dim, *hidden, 2 * targets + 1]
-        self.layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in pairwise(sizes))
-        low, high = log_var_bounds
-        self.low = nn.Parameter(torch.full((targets,), low))
-        self.high = nn.Parameter(torch.full((targets,), high))
-        self.behaviour = GaussianActor(obs_dim, action_dim, hidden[:2])
-        self.obs_dim, self.members, self.num_elites, self.bound_weight = obs_dim, members, num_elites, bound_weight
-        self.learning_rate, self.adam_eps, self.weight_decay = learning_rate, adam_eps, weight_decay
-        self.log_every, self.seed = log_every, seed
-        for name, size in (("in", obs_dim + action_dim), ("out", targets)):
+        self.obs_dim, self.standardise = obs_dim, standardise
+        for name, size in (("in", obs_dim + action_dim), ("out", obs_dim + 1)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-        self.register_buffer("elites", torch.arange(num_elites))
 
-    def fit_scales(self, steps: Transition) -> None:
-        """Mean and deviation of inputs and targets of ``steps [L]``; what does not vary keeps its unit."""
-        for name, values in (("in", _inputs(steps.obs, steps.action)), ("out", _targets(steps))):
+    def fit(self, batches: Iterable[Trajectory]) -> None:
+        """Mean and population deviation over windows of two rows; what does not vary keeps its unit."""
+        if not self.standardise:
+            return
+        columns = [(_inputs(s.obs, s.action), _targets(s)) for s in (w.transitions() for w in batches)]
+        for name, parts in zip(("in", "out"), zip(*columns, strict=True), strict=True):
+            values = torch.cat(parts).double()
             std = values.std(0, correction=0)
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(torch.where(std < 1e-6, 1.0, std))
 
-    def predict(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised mean and log variance ``[M, B, O + 1]`` and logit of termination ``[M, B]`` of each member."""
-        x = (_inputs(obs, action) - self.in_mean) / self.in_std
-        x = x.expand(self.members, *x.shape)
-        *body, head = self.layers
-        for layer in body:
-            x = layer(x).relu()
-        out = head(x)
-        mean, log_var = out[..., :-1].chunk(2, dim=-1)
-        log_var = self.high - softplus(self.high - log_var)
-        log_var = self.low + softplus(log_var - self.low)
-        return mean, log_var, out[..., -1]
+    def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``[B, O], [B, A] -> [B, O + A]``."""
+        return (_inputs(obs, action) - self.in_mean) / self.in_std
 
-    def losses(self, steps: Transition) -> dict[str, Tensor]:
-        """Gaussian, termination and behaviour losses of ``steps [B]``, summed over members, and the bounds' spread."""
-        mean, log_var, logit = self.predict(steps.obs, steps.action)
-        target = (_targets(steps) - self.out_mean) / self.out_std
-        error = ((mean - target) ** 2 * torch.exp(-log_var) + log_var).mean(dim=(1, 2)).sum()
-        ended = steps.terminated.float().expand_as(logit)
-        return {
-            "model": error,
-            "bounds": self.bound_weight * (self.high - self.low).sum(),
-            "terminal": binary_cross_entropy_with_logits(logit, ended, reduction="none").mean(-1).sum(),
-            "behaviour": -self.behaviour.log_prob(self._seen(steps.obs), steps.action).mean(),
-        }
+    def targets(self, steps: Transition) -> Tensor:
+        """``[B] -> [B, O + 1]``."""
+        return (_targets(steps) - self.out_mean) / self.out_std
 
-    def _seen(self, obs: Tensor) -> Tensor:
+    def seen_obs(self, obs: Tensor) -> Tensor:
+        """``[..., O]``."""
         return (obs - self.in_mean[: self.obs_dim]) / self.in_std[: self.obs_dim]
-
-    def training_step(self, batch: Transition, batch_idx: int) -> Tensor:
-        losses = self.losses(batch.squeeze(0))  # type: ignore[attr-defined]
-        total = torch.stack(list(losses.values())).sum()
-        if self.global_step % self.log_every == 0:
-            if not total.isfinite():
-                raise UserError(
-                    f"The ensemble's loss is {total.item()} at step {self.global_step}: lower "
-                    f"ensemble.learning_rate (now {self.learning_rate}) and start again."
-                )
-            self.log_dict({f"ensemble/{name}": value.detach() for name, value in losses.items()})
-            self.log("ensemble/loss", total.detach(), prog_bar=True, logger=False)
-        return total
-
-    @torch.no_grad()
-    def choose_elites(self, held_out: Transition) -> Tensor:
-        """Squared error of each member on ``held_out [B]``, ``[M]``; the smallest become the elites."""
-        mean, _, _ = self.predict(held_out.obs, held_out.action)
-        target = (_targets(held_out) - self.out_mean) / self.out_std
-        error = ((mean - target) ** 2).mean(dim=(1, 2))
-        self.elites.copy_(error.argsort()[: self.num_elites])
-        return error
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, eps=self.adam_eps, weight_decay=self.weight_decay
-        )
 
 
 def _inputs(obs: Tensor, action: Tensor) -> Tensor:
@@ -135,59 +73,151 @@ def _targets(steps: Transition) -> Tensor:
     return torch.cat([steps.next_obs - steps.obs, steps.reward.unsqueeze(-1)], dim=-1)
 
 
-class PETS:
-    """Rolls a trained ensemble out from data states. A row that terminates is followed by one of the starts."""
+class Ensemble(WindowModel):
+    """Learns (s, a) -> (s' - s, r, d) from steps as windows of two rows."""
 
-    def __init__(self, model: Ensemble, rows: int, penalty: float) -> None:
-        self.model, self.rows = model, rows
-        self.penalty = penalty  # MOPO: reward less this times the largest norm of a member's deviations
+    name = "ensemble"
+    codec: StepUnits
+    elites: Tensor  # [num_elites] numbers of members
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        members: int,
+        num_elites: int,
+        hidden: Sequence[int],
+        log_var_bounds: tuple[float, float],  # lower and upper at first
+        bound_weight: float,
+        standardise: bool,
+        elite_rows: int,  # held-out steps that choose the elites, at most
+        learning_rate: float,
+        adam_eps: float,
+        weight_decay: float,
+        total_steps: int,
+        log_every: int,
+        seed: int,
+    ) -> None:
+        super().__init__(StepUnits(obs_dim, action_dim, standardise), learning_rate, total_steps, log_every, seed)
+        self.network = ProbabilisticEnsemble(members, obs_dim + action_dim, hidden, obs_dim + 1, log_var_bounds)
+        self.behaviour = GaussianActor(obs_dim, action_dim, hidden[:2])
+        self.action_dim, self.num_elites, self.elite_rows = action_dim, num_elites, elite_rows
+        self.bound_weight, self.adam_eps, self.weight_decay = bound_weight, adam_eps, weight_decay
+        self.register_buffer("elites", torch.arange(num_elites))
+
+    @property
+    def method(self) -> str:
+        return "pets"
+
+    def loss(self, batch: Trajectory) -> Tensor:
+        return torch.stack(list(self.losses(batch.transitions()).values())).sum()
+
+    def losses(self, steps: Transition) -> dict[str, Tensor]:
+        """Of ``steps [B]``, for disjoint networks but for the first three.
+
+        ``model``: (mean - y)^2 / var + log var, mean over steps and dims, summed over members; ``bounds``: the weighted
+        distance between the bounds; ``terminal``: cross-entropy of an end; ``behaviour``: -log density of the actions.
+        """
+        mean, log_var, logit = self.network(self.codec.inputs(steps.obs, steps.action))
+        misfit = (mean - self.codec.targets(steps)) ** 2 * torch.exp(-log_var) + log_var
+        ended = steps.terminated.to(logit.dtype).expand_as(logit)
+        return {
+            "model": misfit.mean(dim=(1, 2)).sum(),
+            "bounds": self.bound_weight * (self.network.high - self.network.low).sum(),
+            "terminal": binary_cross_entropy_with_logits(logit, ended, reduction="none").mean(-1).sum(),
+            "behaviour": -self.behaviour.log_prob(self.codec.seen_obs(steps.obs), steps.action).mean(),
+        }
 
     @torch.no_grad()
-    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
-        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``, acted by the policy's mean action.
+    def predict(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and deviation of (s' - s, r) ``[M, B, O + 1]`` in environment units, logit of an end ``[M, B]``."""
+        mean, log_var, logit = self.network(self.codec.inputs(obs, action))
+        units = self.codec
+        return mean * units.out_std + units.out_mean, torch.exp(0.5 * log_var) * units.out_std, logit
 
-        Without a policy the fitted behaviour acts, with its noise.
-        """
-        self.model.to(starts.device)
-        random = stream(seed, "pets", device=starts.device)
-        obs, columns = starts, []
-        for _ in range(self.rows):
-            action = self._act(policy, obs, random)
-            next_obs, reward, terminated = self.step(obs.flatten(0, -2), action.flatten(0, -2), random)
-            columns.append((obs, action, reward.view(obs.shape[:-1]), terminated.view(obs.shape[:-1])))
-            obs = torch.where(columns[-1][3].unsqueeze(-1), starts, next_obs.view_as(obs))
-        stacked = [torch.stack(column, dim=starts.dim() - 1) for column in zip(*columns, strict=True)]
-        return Trajectory(
-            obs=stacked[0], action=stacked[1], reward=stacked[2], terminated=stacked[3],
-            batch_size=stacked[2].shape,
-        )  # fmt: skip
+    @torch.no_grad()
+    def errors(self, steps: Transition) -> Tensor:
+        """Mean squared error of each member on ``steps [B]``, in the units of the targets: ``[M]``."""
+        mean, _, _ = self.network(self.codec.inputs(steps.obs, steps.action))
+        return ((mean - self.codec.targets(steps)) ** 2).mean(dim=(1, 2))
 
-    def _act(self, policy: Policy | None, obs: Tensor, random: torch.Generator) -> Tensor:
-        if policy is not None:
-            return policy.act(obs).clamp(-1, 1)
-        actor = self.model.behaviour
-        mean = actor.act(self.model._seen(obs))
-        noise = torch.randn(mean.shape, generator=random, device=obs.device)
-        return (mean + actor.clamped_log_std().exp() * noise).clamp(-1, 1)
+    def settle(self, held_out: HeldOut | None) -> None:
+        """The members with the smallest error on held-out steps become the elites; without any, the first ones."""
+        if held_out is not None:
+            chosen_by = next(iter(held_out.batches(self.elite_rows))).transitions()
+            self.elites.copy_(self.errors(chosen_by).argsort()[: self.num_elites])
 
-    def step(self, obs: Tensor, action: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """``(next_obs [B, O], reward [B], terminated [B])`` of a random elite for each row."""
-        mean, log_var, logit = self.model.predict(obs, action)
-        std = (0.5 * log_var).exp() * self.model.out_std
-        drawn = torch.randint(len(self.model.elites), (len(obs),), generator=random, device=obs.device)
-        member, row = self.model.elites[drawn], torch.arange(len(obs), device=obs.device)
-        noise = torch.randn(len(obs), std.shape[-1], generator=random, device=obs.device)
-        change = mean[member, row] * self.model.out_std + self.model.out_mean + std[member, row] * noise
-        chance = torch.rand(len(obs), generator=random, device=obs.device)
-        doubt = std[self.model.elites].norm(dim=-1).amax(0)
-        return (
-            obs + change[:, :-1],
-            change[:, -1] - self.penalty * doubt,
-            chance < logit[member, row].sigmoid(),
+    def rate(self, step: int) -> float:
+        """Constant."""
+        return 1.0
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, eps=self.adam_eps, weight_decay=self.weight_decay
         )
 
 
-def held_out(number: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Numbers of the steps to train on and of the ``share`` that chooses the elites, at random, without overlap."""
-    order = torch.randperm(number, generator=stream(derive_seed(seed, "ensemble"), "held out"))
-    return order[int(share * number) :], order[: int(share * number)]
+class PETS:
+    """Rolls a trained ensemble out from data states. A row that ends an episode is followed by one of the starts.
+
+    So every step inside a window is one to learn from, as after the reset of a real environment.
+    """
+
+    def __init__(
+        self,
+        model: Ensemble,
+        rows: int,
+        propagation: str,  # ts1: another elite for each row; ts_inf: one for all rows of a window
+        penalty: float,  # MOPO's lambda; 0 is PETS
+    ) -> None:
+        if propagation not in PROPAGATIONS:
+            raise UserError(f"propagation={propagation} is neither {' nor '.join(PROPAGATIONS)}.")
+        self.model, self.rows, self.propagation, self.penalty = model, rows, propagation, penalty
+
+    @torch.no_grad()
+    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
+        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
+
+        Actions are drawn from the policy (the mean plus its noise), without one from the fitted behaviour.
+        """
+        self.model.to(starts.device)
+        random = stream(seed, "pets", device=starts.device)
+        obs, rows = starts, []
+        member = self.draw_members(starts.shape[:-1], random)
+        with seeded(seed, "pets/policy"):  # of policies whose noise is their own
+            for _ in range(self.rows):
+                action = self._act(policy, obs, random)
+                next_obs, reward, terminated = self.step(obs, action, member, random)
+                rows.append(
+                    Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
+                )
+                obs = torch.where(terminated.unsqueeze(-1), starts, next_obs)
+                member = member if self.propagation == "ts_inf" else self.draw_members(starts.shape[:-1], random)
+        return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
+
+    def draw_members(self, shape: Sequence[int], random: torch.Generator) -> Tensor:
+        """Numbers of elites, uniform."""
+        elites = self.model.elites
+        return elites[torch.randint(len(elites), tuple(shape), generator=random, device=elites.device)]
+
+    def _act(self, policy: Policy | None, obs: Tensor, random: torch.Generator) -> Tensor:
+        noise = torch.randn(*obs.shape[:-1], self.model.action_dim, generator=random, device=obs.device)
+        if policy is not None:
+            return policy.draw(obs, noise)
+        return self.model.behaviour.draw(self.model.codec.seen_obs(obs), noise)
+
+    def step(
+        self, obs: Tensor, action: Tensor, member: Tensor, random: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``(next_obs [..., O], reward [...], terminated [...])`` of one ``member [...]`` for each row.
+
+        The reward is less ``penalty`` times the largest norm, over the elites, of the deviations of (s' - s, r).
+        """
+        mean, std, logit = self.model.predict(obs.flatten(0, -2), action.flatten(0, -2))
+        uncertainty = std[self.model.elites].norm(dim=-1).amax(0)
+        number, row = member.flatten(), torch.arange(std.shape[1], device=obs.device)
+        noise = torch.randn(std.shape[1:], generator=random, device=obs.device)
+        change = mean[number, row] + std[number, row] * noise
+        ended = torch.rand(len(row), generator=random, device=obs.device) < logit[number, row].sigmoid()
+        reward = change[:, -1] - self.penalty * uncertainty
+        return obs + change[:, :-1].view_as(obs), reward.view(member.shape), ended.view(member.shape)

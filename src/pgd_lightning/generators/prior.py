@@ -6,7 +6,8 @@ at its first update instead of at the initial weights; training runs for a numbe
 
 import copy
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from lightning import LightningModule
@@ -34,28 +35,53 @@ def update_ema(average: Denoiser, online: Denoiser, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(online.parameters()), 1 - decay)
 
 
-class WindowModel(LightningModule):
-    """What models of recorded windows share: units, noise by (seed, step), learning rate, logs and an alarm.
+class HeldOut(Protocol):
+    """Windows that were not trained on."""
 
-    A subclass has a ``name``, that of its section of the config and its logs, and a :meth:`loss`. All that is not
-    trained must not require gradients.
+    def batches(self, size: int) -> Iterable[Trajectory]:
+        """All of them in order, ``size`` at a time."""
+
+
+class Units(Protocol):
+    """Units in which a model sees windows."""
+
+    def fit(self, batches: Iterable[Trajectory]) -> None:
+        """Find them."""
+
+
+class WindowModel(LightningModule):
+    """What models of recorded windows share: units, noise by (seed, step), logs and an alarm.
+
+    A subclass has a ``name``, that of its section of the config and its logs, a :meth:`loss` and a :meth:`rate`. All
+    that is not trained must not require gradients.
     """
 
     name: str
 
     def __init__(
         self,
-        codec: TrajectoryCodec,
+        codec: Units,
         learning_rate: float,  # peak
-        warmup_start: float,  # fraction of the peak at step 0
         total_steps: int,
         log_every: int,
         seed: int,
     ) -> None:
         super().__init__()
         self.codec = codec
-        self.learning_rate, self.warmup_start = learning_rate, warmup_start
-        self.total_steps, self.log_every, self.seed = total_steps, log_every, seed
+        self.learning_rate, self.total_steps = learning_rate, total_steps
+        self.log_every, self.seed = log_every, seed
+
+    @property
+    def method(self) -> str:
+        """What its run folder is called."""
+        return self.name
+
+    def fit_units(self, batches: Iterable[Trajectory]) -> None:
+        """Find the units in which the model sees windows, before it is trained."""
+        self.codec.fit(batches)
+
+    def settle(self, held_out: HeldOut | None) -> None:
+        """Decide, once trained, what held-out windows decide."""
 
     def loss(self, batch: Trajectory) -> Tensor:
         """What is trained on, of windows ``[B, T]`` in environment units; noise from torch's global generator."""
@@ -71,8 +97,8 @@ class WindowModel(LightningModule):
         if self.global_step % self.log_every == 0:
             if not loss.isfinite():
                 raise UserError(
-                    f"The {self.name}'s loss is {loss.item()} at step {self.global_step}: lower {self.name}."
-                    f"learning_rate (now {self.learning_rate}) and start again; the last checkpoint is kept."
+                    f"The loss of {self.name} is {loss.item()} at step {self.global_step}: lower its learning_rate "
+                    f"(now {self.learning_rate}) and start again; the last checkpoint is kept."
                 )
             self.log(f"{self.name}/loss", loss.detach(), prog_bar=True)
         return loss
@@ -89,7 +115,7 @@ class WindowModel(LightningModule):
 
     def rate(self, step: int) -> float:
         """Fraction of the peak learning rate at ``step``."""
-        return warmup_cosine(step, self.total_steps, self.warmup_start)
+        raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer()
@@ -101,6 +127,7 @@ class DiffusionPrior(WindowModel):
     """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units."""
 
     name = "prior"
+    codec: TrajectoryCodec
 
     def __init__(
         self,
@@ -114,8 +141,8 @@ class DiffusionPrior(WindowModel):
         log_every: int,
         seed: int,
     ) -> None:
-        super().__init__(codec, learning_rate, warmup_start, total_steps, log_every, seed)
-        self.denoiser = denoiser
+        super().__init__(codec, learning_rate, total_steps, log_every, seed)
+        self.denoiser, self.warmup_start = denoiser, warmup_start
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.ema_decay, self.ema_every = ema_decay, ema_every
 
@@ -125,6 +152,13 @@ class DiffusionPrior(WindowModel):
     def held_out_loss(self, batch: Trajectory) -> Tensor:
         """Of the averaged weights."""
         return self.ema.loss(self.codec.encode(batch))
+
+    @property
+    def method(self) -> str:
+        return f"edm-{type(self.denoiser.network).__name__.lower()}"
+
+    def rate(self, step: int) -> float:
+        return warmup_cosine(step, self.total_steps, self.warmup_start)
 
     def decay(self, step: int) -> float:
         """What the average keeps of itself after ``step`` updates of the weights."""

@@ -101,9 +101,9 @@ class TransitionPrior(DiffusionPrior):
 
 
 class SynthER:
-    """Single transitions as windows of two rows (:meth:`Transition.as_windows`), ``per_start`` for each start state.
+    """Single transitions as windows of two rows (:meth:`Transition.as_windows`).
 
-    With ``per_start`` = horizon - 1 a set holds as many steps as one of whole windows.
+    There are ``rows - 1`` of them for each start state, so that a set holds as many steps as one of whole windows.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class SynthER:
         sampler: Sampler,
         num_steps: int,
         churn: Churn | None,
-        per_start: int,
+        rows: int,  # of the windows that the set stands for
         batch_size: int,  # transitions denoised at once, over all seeds
     ) -> None:
         self.windows = PGD(model, sampler, num_steps, churn, None, 1, batch_size)
-        self.per_start = per_start
+        self.per_start = rows - 1
 
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
-        """``[..., N * per_start, 2]``. Of ``starts [..., N, O]`` only the shape counts, and the policy has no part."""
+        """``[..., N * (rows - 1), 2]``. Of ``starts [..., N, O]`` only the shape counts, and the policy has no part."""
         return self.windows.generate(None, starts.repeat_interleave(self.per_start, dim=-2), seed)
