@@ -1,5 +1,7 @@
 """D4RL's environments on today's MuJoCo, with exact resets."""
 
+import mujoco
+
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.adroit import TASKS as HANDS
 from pgd_lightning.simulators.adroit import Adroit
@@ -8,6 +10,7 @@ from pgd_lightning.simulators.kitchen import TASKS as KITCHENS
 from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
+from pgd_lightning.simulators.physics import require_known_contacts
 from pgd_lightning.simulators.simulator import Simulator, one_step, replay, reset_from_obs
 
 __all__ = [
@@ -28,8 +31,10 @@ def make(task: str, physics: str) -> Simulator:
     """The simulator of a task, one of ``TASKS``.
 
     ``physics`` is ``today`` (MuJoCo as it is) or ``d4rl`` (as it was when D4RL was recorded; it makes a difference to
-    Hopper, HalfCheetah, Walker2d and the ants). Raises UserError for another task or physics.
+    Hopper, HalfCheetah, Walker2d, the ants and the kitchen's kettle and doors). Raises UserError for another task or
+    physics, or with a MuJoCo that cannot reproduce recordings.
     """
+    require_known_contacts(mujoco.__version__)
     if physics not in PHYSICS:
         raise UserError(f"physics={physics} is neither {' nor '.join(PHYSICS)}.")
     if task not in TASKS:
@@ -39,6 +44,6 @@ def make(task: str, physics: str) -> Simulator:
     if task in HANDS:
         return Adroit(task)
     if task in KITCHENS:
-        return Kitchen(task)
+        return Kitchen(task, physics)
     family, _, maze = task.removesuffix("-dense").partition("-")
     return AntMaze(maze, physics) if family == "antmaze" else Maze(maze, dense=task.endswith("-dense"))

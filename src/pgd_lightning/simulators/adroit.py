@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.robotics import robotics
 from pgd_lightning.simulators.simulator import Array, State, checked
 
@@ -169,7 +170,10 @@ class Adroit:
 
     def _put_places(self, state: Mapping[str, Array]) -> None:
         for place in self.task.places:
-            self._kept(place)[:] = state[place.name if place.name in state else place.also or place.name]
+            known = [name for name in (place.name, place.also) if name and name in state]
+            if not known:
+                raise UserError(f"A state of {self.name} has no {place.name}, without which it cannot be set.")
+            self._kept(place)[:] = state[known[0]]
 
     def _kept(self, place: Place) -> Array:
         owner = getattr(self.model, place.kind)(place.of).id

@@ -1,9 +1,9 @@
 """D4RL's AntMaze: an ant that has to reach a place in a maze; the reward is 1 there, and the episode over.
 
-The observation is qpos [15] then qvel [14], positions first. Built from Gymnasium's ant and what is known of D4RL's:
-0.1 s an action, torques up to 30, the old inertia of capsules under ``physics=d4rl``, cells of 4 units, rows along +y,
-the start in the first cell. Goal (D4RL's v2): a new point of the goal's cell every reset, within a unit beyond its
-middle.
+The observation is qpos [15] then qvel [14], positions first. D4RL's ant (``d4rl/locomotion/assets/ant.xml``) has
+Gymnasium's body, but 0.1 s an action, torques up to 30 and softer contacts; its capsules have their old inertia under
+``physics=d4rl``. Cells of 4 units, rows along +y, the start is the origin. Goal, as in D4RL's v2: a new point at every
+reset, from the middle of the goal's cell uniformly up to 1 and again up to 0.5 units further in x and y.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ ANT = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "ant.xml"
 CELL, HEIGHT = 4.0, 2.0  # units; a wall's height
 START = (1, 1)
 GOALS = {"umaze": (3, 1), "medium": (6, 6), "large": (7, 9)}
-GOAL_SPREAD = CELL / 4
+GOAL_SPREADS = (CELL / 4, CELL / 8)
 GOAL_RADIUS = 0.5
 TIME_STEP, SUB_STEPS = 0.02, 5
 TORQUE = 30.0
-DIFFERS = "AntMaze's ant is Gymnasium's with D4RL's time step, torques and maze; its contacts are harder than D4RL's"
+SOFT_CONTACT = (0.8, 0.8, 0.01, 0.5, 2.0)  # solimp; MuJoCo's own is 0.9, 0.95, 0.001, 0.5, 2
 
 
 class AntMaze:
     """One of ``GOALS``."""
 
-    differs: str | None = DIFFERS
+    differs: str | None = None
 
     def __init__(self, name: str, physics: str) -> None:
         spec = mujoco.MjSpec.from_file(str(ANT))
@@ -47,8 +47,10 @@ class AntMaze:
                         type=mujoco.mjtGeom.mjGEOM_BOX, pos=[x, y, HEIGHT / 2], contype=1, conaffinity=1,
                         size=[CELL / 2, CELL / 2, HEIGHT / 2],
                     )  # fmt: skip
+        for geom in spec.geoms:
+            geom.solimp = SOFT_CONTACT
         self.model = spec.compile()
-        self.physics = f"mujoco {mujoco.__version__}, antmaze-{name} with Gymnasium's ant (not D4RL's)"
+        self.physics = f"mujoco {mujoco.__version__}, antmaze-{name}"
         if physics == "d4rl":
             use_old_capsules(self.model, spec)
             self.physics += ", capsules as in D4RL's simulator"
@@ -59,9 +61,10 @@ class AntMaze:
 
     def reset(self, seed: int) -> Array:
         rng = np.random.default_rng(seed)
-        self.goal = self.middle + rng.uniform(0, GOAL_SPREAD, 2)
+        self.goal = self.middle + sum(rng.uniform(0, spread, 2) for spread in GOAL_SPREADS)
         mujoco.mj_resetData(self.model, self.data)
         qpos = self.model.qpos0 + rng.uniform(-0.1, 0.1, self.model.nq)
+        mujoco.mj_normalizeQuat(self.model, qpos)  # MuJoCo did so itself in D4RL's time
         return self.set_state({"qpos": qpos, "qvel": 0.1 * rng.standard_normal(self.model.nv)})
 
     def step(self, action: Array) -> tuple[Array, float, bool]:

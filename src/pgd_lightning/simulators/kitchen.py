@@ -1,7 +1,9 @@
 """D4RL's Franka kitchen: a robot arm, four things to do, a reward of 1 for each once.
 
 The observation is D4RL's: robot joints [9], objects [21], goal [30], where the goal holds the joints that the tasks
-want and 0 elsewhere. The simulator is Gymnasium-Robotics' ``FrankaKitchen-v1``.
+want and 0 elsewhere. Joints are read with D4RL's noise, and the robot's controller and the reward go by the reading.
+Scene and robot are those of Gymnasium-Robotics' ``FrankaKitchen-v1``, which come from D4RL's; noise of the objects,
+reward and end are D4RL's and computed here, because ``FrankaKitchen-v1`` judges tasks by the true joints.
 """
 
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from pgd_lightning.simulators.physics import use_old_capsules
 from pgd_lightning.simulators.robotics import robotics
 from pgd_lightning.simulators.simulator import Array, State, checked
 
@@ -17,53 +20,80 @@ TASKS = {
     "kitchen": ("microwave", "kettle", "light switch", "slide cabinet"),
     "kitchen-mixed": ("microwave", "kettle", "bottom burner", "light switch"),
 }
-ROBOT_NOISE = 0.1  # of D4RL's readings, as a share of the amplitudes in the robot's description
-DIFFERS = "kitchen's robot is Gymnasium-Robotics' Franka, whose controller and joints are not D4RL's"
+ROBOT = 9  # joints
+NOISE = 0.1  # of D4RL's readings, as a share of the amplitudes
+OBJECT_AMPLITUDE = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])  # of 21 joints
+NEAR = 0.3  # a task is done within this distance of its joints to the goal's
+STAND = (0.12, 0.9)  # radius and half-length of what the robot stands on, which nothing touches in D4RL
+DIFFERS = "kitchen's scene is Gymnasium-Robotics' copy of D4RL's, which no recording could be held against"
 
 
 class Kitchen:
-    """One of ``TASKS``. The robot's controller goes by its last noisy reading, so no reset is exact."""
+    """One of ``TASKS``."""
 
     differs: str | None = DIFFERS
 
-    def __init__(self, name: str) -> None:
-        self.env: Any = robotics(
-            "franka_kitchen.kitchen_env",
-            lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=ROBOT_NOISE),
+    def __init__(self, name: str, physics: str) -> None:
+        source = "franka_kitchen.kitchen_env"
+        env = robotics(
+            source, lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=NOISE)
         )
-        indices = robotics("franka_kitchen.kitchen_env", lambda module: module.OBS_ELEMENT_INDICES)
-        self.env.reset(seed=0)
-        self.model: Any = self.env.model
-        self.data: Any = self.env.data
+        self.robot: Any = env.robot_env
+        self.model: Any = self.robot.model
+        self.data: Any = self.robot.data
+        self.physics = f"mujoco {mujoco.__version__}, FrankaKitchen-v1 (not held against D4RL's)"
+        if physics == "d4rl":
+            use_old_capsules(self.model, mujoco.MjSpec.from_file(self.robot.fullpath))
+            self.physics += ", capsules as in D4RL's simulator"
+        self.model.geom_contype[np.isclose(self.model.geom_size[:, :2], STAND).all(-1)] = 0
+        self.joints: dict[str, Any] = {
+            task: robotics(source, lambda module: module.OBS_ELEMENT_INDICES)[task] for task in TASKS[name]
+        }
         self.goal = np.zeros(self.model.nq)
-        for task, values in self.env.goal.items():
-            self.goal[indices[task]] = values
-        self.obs_dim, self.action_dim = 2 * self.model.nq, 9
-        self.physics = f"mujoco {mujoco.__version__}, FrankaKitchen-v1 (not D4RL's robot)"
+        for task, joints in self.joints.items():
+            self.goal[joints] = env.goal[task]
+        self.open = set(self.joints)
+        self.obs_dim, self.action_dim = 2 * self.model.nq, ROBOT
 
     def reset(self, seed: int) -> Array:
-        return self._seen(self.env.reset(seed=seed % 2**32)[0])
+        self.open = set(self.joints)
+        self.robot.reset(seed=seed % 2**32)
+        return self._obs()
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
-        obs, reward, terminated, _, _ = self.env.step(checked(action))
-        return self._seen(obs), float(reward), bool(terminated)
+        self.robot.step(checked(action))
+        obs = self._obs()
+        done = {
+            task for task in self.open if np.linalg.norm((obs[: self.model.nq] - self.goal)[self.joints[task]]) < NEAR
+        }
+        self.open -= done
+        return obs, float(len(done)), not self.open
 
     def state(self) -> State:
-        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
+        """Besides joints and speeds: ``reading [9]`` of the robot, by which it is steered, and ``open [4]`` tasks."""
+        return {
+            "qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy(),
+            "reading": self.robot._last_robot_qpos.copy(),
+            "open": np.array([float(task in self.open) for task in self.joints]),
+        }  # fmt: skip
 
     def set_state(self, state: Mapping[str, Array]) -> Array:
-        """As promised, except for the robot's last reading, which is taken anew; all tasks count as open again."""
+        """As promised, but for the noise of what is read next. Without ``reading`` the robot is read anew; without
+        ``open`` all tasks are open.
+        """
         self.data.qacc_warmstart[:] = 0
-        robot = self.env.robot_env
-        robot.set_state(*(np.asarray(state[name], dtype=np.float64) for name in ("qpos", "qvel")))
-        self.env.tasks_to_complete = set(self.env.goal)
-        self.env.episode_task_completions.clear()
-        return self._seen(self.env._get_obs(robot._get_obs()))
+        self.robot.set_state(*(np.asarray(state[name], dtype=np.float64) for name in ("qpos", "qvel")))
+        self.robot._get_obs()
+        if "reading" in state:
+            self.robot._last_robot_qpos = np.array(state["reading"], dtype=np.float64)
+        still = state.get("open", np.ones(len(self.joints)))
+        self.open = {task for task, is_open in zip(self.joints, still, strict=True) if is_open}
+        return self._obs()
 
     def state_from_obs(self, obs: Array) -> tuple[State, bool]:
-        """Positions as seen, at rest. Never exact."""
-        return {"qpos": obs[: self.model.nq], "qvel": np.zeros(self.model.nv)}, False
+        """Positions as read, at rest. Never exact."""
+        return {"qpos": obs[: self.model.nq], "qvel": np.zeros(self.model.nv), "reading": obs[:ROBOT]}, False
 
-    def _seen(self, obs: dict[str, Array]) -> Array:
-        seen = obs["observation"]
-        return np.concatenate([seen[:9], seen[18 : 18 + self.model.nq - 9], self.goal])
+    def _obs(self) -> Array:
+        noise = NOISE * OBJECT_AMPLITUDE * self.robot.np_random.uniform(-1, 1, len(OBJECT_AMPLITUDE))
+        return np.concatenate([self.robot._last_robot_qpos, self.data.qpos[ROBOT:] + noise, self.goal])

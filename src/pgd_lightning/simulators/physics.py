@@ -11,7 +11,25 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from pgd_lightning.errors import UserError
+
+KNOWN = ((3, 3), (3, 5))  # versions of MuJoCo: from the first on, before the second
 INERTIAL = ("body_mass", "body_inertia", "body_ipos", "body_iquat", "body_sameframe", "body_simple", "dof_simplenum")
+
+
+def require_known_contacts(version: str) -> None:
+    """Raises UserError if contacts of this MuJoCo ``version`` are not those of D4RL's recordings.
+
+    From 3.5 on the margin of a contact is the sum of both geoms' margins instead of the larger one: one step of a
+    recorded Hopper is then wrong by up to 0.5. Before 3.3 these models cannot be built.
+    """
+    low, high = KNOWN
+    if not low <= tuple(int(part) for part in version.split(".")[:2]) < high:
+        wanted = f"mujoco>={low[0]}.{low[1]},<{high[0]}.{high[1]}"
+        raise UserError(
+            f"MuJoCo {version} is installed, in which these simulators do not reproduce D4RL's recordings (contact "
+            f"margins changed in 3.5): pip install '{wanted}'."
+        )
 
 
 def use_old_capsules(model: Any, spec: Any) -> None:

@@ -52,7 +52,7 @@ def _draw(task: str, states: str, frames: str) -> None:
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
     drawn = []
     for qpos in np.load(states):
-        simulator.set_state({"qpos": qpos, "qvel": np.zeros(simulator.model.nv)})
+        simulator.set_state(simulator.state() | {"qpos": qpos, "qvel": np.zeros(simulator.model.nv)})
         if task.startswith("maze2d"):
             camera.lookat, camera.distance, camera.elevation = simulator.model.stat.center, 10, -90
         else:
