@@ -112,6 +112,16 @@ def test_draws_of_actors():
     assert torch.equal(deterministic.draw(obs, noise), deterministic.act(obs))
 
 
+def test_after_an_end_the_autoregressive_model_begins_anew():
+    torch.manual_seed(0)
+    model = autoregressive_model()
+    model.network.terminal.bias.data.fill_(-1.0)
+    windows = Autoregressive(model, rows=8).generate(None, STARTS, seed=1)
+    ended = windows.terminated[:, :, :-1]
+    assert 0 < ended.float().mean() < 1
+    assert torch.equal(windows.obs[:, :, 1:][ended], STARTS.unsqueeze(2).expand(-1, -1, 7, -1)[ended])
+
+
 # --- SynthER ---
 
 

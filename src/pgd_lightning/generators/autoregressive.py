@@ -63,14 +63,14 @@ class Autoregressive:
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
         """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
 
-        Actions are drawn from the policy (the mean plus its noise) or, where there is none, from the model. As in
-        PGD's windows an end, said where its probability is above one half, does not stop the window.
+        Actions are drawn from the policy (the mean plus its noise) or, where there is none, from the model. A row
+        that ends an episode is followed by the start again, with nothing remembered.
         """
         model = self.model.to(starts.device)
         random = stream(seed, "autoregressive", device=starts.device)
-        obs, state = starts, model.codec.encode_obs(starts)
+        first = model.codec.encode_obs(starts)
+        obs, state, rows = starts, first, []
         memory = starts.new_zeros(*starts.shape[:-1], model.network.hidden)
-        rows = []
         with seeded(seed, "autoregressive/policy"):  # of policies whose noise is their own
             for _ in range(self.rows):
                 action = self._act(policy, memory, obs, state, random)
@@ -78,7 +78,9 @@ class Autoregressive:
                 rows.append(
                     Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
                 )
-                obs = model.codec.decode_obs(state)
+                ended = terminated.unsqueeze(-1)
+                memory, state = memory.masked_fill(ended, 0), torch.where(ended, first, state)
+                obs = torch.where(ended, starts, model.codec.decode_obs(state))
         return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
 
     def _act(
@@ -103,4 +105,6 @@ class Autoregressive:
         features = net.after_action(memory, state, taken)
         change, reward = net.outcome.sample(features, random).split([codec.obs_dim, 1], dim=-1)
         reward = reward * codec.std[-2] + codec.mean[-2]
-        return memory, state + change, reward.squeeze(-1), net.terminal(features).squeeze(-1) > 0
+        chance = torch.rand(memory.shape[:-1], generator=random, device=memory.device)
+        ended = chance < net.terminal(features).squeeze(-1).sigmoid()
+        return memory, state + change, reward.squeeze(-1), ended
