@@ -45,11 +45,16 @@ def true_reward(action: Tensor) -> Tensor:
     return torch.where((r < INNER) | (r > OUTER), -1.0, inside)
 
 
-def ring(num: int) -> Tensor:
-    """N(0, I) restricted to the ring, ``[num, 2]``."""
-    draws = torch.randn(4 * num, 2)
+def in_arc(action: Tensor, arc: float) -> Tensor:
+    """Whether the direction of ``action [..., 2]`` lies in the first ``arc`` of the circle, ``[...]``."""
+    return (torch.atan2(action[..., 1], action[..., 0]) % (2 * math.pi)) < 2 * math.pi * arc
+
+
+def ring(num: int, arc: float) -> Tensor:
+    """N(0, I) restricted to the ring and to an arc of it, ``[num, 2]``."""
+    draws = torch.randn(int(4 * num / arc), 2)
     r = draws.norm(dim=-1)
-    return draws[(r >= INNER) & (r <= OUTER)][:num]
+    return draws[(r >= INNER) & (r <= OUTER) & in_arc(draws, arc)][:num]
 
 
 def train(parameters: list[nn.Parameter], loss: Callable[[], Tensor], updates: int, rate: float) -> None:
@@ -121,14 +126,16 @@ def sample(denoise: Denoise, sampler: Sampler, process: VP, steps: int, num: int
     return process.scalings(sigmas[-1])[2] * x
 
 
-def measure(candidates: Tensor, reward_model: nn.Module, chosen: int) -> dict[str, float]:
-    """True reward of the candidates and of the best by the learned reward, and the share of those in the hole."""
+def measure(candidates: Tensor, reward_model: nn.Module, chosen: int, arc: float) -> dict[str, float]:
+    """True reward of candidates and of the best by the learned reward; shares in the hole and beyond the data's arc."""
     best = candidates[reward_model(candidates).squeeze(-1).topk(chosen).indices]
     return {
         "candidates_reward": true_reward(candidates).mean().item(),
         "chosen_reward": true_reward(best).mean().item(),
         "chosen_in_hole": (best.norm(dim=-1) < INNER).float().mean().item(),
         "candidates_in_hole": (candidates.norm(dim=-1) < INNER).float().mean().item(),
+        "candidates_beyond_arc": (~in_arc(candidates, arc)).float().mean().item(),
+        "chosen_beyond_arc": (~in_arc(best, arc)).float().mean().item(),
     }
 
 
@@ -137,7 +144,7 @@ def main(path: str, out: str) -> None:
     settings = OmegaConf.load(path)
     assert isinstance(settings, DictConfig)
     torch.manual_seed(settings.seed)
-    data = ring(settings.samples)
+    data = ring(settings.samples, settings.arc)
     reward = true_reward(data)
 
     reward_model = relu_mlp([2, 256, 256, 1])
@@ -205,7 +212,7 @@ def main(path: str, out: str) -> None:
             "published g and solver, s = 1": draw_published(guided(published, 1.0)),
             "published g and solver, s = 4": draw_published(guided(published, 4.0)),
         }
-        table = {name: measure(actions, reward_model, settings.chosen) for name, actions in sets.items()}
+        table = {name: measure(actions, reward_model, settings.chosen, settings.arc) for name, actions in sets.items()}
         centre = reward_model(torch.zeros(1, 2)).item()
     facts = {
         "reward_model_at_the_centre": centre,
