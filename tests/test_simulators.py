@@ -395,7 +395,8 @@ def test_kitchen_goes_on_from_a_state():
 
 
 def test_only_what_cannot_be_had_differs():
-    assert {task for task in TASKS if make(task, "today").differs} == NOISY
+    unheld = NOISY | {"antmaze-umaze", "antmaze-medium", "antmaze-large"}
+    assert {task for task in TASKS if make(task, "today").differs} == unheld
 
 
 def test_making_a_hand_prints_nothing(capfd):
