@@ -239,3 +239,25 @@ def test_hopper_recorded_in_either_physics(tmp_path, capsys, physics, with_infos
     printed = capsys.readouterr().out
     assert f"recorded under physics={physics}" in printed
     assert f"rows from {'infos' if with_infos else 'observations'}" in printed
+
+
+def test_antmaze_is_stepped_from_its_observations(tmp_path, capsys):
+    """D4RL's script wrote the infos of a row after its step; the observations are the whole state of that row."""
+    simulator, rng = make("antmaze-umaze", "d4rl"), np.random.default_rng(0)
+    kept, obs = [], simulator.reset(0)
+    for _ in range(60):
+        action = rng.uniform(-1, 1, 8)
+        after, *_ = simulator.step(action)
+        state = simulator.state()
+        kept.append((obs, action, state["qpos"], state["qvel"]))
+        obs = after
+    names = "observations", "actions", "infos/qpos", "infos/qvel"
+    raw = {k: np.array(v, dtype=np.float32) for k, v in zip(names, zip(*kept, strict=True), strict=True)}
+    raw |= {"rewards": np.zeros(60, dtype=np.float32), "terminals": np.zeros(60, dtype=bool)}
+    path = save(tmp_path / "toy.hdf5", raw | {"timeouts": np.arange(60) == 59})
+    chosen = ["env=antmaze-umaze", f'data.source="{path}"', f'out="{tmp_path / "check"}"', "rows=40"]
+    check.main(compose_config("check", chosen), [])
+    assert "recorded under physics=d4rl" in capsys.readouterr().out
+    content = json.loads((tmp_path / "check" / "check.json").read_text())["one_step"]["d4rl"]
+    assert content["state"] == "observations"
+    assert content["max"] < 1e-5
