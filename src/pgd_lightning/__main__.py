@@ -5,6 +5,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
+from typing import Any
 
 from pgd_lightning.errors import UserError
 
@@ -17,8 +18,15 @@ VERBS = {
     "check": "a recording's data card, picture, and one-step error in the simulator",
     "convert": "a recording to D4RL-layout HDF5 or a Minari data set: data.source=<any> out=<file>",
     "analyse": "likelihood, dynamics error and coverage of generated windows, for several policies",
+    "sweep": "train every combination of key=a,b that is not trained yet, one after the other",
+    "slurm": "the same as one job array of a SLURM cluster",
+    "ls": "all runs with their state, progress and score",
+    "doctor": "is this machine ready for a job with these settings?",
     "report": "table and figures from the ledgers: run=<folder>",
 }
+
+TRAINING = ("train", "prior")  # may be run by several processes together
+SEVERAL = ("sweep", "slurm")  # take key=a,b
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
 
@@ -32,28 +40,36 @@ Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sample
 
 
 def main() -> int:
-    """Run one verb; exit code 0, or 1 after one sentence on stderr (130 after Ctrl-C)."""
+    """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     words = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not words or flags & {"-h", "--help"}:
         print(HELP)
         return 0
+    quieten()
+    from pgd_lightning.progress import stopping_on_signals
+
     try:
-        run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
-    except UserError as error:
-        if "--debug" in flags:
-            traceback.print_exc()
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if "--debug" in flags:
-            raise
-        print(f"\nerror: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+        with stopping_on_signals():
+            run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception as error:
+        if "--debug" in flags:
+            traceback.print_exc()
+        return fail(error)
     return 0
+
+
+def fail(error: Exception) -> int:
+    """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
+    from pgd_lightning import ranks
+
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error} (--debug shows where)"
+    if not ranks.report(error):
+        print(f"\nerror: {text}", file=sys.stderr)
+    return error.exit_code if isinstance(error, UserError) else 1
 
 
 def quieten() -> None:
@@ -65,8 +81,8 @@ def quieten() -> None:
 
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    quieten()
-    from pgd_lightning.configuration import compose_config, nearest
+    from pgd_lightning import ranks
+    from pgd_lightning.configuration import combinations, compose_config, default_scale, nearest
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -77,13 +93,31 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
     if any("=" not in o for o in overrides):
         bad = next(o for o in overrides if "=" not in o)
         raise UserError(f"'{bad}' is not a setting: write key=value, for example env=hopper-medium.")
-    config = compose_config(verb, overrides)
+    if verb in SEVERAL:
+        config = compose_config(verb, combinations(overrides)[0])
+    else:
+        overrides, config = ranks.handed() or (overrides, compose_config(verb, overrides))
     if show_config:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config))
+    elif verb in TRAINING and ranks.must_launch(config):
+        ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
+    else:
+        start(verb, overrides, config)
+
+
+def start(verb: str, overrides: list[str], config: Any) -> None:
+    """Run ``verb`` in this process, as one of several if it was started so."""
+    main = import_module(f"pgd_lightning.{verb}").main
+    if verb not in TRAINING:
+        main(config, overrides)
         return
-    import_module(f"pgd_lightning.{verb}").main(config, overrides)
+    from pgd_lightning import doctor, ranks
+
+    doctor.preflight(config)
+    with ranks.group(config):
+        main(config, overrides)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from difflib import get_close_matches
 from importlib.resources import files
+from itertools import product
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +38,21 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     return config
 
 
+def combinations(overrides: list[str]) -> list[list[str]]:
+    """Every combination of the values of ``key=a,b`` (in Hydra's grammar: also ``range(0,5)``, ``choice(a,b)``)."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(f"A setting cannot be read: {str(error).splitlines()[0]}") from error
+    values = [
+        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line]
+        for o in parsed
+    ]
+    return [list(point) for point in product(*values)]
+
+
 def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
     """A number may not become a word, nor a size or a count negative."""
     defaults = compose(verb, default_scale(verb, overrides)) if overrides else config
@@ -52,7 +69,7 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:
     """The published settings where there is a GPU, the laptop's elsewhere; a scale that was named stands."""
-    has_scale = "base" in str((CONF / f"{verb}.yaml").read_text())
+    has_scale = "defaults" in str((CONF / f"{verb}.yaml").read_text())
     if not has_scale or any(o.startswith("scale=") for o in overrides):
         return []
     return [f"scale={'paper' if torch.cuda.is_available() else 'laptop'}"]
@@ -64,9 +81,11 @@ def options(group: str) -> list[str]:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """', did you mean …?' or the list of names."""
+    """'did you mean …?', or the list of names if it can be read."""
     close = get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}."
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(names)}." if len(names) < 100 else "'pgd VERB --cfg' shows all there are."
 
 
 def _unknown_option(message: str) -> str:

@@ -1,19 +1,27 @@
 """One fit of a LightningModule in a run folder: checkpoints, signals, progress and loggers are the same for all."""
 
 import logging
+import time
 from typing import Any
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
+from pgd_lightning import ranks
+from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import ProgressReport, StopOnSignal, say
-from pgd_lightning.runs import AtomicCheckpointIO, Run, newest_checkpoint
+from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal, say
+from pgd_lightning.runs import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
+from pgd_lightning.spreading import JoinSeeds, SeedsApart, TakeSeeds, seeds_here
 from pgd_lightning.tracking import Mirror, loggers
 
 # Lightning sets its level at import; its hints are not about what our users do.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+ROWS, SEEDS, ALONE = "rows", "seeds", "alone"  # what ranks share of a training
 
 
 def fit(
@@ -26,12 +34,21 @@ def fit(
     steps: int,
     checkpoint_every: int,
     callbacks: list[Callback],
+    spread: str,
     **trainer_settings: Any,
 ) -> None:
     """Train ``module`` to ``steps`` in ``run``, from its newest checkpoint if there is one.
 
+    ``spread`` says what several ranks do: take the ROWS of each batch among themselves, train the SEEDS that each has,
+    or leave it ALONE to the first. Afterwards every rank has the trained module (of SEEDS its own).
     Raises UserError where the checkpoint is of a module of another shape.
     """
+    last = run.checkpoints / f"step={steps:09d}.ckpt"
+    if spread == ALONE and ranks.rank() > 0:
+        while not last.exists():
+            time.sleep(LOOK_EVERY)
+        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        return
     record = run.record
     title = f"{record['stage']} {record['method']}"
     checkpoint = ModelCheckpoint(
@@ -44,19 +61,25 @@ def fit(
         enable_version_counter=False,
     )
     trainer = Trainer(
-        **OmegaConf.to_container(config.trainer, resolve=True),  # type: ignore[arg-type]
+        **trainer_of(config, spread, module),
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[*callbacks, ProgressReport(title, steps), StopOnSignal(run.checkpoints), checkpoint],
-        logger=(logs := loggers(config, run, provenance)),
-        plugins=[AtomicCheckpointIO()],
+        callbacks=[
+            *callbacks, *([JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []), Heartbeat(run.beat, steps),
+            ProgressReport(title, steps), StopOnSignal(run.checkpoints), checkpoint,
+        ],
+        logger=(logs := loggers(config, run, provenance) if ranks.rank() == 0 else []),
         log_every_n_steps=1,  # the modules decide how often they log
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
         **trainer_settings,
+    )  # fmt: skip
+    start = (
+        ranks.decided(lambda: newest_checkpoint(run.checkpoints))
+        if spread != ALONE
+        else newest_checkpoint(run.checkpoints)
     )
-    start = newest_checkpoint(run.checkpoints)
     if start:
         say(f"{title}: continues from {start.name}")
     try:
@@ -71,4 +94,20 @@ def fit(
         for log in logs:
             if isinstance(log, Mirror):
                 log.close()
-    trainer.save_checkpoint(run.checkpoints / f"step={trainer.global_step:09d}.ckpt")
+    trainer.save_checkpoint(last)
+
+
+def trainer_of(config: DictConfig, spread: str, module: LightningModule) -> dict[str, Any]:
+    """Lightning's settings of devices, ranks and precision. Agents are trained in float32, whatever the prior is."""
+    settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    if spread != ROWS:
+        settings["precision"] = "32-true"
+    checkpoints: AtomicCheckpointIO = AtomicCheckpointIO()
+    if ranks.count() == 1 or spread == ALONE:
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": [checkpoints, LightningEnvironment()]}
+        return settings | alone
+    if spread == SEEDS:
+        assert isinstance(module, Agent)
+        settings["strategy"] = SeedsApart()
+        checkpoints = TakeSeeds(module, seeds_here(int(config.seeds)))
+    return settings | {"plugins": [checkpoints, ranks.environment()]}

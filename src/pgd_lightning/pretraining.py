@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset
-from pgd_lightning.fitting import fit
+from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.models import fit_scales, load_agent
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build
@@ -64,7 +64,10 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
         say(f"behaviour: trained already, in {run.folder}")
         load_agent(module, run)
         return module
-    with run.started(config, dataset.provenance):
+    with run.started(config, dataset.provenance, shared=True):
+        if run.finished:
+            load_agent(module, run)
+            return module
         size = sum(p.numel() for p in module.learner.parameters())
         say(f"behaviour: {size:,} parameters, {settings.updates} updates of {settings.batch_size}, {run.folder}")
         data = SyntheticDataModule(
@@ -78,7 +81,7 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
         )
         fit(
             run, config, dataset.provenance, module, data,
-            steps=settings.updates, checkpoint_every=settings.checkpoint_every, callbacks=[],
+            steps=settings.updates, checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip
         run.update(state="finished")
     return module

@@ -8,11 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pgd_lightning import ranks
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import StepWindows, Windows, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
-from pgd_lightning.fitting import fit
+from pgd_lightning.fitting import ROWS, fit
 from pgd_lightning.generators.prior import WindowModel
 from pgd_lightning.models import build_prior, load_model
 from pgd_lightning.progress import say
@@ -56,9 +57,12 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
         load_model(model, run, dataset)
     else:
         check_size(train, settings.batch_size, section, dataset)
-        with run.started(config, dataset.provenance):
-            train_model(model, run, config, section, steps, dataset, train, held_out)
-            run.update(state="finished")
+        with run.started(config, dataset.provenance, shared=True):
+            if run.finished:
+                load_model(model, run, dataset)
+            else:
+                train_model(model, run, config, section, steps, dataset, train, held_out)
+                run.update(state="finished")
     model.settle(held_out)
     return model, run
 
@@ -89,6 +93,8 @@ def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
 
 def check_size(train: Windows | StepWindows, batch_size: int, section: str, dataset: Dataset) -> None:
     """Raises UserError where the data do not fill a batch."""
+    if batch_size % ranks.count():
+        raise UserError(f"{section}.batch_size={batch_size} cannot be spread evenly over {ranks.count()} processes.")
     if len(train) < batch_size:
         kind, way_out = ("steps", "") if isinstance(train, StepWindows) else ("windows", " or data.stride=1")
         raise UserError(
@@ -109,7 +115,8 @@ def train_model(
 ) -> None:
     """Train ``model`` in ``run``, from its newest checkpoint if there is one."""
     settings = config[section]
-    model.fit_units(train.batches(1024))
+    if ranks.rank() == 0:  # DDP hands the units, which are buffers, to the others
+        model.fit_units(train.batches(1024))
     data = WindowDataModule(train, held_out, settings.batch_size, config.seed, steps)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"{section}: {size:,} parameters, {steps} steps, {run.folder}")
@@ -117,5 +124,5 @@ def train_model(
         run, config, dataset.provenance, model, data,
         steps=steps, checkpoint_every=settings.checkpoint_every, callbacks=[],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
-        limit_val_batches=8 if held_out else 0,
+        limit_val_batches=8 if held_out else 0, spread=ROWS,
     )  # fmt: skip

@@ -3,15 +3,18 @@
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pgd_lightning.errors import UserError
+from pgd_lightning.errors import Stopped
 
 LINE_EVERY = 20.0  # seconds
+AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 
 
 def say(text: str) -> None:
@@ -104,6 +107,43 @@ def _metrics(trainer: Trainer) -> str:
     return "  ".join(f"{key.split('/')[-1]} {float(value):.3g}" for key, value in trainer.progress_bar_metrics.items())
 
 
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Between trainings, which save first (:class:`StopOnSignal`), a signal ends the command at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(f"Stopped by {signal.Signals(number).name}; the same command continues from the last checkpoint.")
+
+    before = {s: signal.signal(s, stop) for s in StopOnSignal.SIGNALS if s != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Heartbeat(Callback):
+    """Tells ``beat`` every now and then how far the training is."""
+
+    def __init__(self, beat: Callable[..., None], total_steps: int) -> None:
+        self.beat, self.total = beat, total_steps
+        self.last = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._beat(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() - self.last > LINE_EVERY or trainer.global_step == self.total:
+            self._beat(trainer)
+
+    def _beat(self, trainer: Trainer) -> None:
+        self.last = time.monotonic()
+        if trainer.is_global_zero:
+            self.beat(step=trainer.global_step, total=self.total)
+
+
 class StopOnSignal(Callback):
     """On SIGINT, SIGTERM, SIGUSR1 or SIGUSR2: finish the step, save, and stop with a sentence.
 
@@ -126,13 +166,22 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.received is None:
+        if not self._asked(trainer):
             return
         trainer.save_checkpoint(self.checkpoints / f"step={trainer.global_step:09d}.ckpt")
-        raise UserError(
-            f"Stopped by {signal.Signals(self.received).name} at step {trainer.global_step}; everything is saved, "
-            "and the same command continues from here."
+        name = signal.Signals(self.received).name if self.received else "a signal to another rank"
+        raise Stopped(
+            f"Stopped by {name} at step {trainer.global_step}; everything is saved, and the same command continues "
+            "from here."
         )
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether to stop now; ranks decide together, so that all save the same step."""
+        if trainer.world_size == 1:
+            return self.received is not None
+        if trainer.global_step % AGREE_EVERY:
+            return False
+        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for number, handler in self.before.items():

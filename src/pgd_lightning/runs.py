@@ -3,7 +3,8 @@
 ``runs/<stage>/<env>/<method>-<config hash>/<seed>`` is never named by time: a second start of the same identity
 finds the folder, and continues or says that it is finished. Everything printed or drawn is computed from these files.
 
-    run.json            identity, provenance, state (running | finished), result
+    run.json            identity, provenance, state (new | running | stopped | failed | finished), result
+    heartbeat.json      who works on it, at which step, how long ago
     ledger.jsonl        every evaluation episode: seed, step, index, return, length, score, purpose, simulator
     health.jsonl        one card for each synthetic set
     checkpoints/        the two newest, each holding all state
@@ -20,28 +21,42 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import hydra.utils
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning.errors import UserError
+from pgd_lightning import ranks
+from pgd_lightning.errors import Stopped, UserError
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
+FREE = ("runs_dir", "logger", "trainer", "ranks", "report", "compare", "checkpoint_every")
+SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
+
+
+LOOK_EVERY = 2.0  # seconds between two looks at what another process does
 
 
 def config_hash(identity: Any) -> str:
     """Eight hexadecimal digits that change with any value of ``identity``."""
     canonical = json.dumps(identity, sort_keys=True, default=str)
     return blake2b(canonical.encode(), digest_size=4).hexdigest()
+
+
+def settings_hash(config: DictConfig) -> str:
+    """The hash of all settings of a command but those that do not change what it trains: says which runs it made."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    kept = {key: value for key, value in settings.items() if key not in FREE}
+    return config_hash(kept | {"precision": config.trainer.precision})
 
 
 def build(config: Any) -> Any:
@@ -140,7 +155,9 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def update(self, **entries: Any) -> None:
-        """Merge ``entries`` into run.json."""
+        """Merge ``entries`` into run.json. As everywhere here, the first of several ranks writes."""
+        if ranks.rank() > 0:
+            return
         write_atomic(self.folder / "run.json", json.dumps(self.record | entries, indent=2, default=str))
 
     @property
@@ -152,26 +169,87 @@ class Run:
         return self.folder / "checkpoints"
 
     @contextmanager
-    def started(self, config: DictConfig, provenance: dict[str, Any]) -> Iterator[None]:
-        """Hold the folder against a second process, and note how this start came about."""
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"Another process is working in {self.folder}; wait for it, or choose another seed=."
-                ) from None
-            write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            starts = [*self.record.get("starts", []), start_record()]
-            self.update(state="running", starts=starts, provenance=provenance)
+    def started(self, config: DictConfig, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
+        """Hold the folder against a second process, and note how this start came about; ranks meet here and at the end.
+
+        Raises UserError if another process works in it. What is ``shared`` by several commands waits for that process
+        instead, and may then find the run finished.
+        """
+        folders = set(ranks.gathered(str(self.folder)))
+        if len(folders) > 1:
+            raise UserError(f"The ranks have other settings, or other code, one than another: {' and '.join(folders)}.")
+        with (self.folder / ".lock").open("a") as lock:
+            self._take(lock, shared)
+            if ranks.rank() == 0 and not self.finished:
+                write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+                starts = [*self.record.get("starts", []), start_record()]
+                self.beat()
+                self.update(state="running", reason=None, starts=starts, provenance=provenance)
+            with self._ending_noted():
+                yield
+            ranks.wait()
+
+    def _take(self, lock: IO[str], shared: bool) -> None:
+        waiting = False
+        while not ranks.decided(lambda: _locked(lock)):
+            if not shared:
+                raise UserError(f"Another process is working in {self.folder}; wait for it, or choose another seed=.")
+            if not waiting:
+                print(f"waiting for another process that trains {self.folder}", flush=True)
+            waiting = True
+            time.sleep(LOOK_EVERY)
+
+    @contextmanager
+    def _ending_noted(self) -> Iterator[None]:
+        try:
             yield
+        except Stopped as stop:
+            self.update(state="stopped", reason=str(stop))
+            raise
+        except Exception as error:
+            self.update(state="failed", reason=str(error) or type(error).__name__)
+            raise
 
     @property
     def attempt(self) -> int:
         return len(self.record.get("starts", []))
 
+    def beat(self, **progress: int) -> None:
+        """Leave a sign of life, with ``step`` and ``total`` where they are known."""
+        if ranks.rank() > 0:
+            return
+        who = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "time": time.time()}
+        with suppress(OSError):  # a full disk is the checkpoint's to report
+            (self.folder / "heartbeat.json").write_text(json.dumps(self.heartbeat | who | progress))
+
+    @property
+    def heartbeat(self) -> dict[str, Any]:
+        """The last sign of life, {} if there is none that can be read."""
+        try:
+            beat: dict[str, Any] = json.loads((self.folder / "heartbeat.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return beat
+
+    @property
+    def last_heard(self) -> float:
+        """Seconds since the epoch of the last sign of life or change of state."""
+        return max(self.heartbeat.get("time", 0.0), (self.folder / "run.json").stat().st_mtime)
+
+    def state(self, stale_after: float) -> str:
+        """What run.json says, unless that is ``running`` and its process is gone (killed) or silent (stale)."""
+        state: str = self.record["state"]
+        if state != "running":
+            return state
+        beat = self.heartbeat
+        if beat.get("host") == platform.node() and not _alive(beat["pid"]):
+            return "killed"
+        return "running" if time.time() - self.last_heard < stale_after else "stale"
+
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows to a JSONL file of the run; a torn last line of a killed process is cut first."""
+        if ranks.rank() > 0:
+            return
         path = self.folder / name
         with path.open("ab+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -194,6 +272,25 @@ class Run:
 
     def load_config(self) -> DictConfig:
         return OmegaConf.load(self.folder / "config.yaml")  # type: ignore[return-value]
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the file could be locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def open_run(folder: str | Path) -> Run:
@@ -240,6 +337,8 @@ def device_name() -> str:
 def code_version() -> str:
     """Package version, and the commit of the checkout it runs from, if it does."""
     here = Path(__file__).parent
+    if (here / SNAPSHOT).exists():
+        return (here / SNAPSHOT).read_text()
     git = ["git", "-C", str(here)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import report
+from pgd_lightning import ranks, report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.modules import SyntheticDataModule
@@ -17,13 +18,14 @@ from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.experience import model_identity, ready_generator
-from pgd_lightning.fitting import fit
+from pgd_lightning.fitting import ALONE, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour, part_of_identity
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
-from pgd_lightning.runs import Run, command_line, config_hash
+from pgd_lightning.runs import Run, command_line, config_hash, settings_hash
 from pgd_lightning.simulators import make
+from pgd_lightning.spreading import seeds_here
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
@@ -34,16 +36,23 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
     dataset = open_dataset(config)
-    arms = [config.generator.name, *(name for name in config.compare if name != config.generator.name)]
     runs = []
-    for arm in arms:
-        arm_config = config if arm == config.generator.name else recompose(overrides, f"generator={arm}")
-        runs.append(train_agent(arm_config, dataset, behaviour_clone(overrides, config, dataset)))
-        figures = report.write(runs, dataset)
+    for arm in arms(config, overrides):
+        runs.append(train_agent(arm, dataset, behaviour_clone(overrides, config, dataset), shared=arm is not config))
+        if ranks.rank() == 0:
+            figures = report.write(runs, dataset)
+    if ranks.rank() > 0:
+        return
     mirror_figures(config, runs[0], dataset.provenance, figures)
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
     say(f"again:   {command_line()}")
+
+
+def arms(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
+    """The configs of the agents that a command trains: its own, then those of the generators to compare with."""
+    others = [name for name in config.compare if name != config.generator.name]
+    return [config, *(recompose(overrides, f"generator={name}") for name in others)]
 
 
 def recompose(overrides: list[str], *changes: str) -> DictConfig:
@@ -59,33 +68,50 @@ def behaviour_clone(overrides: list[str], config: DictConfig, dataset: Dataset) 
     clone = recompose(overrides, *BEHAVIOUR, f"updates={config.behaviour.updates}")
     run, module = agent_run(clone, dataset)
     if not run.finished:
-        with run.started(clone, dataset.provenance):
-            fit_agent(run, clone, dataset, module, None, None)
-            run.update(state="finished")
+        with run.started(clone, dataset.provenance, shared=True):
+            if run.finished:  # by another command that we waited for
+                load_agent(module, run)
+            else:
+                fit_agent(run, clone, dataset, module, None, None)
+                run.update(state="finished")
     return module.policy
 
 
-def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy) -> Run:
-    """The finished run of this config's agent: found, continued or trained."""
+def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared: bool = False) -> Run:
+    """The finished run of this config's agent: found, continued or trained; ``shared``: also by other commands."""
     run, module = agent_run(config, dataset)
     if run.finished:
         say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
         return run
     generator = ready_generator(config, dataset)
-    with run.started(config, dataset.provenance):
+    with run.started(config, dataset.provenance, shared):
+        if run.finished:
+            return run
         adopt_behaviour(module, config, dataset)
         say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
         fit_agent(run, config, dataset, module, generator, behaviour)
-        result = rollout(
-            dataset.env,
-            module.policy,
-            config.seeds,
-            config.evaluation.final_episodes,
-            derive_seed(config.seed, "final"),
-        )
-        run.append("ledger.jsonl", result.ledger(dataset.env, config.updates, "final"))
-        run.update(state="finished", score=dataset.env.score(float(result.returns.mean())))
+        rows = final_episodes(config, dataset, module)
+        run.append("ledger.jsonl", rows)
+        run.update(state="finished", score=fmean(row["score"] for row in rows))
     return run
+
+
+def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[dict[str, Any]]:
+    """The ledger's rows of the last checkpoint."""
+    result = rollout(
+        dataset.env,
+        module.policy,
+        module.num_seeds,
+        config.evaluation.final_episodes,
+        derive_seed(config.seed, "final"),
+    )
+    return all_seeds(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config.seeds)
+
+
+def all_seeds(rows: list[dict[str, Any]], num_seeds: int) -> list[dict[str, Any]]:
+    """The rows of all ranks, each of which has those of its own seeds."""
+    parts = ranks.gathered(rows)
+    return parts[0] if num_seeds == 1 else [row for part in parts for row in part]
 
 
 def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
@@ -108,11 +134,21 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         }
     method = f"{config.agent.name}-{config.generator.name}"
     run = Run.at(config.runs_dir, "agent", config.env.name, method, common | experience, config.seed)
-    run.update(comparison=config_hash(common), agent=config.agent.name, generator=config.generator.name)
-    module = build_agent(config, dataset)
+    settings = sorted({*run.record.get("settings", []), settings_hash(config)})
+    run.update(
+        comparison=config_hash(common), agent=config.agent.name, generator=config.generator.name, settings=settings
+    )
+    module = build_agent(config if run.finished else share_of(config), dataset)
     if run.finished:
         load_agent(module, run)
     return run, module
+
+
+def share_of(config: DictConfig) -> DictConfig:
+    """``config`` with the agent of this rank's seeds alone."""
+    seeds = seeds_here(config.seeds)
+    mine = {"agent": {"num_seeds": len(seeds), "seed": config.seed + seeds.start}}
+    return OmegaConf.merge(config, mine)  # type: ignore[return-value]
 
 
 @dataclass
@@ -152,21 +188,26 @@ def fit_agent(
     behaviour: Policy | None,
 ) -> None:
     """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
-    observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)] if behaviour else []
+    # Each rank trains, evaluates and generates for its own seeds; the first looks at the health of its sets.
+    seeds = seeds_here(config.seeds)
+    observers = []
+    if behaviour is not None and ranks.rank() == 0:
+        observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)]
     data = SyntheticDataModule(
         real=dataset.transitions,
         generator=generator,
         **config.synthetic,
-        seed=config.seed,
-        num_seeds=config.seeds,
+        seed=config.seed + seeds.start,
+        num_seeds=len(seeds),
         total_steps=config.updates,
         observers=observers,
     )
     evaluation = Evaluation(
-        dataset.env, config.evaluation.every, config.evaluation.episodes, config.seeds,
-        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", rows),
+        dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
+        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", all_seeds(rows, config.seeds)),
     )  # fmt: skip
     fit(
         run, config, dataset.provenance, module, data,
         steps=config.updates, checkpoint_every=config.checkpoint_every, callbacks=[evaluation] if behaviour else [],
+        spread=SEEDS if config.seeds > 1 else ALONE,
     )  # fmt: skip

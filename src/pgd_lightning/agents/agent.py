@@ -104,11 +104,11 @@ class Agent(LightningModule):
         losses = self._update_online(batch)
         if logs:
             check_losses(losses, self.name, step, self.seed, self.learning_rate)
-            self.log_dict({f"train/{name}_loss": loss.mean() for name, loss in losses.items()})
-            self.log_dict({f"train/{name}": value.mean() for name, value in self._diagnostics(batch).items()})
+            scalars = {f"{name}_loss": loss for name, loss in losses.items()} | self._diagnostics(batch)
+            self.log_dict({f"train/{name}": value.mean() for name, value in scalars.items()}, sync_dist=True)
         if values is not None:
             self._check_values(values, step)
-            self.log("train/value", values.mean(), prog_bar=True)
+            self.log("train/value", values.mean(), prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
     def _update_targets(self) -> None:

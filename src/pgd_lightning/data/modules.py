@@ -52,10 +52,10 @@ class WindowDataModule(LightningDataModule):
 
     def _batches(self) -> Iterator[Trajectory]:
         assert self.trainer is not None
-        # Each rank of a group takes its own steps of the order.
+        # Each rank of a group takes its own rows of each batch, so that their number changes nothing but rounding.
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         for step in range(self.trainer.global_step, self.total_steps):
-            yield self.train[self.order[step * ranks + rank]]
+            yield self.train[self.order[step][rank::ranks]]
 
     def val_dataloader(self) -> Iterable[Trajectory]:
         validation = self.validation

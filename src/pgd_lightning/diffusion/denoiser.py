@@ -35,10 +35,16 @@ class Denoiser(nn.Module):
         denoised = self(x0 + sigma[:, None, None] * noise, sigma)
         return self.process.weight(sigma) * reduce((denoised - x0) ** 2, "b t d -> b", "mean")
 
-    def loss(self, x0: Tensor) -> Tensor:
-        """The training loss: one noise level a window, mean over the batch ``[B, T, D]``."""
-        sigma = self.process.sample_sigma(len(x0), x0.device)
-        return self.losses(x0, sigma, torch.randn_like(x0)).mean()
+    def loss(self, x0: Tensor, part: int = 0, parts: int = 1) -> Tensor:
+        """The training loss: one noise level a window, mean over the batch ``[B, T, D]``.
+
+        Of a batch in ``parts``, x0 is every ``parts``-th window from ``part`` on; noise is drawn for all of them, so
+        the mean over the parts is the loss of the whole.
+        """
+        num = len(x0) * parts
+        sigma = self.process.sample_sigma(num, x0.device)[part::parts]
+        noise = torch.randn(num, *x0.shape[1:], device=x0.device)[part::parts]
+        return self.losses(x0, sigma, noise).mean()
 
 
 class ConditionalDenoiser(nn.Module):

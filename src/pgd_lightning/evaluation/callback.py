@@ -14,20 +14,20 @@ Record = Callable[[list[dict[str, object]]], None]
 class Evaluation(Callback):
     """Rolls the current policies out every ``every`` updates and hands each episode to ``record``.
 
-    Purpose ``monitor``: these episodes choose nothing. The policies of all seeds see the same start states, another
-    set at each evaluation than at the final one.
+    ``seeds`` are those of this process. Purpose ``monitor``: these episodes choose nothing. The policies of all seeds
+    see the same start states, another set at each evaluation than at the final one.
     """
 
-    def __init__(self, env: EnvSpec, every: int, episodes: int, num_seeds: int, seed: int, record: Record) -> None:
+    def __init__(self, env: EnvSpec, every: int, episodes: int, seeds: range, seed: int, record: Record) -> None:
         self.env, self.every, self.episodes = env, every, episodes
-        self.num_seeds, self.seed, self.record = num_seeds, seed, record
+        self.seeds, self.seed, self.record = seeds, seed, record
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every == 0 and trainer.is_global_zero:
-            result = rollout(self.env, module.policy, self.num_seeds, self.episodes, self.seed)  # type: ignore[arg-type]
-            rows = result.ledger(self.env, trainer.global_step, "monitor")
+        if trainer.global_step % self.every == 0:
+            result = rollout(self.env, module.policy, len(self.seeds), self.episodes, self.seed)  # type: ignore[arg-type]
+            rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
-            module.log_dict({"eval/return": mean, "eval/score": self.env.score(mean)}, prog_bar=True)
+            module.log_dict({"eval/return": mean, "eval/score": self.env.score(mean)}, prog_bar=True, sync_dist=True)

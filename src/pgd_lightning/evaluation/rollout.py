@@ -20,13 +20,13 @@ class Episodes:
     lengths: NDArray[np.int64]  # [S, E] steps
     physics: str  # simulator and version
 
-    def ledger(self, env: EnvSpec, step: int, purpose: str) -> list[dict[str, object]]:
-        """One row an episode, as the run's ledger keeps them."""
+    def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[dict[str, object]]:
+        """One row an episode, as the run's ledger keeps them; the S policies are those of ``first_seed`` and on."""
         return [
             {
                 "purpose": purpose,
                 "step": step,
-                "seed": s,
+                "seed": first_seed + s,
                 "index": e,
                 "return": float(self.returns[s, e]),
                 "score": env.score(float(self.returns[s, e])),

@@ -91,8 +91,12 @@ class WindowModel(LightningModule):
         """What is watched on held-out windows ``[B, T]``."""
         return self.loss(batch)
 
+    def noise_seed(self) -> int:
+        """Of this step's noise, another one on each rank."""
+        return derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank)
+
     def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
-        torch.manual_seed(derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank))
+        torch.manual_seed(self.noise_seed())
         loss = self.loss(batch)
         if self.global_step % self.log_every == 0:
             if not loss.isfinite():
@@ -100,7 +104,7 @@ class WindowModel(LightningModule):
                     f"The loss of {self.name} is {loss.item()} at step {self.global_step}: lower its learning_rate "
                     f"(now {self.learning_rate}) and start again; the last checkpoint is kept."
                 )
-            self.log(f"{self.name}/loss", loss.detach(), prog_bar=True)
+            self.log(f"{self.name}/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
@@ -146,8 +150,13 @@ class DiffusionPrior(WindowModel):
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.ema_decay, self.ema_every = ema_decay, ema_every
 
+    def noise_seed(self) -> int:
+        """The same on all ranks: each draws the noise of the whole batch and keeps that of its rows."""
+        return derive_seed(self.seed, "prior/noise", self.global_step, 0)
+
     def loss(self, batch: Trajectory) -> Tensor:
-        return self.denoiser.loss(self.codec.encode(batch))
+        ranks = self.trainer.world_size if self._trainer is not None else 1
+        return self.denoiser.loss(self.codec.encode(batch), self.global_rank, ranks)
 
     def held_out_loss(self, batch: Trajectory) -> Tensor:
         """Of the averaged weights."""

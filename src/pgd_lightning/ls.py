@@ -1,0 +1,52 @@
+"""``pgd ls``: every run below ``runs_dir`` with its state, progress, score, and when it was last heard of."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pgd_lightning.errors import UserError
+from pgd_lightning.progress import say
+from pgd_lightning.runs import Run
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    root = Path(config.runs_dir)
+    runs = all_runs(root)
+    if not runs:
+        raise UserError(f"There are no runs in '{root}': give their folder, runs_dir=<folder>.")
+    states = [run.state(config.stale_after) for run in runs]
+    if config.state is not None:
+        chosen = [(run, state) for run, state in zip(runs, states, strict=True) if state == config.state]
+    else:
+        chosen = list(zip(runs, states, strict=True))
+    for folder in sorted({run.folder.parents[1] for run, _ in chosen}):
+        say(f"\n{folder}")
+        for run, state in chosen:
+            if run.folder.parents[1] == folder:
+                say(line(run, state))
+    say("\n" + ", ".join(f"{number} {state}" for state, number in sorted(Counter(states).items())))
+
+
+def all_runs(root: Path) -> list[Run]:
+    """The runs below ``root``, in the order of their folders."""
+    return [Run(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
+
+
+def line(run: Run, state: str) -> str:
+    """State, steps, score, age and folder of one run; of a failed one also its sentence."""
+    record, beat = run.record, run.heartbeat
+    steps = f"{beat['step']}/{beat['total']}" if "total" in beat else ""
+    score = f"{record['score']:.1f}" if "score" in record else ""
+    row = f"  {state:<9}{steps:>17}{score:>8}{age(run.last_heard):>7}  {run.folder.parent.name}/{run.folder.name}"
+    return row + (f"\n           {record['reason']}" if state == "failed" else "")
+
+
+def age(moment: float) -> str:
+    """How long ago ``moment`` (seconds since the epoch) was, in its largest unit."""
+    seconds = max(time.time() - moment, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"

@@ -1,0 +1,94 @@
+"""The seeds of an agent, spread over ranks: each trains, evaluates and generates for its own.
+
+Seeds are independent, so nothing is averaged and every agent is spread correctly. Checkpoints hold all seeds, as those
+of one process do: ranks join their parts when saving and take them when loading, and a run may continue on another
+number of ranks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from pgd_lightning import ranks
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs import AtomicCheckpointIO
+
+SET = SyntheticDataModule.__qualname__  # where Lightning keeps the synthetic set
+
+
+def seeds_here(num_seeds: int) -> range:
+    """The seeds of this rank. A single seed is trained by the first rank, while the others wait.
+
+    Raises UserError where a rank would have none.
+    """
+    count, rank = ranks.count(), ranks.rank()
+    if num_seeds == 1:
+        return range(1)
+    if num_seeds < count:
+        raise UserError(
+            f"seeds={num_seeds} are too few for {count} processes: set seeds={count} or trainer.devices={num_seeds}."
+        )
+    return range(num_seeds * rank // count, num_seeds * (rank + 1) // count)
+
+
+class SeedsApart(DDPStrategy):
+    """Ranks with modules of their own: Lightning's bookkeeping of ranks without DDP's averages."""
+
+    def configure_ddp(self) -> None:
+        """The module stays as it is."""
+
+
+def with_seed_axis(checkpoint: dict[str, Any], shared: Callable[[str], bool], change: Callable[[Any], Any]) -> Any:
+    """``checkpoint`` with every tensor that has a seed axis replaced by its ``change``, and all else as it is."""
+
+    def stacked(tensor: Tensor) -> Any:
+        return change(tensor) if tensor.dim() else tensor
+
+    new = dict(checkpoint)
+    state = checkpoint["state_dict"]
+    new["state_dict"] = {k: v if shared(k) else change(v) for k, v in state.items()}
+    new["optimizer_states"] = [
+        {**optimizer, "state": tree_map_only(Tensor, stacked, optimizer["state"])}
+        for optimizer in checkpoint["optimizer_states"]
+    ]
+    if SET in checkpoint:
+        new[SET] = tree_map_only(Tensor, stacked, checkpoint[SET])
+    return new
+
+
+def shared_by(module: Agent) -> Callable[[str], bool]:
+    """Which names of the module's state have no seed axis."""
+    common = tuple(f"learner.{name}." for name in module.learner.shared)
+    return lambda name: not name.startswith("learner.") or name.startswith(common)
+
+
+class JoinSeeds(Callback):
+    """Makes each checkpoint one of all seeds."""
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(module, Agent)
+        own: list[Tensor] = []
+        with_seed_axis(checkpoint, shared_by(module), own.append)
+        parts = ranks.gathered([tensor.cpu() for tensor in own])
+        whole = iter([torch.cat(tensors) for tensors in zip(*parts, strict=True)])
+        checkpoint.update(with_seed_axis(checkpoint, shared_by(module), lambda _: next(whole)))
+
+
+class TakeSeeds(AtomicCheckpointIO):
+    """Reads of each checkpoint the part of ``seeds``."""
+
+    def __init__(self, module: Agent, seeds: range) -> None:
+        super().__init__()
+        self.shared, self.seeds = shared_by(module), seeds
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        whole = super().load_checkpoint(path, map_location, weights_only)
+        part: dict[str, Any] = with_seed_axis(whole, self.shared, lambda t: t[self.seeds.start : self.seeds.stop])
+        return part

@@ -1,0 +1,113 @@
+"""``pgd sweep env=a,b agent=iql,td3_bc seed=0,1``: train what is not trained yet of every combination.
+
+What is trained is read off the run folders, so that the same command, after failures or on top of runs that were made
+one by one, trains only what is missing. ``pgd slurm`` does the same as a job array.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pgd_lightning.configuration import combinations, compose_config
+from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.progress import say
+from pgd_lightning.runs import Run, config_hash, settings_hash, write_atomic
+from pgd_lightning.train import arms
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination: a command ``pgd train …`` and the runs that it makes."""
+
+    number: int
+    overrides: list[str]
+    label: str  # what tells it from the others
+
+    def runs(self) -> list[Run | None]:
+        """Of each of its agents the run that these settings made, None where there is none yet."""
+        config = compose_config("train", self.overrides)
+        return [self._run(arm) for arm in arms(config, self.overrides)]
+
+    @staticmethod
+    def _run(config: DictConfig) -> Run | None:
+        wanted = settings_hash(config)
+        places = Path(config.runs_dir).glob(f"agent/{config.env.name}/*/{config.seed}/run.json")
+        candidates = (Run(path.parent) for path in places)
+        return next((run for run in candidates if wanted in run.record.get("settings", [])), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every agent of this point is trained."""
+        return all(run is not None and run.finished for run in self.runs())
+
+    @property
+    def said(self) -> str:
+        """The sentence with which one of its runs failed, if one did."""
+        reasons = (run.record.get("reason") for run in self.runs() if run is not None and not run.finished)
+        return next((reason for reason in reasons if reason), "")
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Train the missing points one after the other. Raises UserError that names those that failed."""
+    points = all_points(overrides)
+    folder = sweep_folder(config, points)
+    missing = [point for point in points if not point.finished]
+    say(f"sweep: {len(points)} points, {len(points) - len(missing)} trained already, in {folder}")
+    for point in missing:
+        say(f"\nsweep: {point.label} ({point.number + 1} of {len(points)})")
+        if train(point.overrides) == Stopped.exit_code:
+            raise Stopped(f"Stopped in '{point.label}'; the same command continues there.")
+    summarise(points)
+
+
+def all_points(overrides: list[str]) -> list[Point]:
+    """The combinations of ``overrides``, without what is the launcher's."""
+    points = combinations([o for o in overrides if not o.startswith("launcher")])
+    varied = {o for point in points for o in point if any(o not in other for other in points)}
+    labels = [" ".join(o for o in point if o in varied) or "the only point" for point in points]
+    return [Point(n, point, label) for n, (point, label) in enumerate(zip(points, labels, strict=True))]
+
+
+def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
+    """Where the sweep is written down (``sweep.json``); its name comes from its points."""
+    commands = [point.overrides for point in points]
+    folder = Path(config.runs_dir) / "sweep" / config_hash(commands)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "sweep.json", json.dumps({"points": commands}, indent=2))
+    return folder
+
+
+def train(overrides: list[str]) -> int:
+    """``pgd train`` in a process of its own, which also ends with this one; its exit code."""
+    with _child([sys.executable, "-m", "pgd_lightning", "train", *overrides]) as process:
+        return process.wait()
+
+
+class _child(subprocess.Popen[bytes]):
+    """A process that is asked to stop, and waited for, when this one is."""
+
+    def __exit__(self, *error: object) -> None:
+        if self.poll() is None:
+            self.terminate()
+        self.wait()
+
+
+def summarise(points: list[Point]) -> None:
+    """One line a point. Raises UserError that names those that are not trained."""
+    say("")
+    for point in points:
+        scores = [f"{run.record['score']:.1f}" for run in point.runs() if run is not None and run.finished]
+        say(f"  {'finished' if point.finished else 'MISSING':<10}{' '.join(scores):<20}{point.label}")
+    missing = [_named(point) for point in points if not point.finished]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(points)} points are not trained: {'; '.join(missing)}.")
+
+
+def _named(point: Point) -> str:
+    return point.label + (f" ({point.said.rstrip('.')})" if point.said else "")
