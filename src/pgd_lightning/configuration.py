@@ -47,7 +47,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
     values = [
         [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
         if o.is_sweep_override()
-        else [o.input_line]
+        else [str(o.input_line)]
         for o in parsed
     ]
     return [list(point) for point in product(*values)]

@@ -72,7 +72,7 @@ def open_dataset(config: DictConfig) -> Dataset:
     simulator = make(env.task, env.physics)
     say(f"simulator: {simulator.physics}")
     if simulator.differs:
-        say(f"simulator: scores are not comparable with D4RL's: {simulator.differs}")
+        say(f"simulator: compare scores with D4RL's with care: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation)
 
 
