@@ -5,7 +5,8 @@
 The public structure evaluates one seed at a time: its states, each repeated K times, go through 15 evaluations of
 DPM-Solver++(2S); every row carries its own time and observation through the networks, and the gradient of the guidance
 also builds the graph of the parameters. Ours sends the candidates of all seeds and environments through one call; what
-depends on the observation alone is computed once for its K candidates, the behaviour model once for all seeds.
+depends on the observation alone is computed once for its K candidates, the behaviour model once for all seeds. Times are
+processor time: wall time where the thread has a core for itself.
 """
 
 import json
@@ -16,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from run import rate
 from torch import Tensor
 
 from pgd_lightning.agents.behaviour import action_denoiser
@@ -63,6 +63,19 @@ def public_act(agent: DiffusionDICE, obs: Tensor) -> Tensor:
     return actions[torch.arange(len(obs)), best]
 
 
+def in_turn(actions: list[Callable[[], object]], rounds: int = 15) -> Tensor:
+    """Seconds of processor time ``[rounds, actions]``, the actions taking turns: load meets them alike."""
+    times = []
+    for _ in range(rounds + 2):
+        row = []
+        for action in actions:
+            began = time.process_time()
+            action()
+            row.append(time.process_time() - began)
+        times.append(row)
+    return torch.tensor(times[2:])
+
+
 @torch.no_grad()
 def main() -> None:
     torch.manual_seed(0)
@@ -73,18 +86,21 @@ def main() -> None:
         for agent, states in zip(agents, obs, strict=True):
             public_act(agent, states)
 
-    def ours(process: VP, **solver: object) -> float:
+    def ours(process: VP, **solver: object) -> Callable[[], object]:
         policy = StackedPolicy(stacked_learners(learner(process, **solver), SEEDS, 0), lambda states: states)
-        return SEEDS * ENVS * rate(lambda: policy.act(obs))
+        return lambda: policy.act(obs)
 
-    base = SEEDS * ENVS * rate(public)
-    same, default = ours(PUBLISHED, sampler=dpmpp_2s, num_steps=15), ours(OURS, sampler=dpmpp_2m, num_steps=6)
+    same = ours(PUBLISHED, sampler=dpmpp_2s, num_steps=15)
+    default = ours(OURS, sampler=dpmpp_2m, num_steps=6)
+    seconds = in_turn([public, same, default])
+    base, like, best = (SEEDS * ENVS / float(seconds[:, k].median()) for k in range(3))
+    like_ratio, best_ratio = ((seconds[:, 0] / seconds[:, k]).median().item() for k in (1, 2))
     results = {
         f"actions/s, public structure, 15 evaluations, K={CANDIDATES}": round(base, 1),
-        "actions/s, ours, the same 15 evaluations": round(same, 1),
-        "  over the public structure": round(same / base, 2),
-        "actions/s, ours, default: 2M, 6 evaluations": round(default, 1),
-        "  over the public structure at equal K": round(default / base, 2),
+        "actions/s, ours, the same 15 evaluations": round(like, 1),
+        "  over the public structure": round(like_ratio, 2),
+        "actions/s, ours, default: 2M, 6 evaluations": round(best, 1),
+        "  over the public structure at equal K": round(best_ratio, 2),
     }
     for name, value in results.items():
         print(f"{name:<60}{value:>10}")
