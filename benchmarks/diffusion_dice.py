@@ -5,7 +5,7 @@
 The public structure evaluates one seed at a time: its states, each repeated K times, go through 15 evaluations of
 DPM-Solver++(2S); every row carries its own time and observation through the networks, and the gradient of the guidance
 also builds the graph of the parameters. Ours sends the candidates of all seeds and environments through one call; what
-depends on the observation alone is computed once for its K candidates, the behaviour model once for all seeds. Times are
+depends on the observation alone is computed once for its K candidates, behaviour once for all seeds. Times are
 processor time: wall time where the thread has a core for itself.
 """
 
