@@ -271,7 +271,7 @@ def test_signal_saves_and_says_so(recording, tmp_path):
     time.sleep(8)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "Stopped by SIGTERM at step" in output
     assert "Traceback" not in output
     assert list(tmp_path.glob("prior/*/*/0/checkpoints/*.ckpt"))
