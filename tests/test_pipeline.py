@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from pgd_lightning import generate
 from pgd_lightning.__main__ import main
-from pgd_lightning.data import d4rl
+from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data.d4rl import Reading
 from pgd_lightning.runs import Run, newest_checkpoint
 from pgd_lightning.simulators.recipes import RECIPES
 
@@ -152,6 +154,29 @@ def test_evaluate_report_and_generate(finished, monkeypatch, capsys, tmp_path):
     data = d4rl.load(out, run_spec(), "error")
     assert data.card()["episodes"] >= 12
     assert len(data) == 2 * 6 * 32
+    target = f"minari:{tmp_path / 'made-v0'}"
+    assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out='{target}'"]) == 0
+    again = minari.load(minari.locate(target), run_spec(), Reading("error", "recorded", "error"))
+    ours, theirs = data.steps()[torch.arange(len(data.steps()))], again.steps()[torch.arange(len(again.steps()))]
+    no_successor = ~data.terminated[31::32]  # a window's last row
+    assert len(ours) == 2 * 6 * 32 - int(no_successor.sum())
+    assert (ours == theirs).all()
+
+
+def test_generated_windows_stream_in_parts(monkeypatch):
+    """Every window once, whatever is in memory at a time; the start states come from all of the data."""
+    monkeypatch.setattr(generate, "WINDOWS_AT_ONCE", 4)
+    seen = []
+
+    class Echo:
+        def generate(self, policy, starts, seed):
+            seen.append((starts, seed))
+            return starts
+
+    parts = list(generate.generated(Echo(), None, torch.arange(1000.0).unsqueeze(-1), 2, 10, seed=3))
+    assert [tuple(part.shape) for part in parts] == [(2, 4, 1), (2, 4, 1), (2, 2, 1)]
+    assert len({seed for _, seed in seen}) == 3
+    assert torch.cat([starts.flatten() for starts, _ in seen]).max() > 500
 
 
 def run_spec():

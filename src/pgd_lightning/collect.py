@@ -71,7 +71,7 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int) -> None:
         "physics": recipe.physics(),
     }
     kept = path.with_name(f".{path.name}.chunks")
-    with Counter(f"recording {env.name} ({recipe.description})", total) as counter:
+    with Counter(f"recording {env.name} ({recipe.description})", total, "steps") as counter:
         d4rl.write(path, _chunks(recipe, total, seed, kept, counter), attributes, total)
     shutil.rmtree(kept, ignore_errors=True)
 

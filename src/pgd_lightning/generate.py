@@ -1,23 +1,32 @@
-"""``pgd generate``: a synthetic set of a finished agent run, as an HDF5 file in D4RL's layout."""
+"""``pgd generate``: a synthetic set of a finished agent run, as an HDF5 file in D4RL's layout or a Minari data set."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
-from pgd_lightning.data import d4rl
+from pgd_lightning.convert import no_infos
+from pgd_lightning.data import d4rl, minari
 from pgd_lightning.dataset import open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.progress import say
-from pgd_lightning.randomness import derive_seed
+from pgd_lightning.progress import Counter, say
+from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.runs import finished_agent
-from pgd_lightning.trajectory import Trajectory
+from pgd_lightning.trajectory import EnvSpec, Generator, Policy, Trajectory
+
+WINDOWS_AT_ONCE = 512  # of each seed: what is in memory
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
+    """Generate ``windows`` for each seed of ``run`` into ``out``. Raises UserError where that is not possible."""
     run = finished_agent(config.run)
     settings = run.load_config()
     if settings.generator.build is None:
@@ -27,28 +36,58 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     load_agent(module, run)
     generator = ready_generator(settings, dataset)
     assert generator is not None
-    starts = dataset.transitions.obs[: config.windows].expand(settings.seeds, -1, -1)
-    windows = generator.generate(module.policy, starts, derive_seed(config.seed, "generate"))
-    steps = windows.batch_size.numel()
+    parts = generated(generator, module.policy, dataset.transitions.obs, settings.seeds, config.windows, config.seed)
+    first = next(parts)  # a generator of single steps makes other windows than were asked for: look at some
+    rows_each = first.batch_size[1:].numel() // min(WINDOWS_AT_ONCE, config.windows)
+    parts, rows = chain([first], parts), settings.seeds * config.windows * rows_each
     attributes = {
         "description": f"synthetic windows of {run.record['method']}, {settings.seeds} seeds, not recorded data",
         "source": dataset.label,
         "run": run.folder.name,
     }
-    d4rl.write(Path(config.out), chunks(windows), attributes, steps)
-    say(f"{steps} rows in windows of {settings.data.horizon}, each its own episode: {config.out}")
+    if config.out.startswith(minari.PREFIX):
+        written = write_minari(config.out, parts, attributes, rows, dataset.env)
+    else:
+        written = Path(config.out).expanduser()
+        d4rl.write(written, chunks(parts), attributes, rows)
+    say(f"{rows} rows in windows of {first.batch_size[-1]}, each its own episode: {written}")
 
 
-def chunks(windows: Trajectory) -> Iterator[dict[str, np.ndarray]]:
-    """One chunk a seed; a window ends in its own terminal or else in a timeout."""
-    for part in windows:
-        last = np.zeros(part.batch_size, dtype=bool)
-        last[:, -1] = True
-        terminal = part.terminated.cpu().numpy()
-        yield {
-            "observations": part.obs.cpu().numpy().reshape(-1, part.obs.shape[-1]),
-            "actions": part.action.cpu().numpy().reshape(-1, part.action.shape[-1]),
-            "rewards": part.reward.cpu().numpy().reshape(-1),
-            "terminals": terminal.reshape(-1),
-            "timeouts": (last & ~terminal).reshape(-1),
-        }
+def generated(
+    generator: Generator, policy: Policy, obs: Tensor, num_seeds: int, num_windows: int, seed: int
+) -> Iterator[Trajectory]:
+    """``num_windows`` windows for each seed, ``[S, n, T]`` at a time, from start states drawn among ``obs [B, O]``."""
+    draw = stream(seed, "generate", "starts")
+    with Counter("synthetic windows for each seed", num_windows, "windows") as progress:
+        for done in range(0, num_windows, WINDOWS_AT_ONCE):
+            num = min(WINDOWS_AT_ONCE, num_windows - done)
+            starts = obs[torch.randint(len(obs), (num_seeds * num,), generator=draw)].reshape(num_seeds, num, -1)
+            yield generator.generate(policy, starts, derive_seed(seed, "generate", done))
+            progress.show(done + num)
+
+
+def write_minari(target: str, parts: Iterator[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec) -> Path:
+    """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
+    folder = Path(tempfile.mkdtemp(prefix="pgd-"))
+    try:
+        d4rl.write(folder / "windows.hdf5", chunks(parts), attributes, rows)
+        recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error")
+        return minari.write(target, recording, env, f"{attributes['description']}; {attributes['source']}", no_infos)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def chunks(parts: Iterator[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
+    """One chunk for each part and seed; a window ends in its own terminal or else in a timeout."""
+    for windows in parts:
+        for part in windows:
+            last = np.zeros(part.batch_size, dtype=bool)
+            last[:, -1] = True
+            terminal = part.terminated.cpu().numpy()
+            yield {
+                "observations": part.obs.cpu().numpy().reshape(-1, part.obs.shape[-1]),
+                "actions": part.action.cpu().numpy().reshape(-1, part.action.shape[-1]),
+                "rewards": part.reward.cpu().numpy().reshape(-1),
+                "terminals": terminal.reshape(-1),
+                "timeouts": (last & ~terminal).reshape(-1),
+            }

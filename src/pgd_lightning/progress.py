@@ -25,11 +25,11 @@ def say(text: str) -> None:
 class Counter:
     """How far work of a known size has come, outside a Trainer."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, total
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
 
     def __enter__(self) -> "Counter":
-        say(f"{self.title}: {self.total} steps")
+        say(f"{self.title}: {self.total} {self.unit}")
         self.started = self.last_line = time.monotonic()
         self.first: int | None = None
         self.bar = _bar() if sys.stdout.isatty() else None
