@@ -1,5 +1,6 @@
 """The commands themselves: the whole story on a small real recording, killed anywhere, and given bad input."""
 
+import csv
 import json
 import os
 import shutil
@@ -136,6 +137,13 @@ def test_finished_run_is_found_and_not_trained_again(finished, recording, monkey
     assert pgd(monkeypatch, command(recording, finished)) == 0
     assert "trained already" in capsys.readouterr().out
     assert run_of(finished, "pgd").record["starts"] == before["starts"]
+
+
+def test_metrics_have_a_row_for_each_look_and_no_more(finished):
+    """Lightning repeats at every step what was logged last, unless it is told when modules log."""
+    (file,) = run_of(finished, "pgd").folder.glob("metrics/*/metrics.csv")
+    steps = [int(row["step"]) for row in csv.DictReader(file.open())]
+    assert steps == [49]  # of 60, at every fiftieth
 
 
 def test_checkpoints_hold_tensors_alone(finished):

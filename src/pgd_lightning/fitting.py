@@ -32,6 +32,7 @@ def fit(
     data: LightningDataModule,
     *,
     steps: int,
+    log_every: int,
     checkpoint_every: int,
     callbacks: list[Callback],
     spread: str,
@@ -69,7 +70,7 @@ def fit(
             ProgressReport(title, steps), StopOnSignal(run.checkpoints), checkpoint,
         ],
         logger=(logs := loggers(config, run, provenance) if ranks.rank() == 0 else []),
-        log_every_n_steps=1,  # the modules decide how often they log
+        log_every_n_steps=log_every,  # it repeats what was logged last, so the module logs at the same steps
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -81,7 +81,8 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
         )
         fit(
             run, config, dataset.provenance, module, data,
-            steps=settings.updates, checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
+            steps=settings.updates, log_every=settings.log_every,
+            checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip
         run.update(state="finished")
     return module

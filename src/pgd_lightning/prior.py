@@ -122,7 +122,7 @@ def train_model(
     say(f"{section}: {size:,} parameters, {steps} steps, {run.folder}")
     fit(
         run, config, dataset.provenance, model, data,
-        steps=steps, checkpoint_every=settings.checkpoint_every, callbacks=[],
+        steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every, callbacks=[],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
         limit_val_batches=8 if held_out else 0, spread=ROWS,
     )  # fmt: skip

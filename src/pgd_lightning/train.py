@@ -208,6 +208,7 @@ def fit_agent(
     )  # fmt: skip
     fit(
         run, config, dataset.provenance, module, data,
-        steps=config.updates, checkpoint_every=config.checkpoint_every, callbacks=[evaluation] if behaviour else [],
+        steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
+        callbacks=[evaluation] if behaviour else [],
         spread=SEEDS if config.seeds > 1 else ALONE,
     )  # fmt: skip

@@ -96,7 +96,8 @@ class Agent(LightningModule):
 
     def training_step(self, batch: Transition, batch_idx: int) -> None:
         torch.manual_seed(derive_seed(self.seed, "agent/noise", self.global_step, self.global_rank))
-        step, logs = self.global_step, self.global_step % self.log_every == 0
+        step = self.global_step
+        logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter, see fitting.py
         batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
         batch.obs, batch.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
         batch.reward = self.seen_reward(batch.reward) if self.rewards is not None else batch.reward

@@ -98,7 +98,7 @@ class WindowModel(LightningModule):
     def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
         torch.manual_seed(self.noise_seed())
         loss = self.loss(batch)
-        if self.global_step % self.log_every == 0:
+        if self.global_step == 0 or (self.global_step + 1) % self.log_every == 0:  # Lightning writes after the latter
             if not loss.isfinite():
                 raise UserError(
                     f"The loss of {self.name} is {loss.item()} at step {self.global_step}: lower its learning_rate "
