@@ -16,7 +16,7 @@ option = $(if $(call given,$1),$(call quote,$2=$($1)))
 path = $(if $(call given,$1),$(call quote,$2="$(subst ",\",$($1))"))
 OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call option,SCALE,scale) \
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
-	$(call option,STEPS,steps) $(call path,DATA,data.source) $(call path,RUN,run) $(if $(call given,ARGS),$(ARGS)))
+	$(call option,STEPS,steps) $(call path,DATA,data.source) $(call path,RUN,run) $(call path,RUNS,runs) $(if $(call given,ARGS),$(ARGS)))
 
 .PHONY: help train prior generate evaluate report analyse data test test-slow lint types bench lock clean
 
@@ -24,7 +24,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  ENV=hopper-medium AGENT=td3_bc SCALE=smoke|laptop|paper GENERATOR=none|unguided|pgd|pets|… SEED=0 SEEDS=4"
-	@echo "  DATA=auto|d4rl|local|PATH RUN=folder STEPS=number ARGS=\"guidance.coef=2\"    all optional, after the target"
+	@echo "  DATA=auto|d4rl|local|PATH RUN=folder RUNS=folder|glob STEPS=number ARGS=\"guidance.coef=2\"    all optional, after the target"
 	@echo "  PYTHON=/path/to/python3 TORCH_INDEX=https://...    choose what is installed from"
 
 train: $(STAMP) ## the whole story: prior, agent, score, figures (ENV AGENT SCALE GENERATOR SEED SEEDS DATA)
@@ -39,7 +39,7 @@ generate: $(STAMP) ## synthetic trajectories from a finished run (RUN)
 evaluate: $(STAMP) ## the score of a finished run in the simulator (RUN)
 	$(BIN)/pgd evaluate $(OPTIONS)
 
-report: $(STAMP) ## tables and figures of finished runs (RUN)
+report: $(STAMP) ## a page over all finished runs below folders (RUNS), or the figures of one (RUN)
 	$(BIN)/pgd report $(OPTIONS)
 
 analyse: $(STAMP) ## are generated windows likely under a policy, and real? (ENV AGENT SCALE DATA)

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.dataset import open_dataset
 from pgd_lightning.evaluation.rollout import rollout
-from pgd_lightning.evaluation.statistics import bootstrap_interval
+from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
@@ -26,6 +26,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     scores = (
         100 * (result.returns - dataset.env.ref_min_score) / (dataset.env.ref_max_score - dataset.env.ref_min_score)
     )
-    interval = bootstrap_interval(scores, settings.report.resamples, 0)
+    interval = seed_interval(scores)
     say(f"{run.record['method']} on {dataset.label}: score {interval}, return {result.returns.mean():.1f}")
     say(f"every episode: {run.folder / name}")

@@ -1,4 +1,7 @@
-"""``pgd report``: table, summary and figures, computed from the ledgers of runs that differ in the generator alone."""
+"""``pgd report``: table, summary and figures, computed from the ledgers of runs that differ in the generator alone.
+
+``pgd report runs=…`` makes a page over any number of runs instead (:mod:`pgd_lightning.page`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning import page
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation import figures
-from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, step_errors
+from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, replayed, step_errors
 from pgd_lightning.evaluation.rollout import episode_states
-from pgd_lightning.evaluation.statistics import Interval, bootstrap_interval, paired_interval
+from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.progress import say
@@ -25,6 +29,13 @@ from pgd_lightning.trajectory import Trajectory
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
+    """The table and figures of ``run``, or one page over all finished runs below ``runs``.
+
+    Raises UserError where there is no such run, or where runs that are not alike would share a row.
+    """
+    if config.run is None:
+        page.write(config)
+        return
     run = finished_agent(config.run)
     runs = siblings(run)
     write(runs, open_dataset(run.load_config()))
@@ -54,28 +65,25 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
     title = f"{settings.agent.name} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
-    paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png", settings.report.resamples)]
+    paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
     return paths + window_figures(runs[0], settings, dataset, title, folder)
 
 
 def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
     """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent."""
-    resamples = settings.report.resamples
     finals = {name: figures.scores_of(rows, "final") for name, rows in ledgers.items()}
     first, *others = finals
-    differences = {
-        f"{first} - {other}": vars(paired_interval(finals[first], finals[other], resamples, 0)) for other in others
-    }
+    differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
     return {
         "env": settings.env.name,
         "agent": settings.agent.name,
         "provenance": dataset.provenance,
         "updates": settings.updates,
-        "scores": {name: vars(bootstrap_interval(scores, resamples, 0)) for name, scores in finals.items()},
+        "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
         "differences": differences,
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
         "episodes_that_chose_something": 0,
-        "interval": "95 % hierarchical bootstrap over seeds, then episodes; none below 3 seeds",
+        "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
     }
 
 
@@ -94,8 +102,7 @@ def table(summary: dict[str, Any], title: str) -> str:
     lines.append("")
     for name, entry in summary["differences"].items():
         interval = Interval(**entry)
-        clear = interval.low is not None and (interval.low > 0 or interval.high < 0)  # type: ignore[operator]
-        lines.append(f"{name:<24}{interval!s:<34}{'' if clear else 'not distinguishable'}")
+        lines.append(f"{name:<24}{interval!s:<34}{'' if interval.excludes_zero else 'not distinguishable'}")
     return "\n".join(lines) + "\n"
 
 
@@ -117,8 +124,9 @@ def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str,
         }
     paths = [figures.fidelity_plane(points, title, folder / "fidelity.png")]
     drawn = settings.report.episodes_drawn
-    pairs = {k: (w.obs[0, :drawn].numpy(), w.action[0, :drawn].numpy()) for k, w in kinds.items()}
-    paths.append(figures.trajectories(pairs, title, folder / "trajectories.png"))
+    pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
+    real = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
+    paths.append(figures.trajectories(pairs, real, title, folder / "trajectories.png"))
     fidelity = {
         name: {
             "log_likelihood": float(point["log_likelihood"].mean()),

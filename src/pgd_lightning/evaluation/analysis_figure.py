@@ -19,10 +19,8 @@ def analysis_figure(rows: list[dict[str, Any]], title: str, path: Path) -> Path:
     figure, axes = plt.subplots(len(targets), 2, figsize=(10, 3.6 * len(targets)), squeeze=False, layout="constrained")
     for (plane, by_row), target in zip(axes, targets, strict=True):
         own = [row for row in rows if row["target"] == target and row["windows"]]
-        _plane(plane, own)
-        for row in own:
-            if row["generator"] != FLOOR:
-                by_row.plot(row["by_position"], label=row["label"], **_style(row, own))
+        draw_plane(plane, own)
+        draw_error_by_row(by_row, own)
         plane.set(xlabel="log-likelihood of the action under the policy", title=f"policy: {target}")
         by_row.set(xlabel="row of the window", title=f"policy: {target}")
         for axis in (plane, by_row):
@@ -36,7 +34,15 @@ def analysis_figure(rows: list[dict[str, Any]], title: str, path: Path) -> Path:
     return path
 
 
-def _plane(plane: Any, rows: list[dict[str, Any]]) -> None:
+def draw_error_by_row(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """A line for each source: median error of each row of its windows."""
+    for row in rows:
+        if row["generator"] != FLOOR and len(row["by_position"]) > 1:
+            axis.plot(row["by_position"], label=row["label"], **_style(row, rows))
+
+
+def draw_plane(plane: Any, rows: list[dict[str, Any]]) -> None:
+    """A point for each source of windows, those of the guidance sweep joined by a line."""
     plane.margins(x=0.2)
     sweep = sorted((r for r in rows if r["guidance_coef"] is not None), key=lambda r: r["guidance_coef"])
     plane.plot(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pgd_lightning.simulators import Simulator, one_step
+from pgd_lightning.simulators import Simulator, one_step, reset_from_obs
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
 Array = NDArray[np.float64]
@@ -66,6 +66,22 @@ def transition_errors(
         skipped=int((~used).sum()),
         approximate=bool(used.any() and not exact.any()),
     )
+
+
+def replayed(simulator: Simulator, obs: Array, action: Array) -> Array:
+    """What the simulator makes of the actions of windows: ``obs [n, T, O], action [n, T, A] -> [n, T, O]``.
+
+    Each starts from its own first observation, and ends, in NaN, where the episode does.
+    """
+    real = np.full(obs.shape, np.nan)
+    for window, (rows, actions) in enumerate(zip(obs, action, strict=True)):
+        reset_from_obs(simulator, rows[0])
+        real[window, 0] = rows[0]
+        for row, act in enumerate(actions[:-1]):
+            real[window, row + 1], _, terminated = simulator.step(act)
+            if terminated:
+                break
+    return real
 
 
 def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:

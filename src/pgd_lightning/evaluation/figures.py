@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from pgd_lightning.evaluation.statistics import bootstrap_interval
+from pgd_lightning.evaluation.statistics import seed_interval
 
 COLOURS = {"real": "#333333", "none": "#333333", "unguided": "#0072b2", "pgd": "#d55e00", "guided": "#d55e00"}
 NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
@@ -24,13 +24,13 @@ def _finish(figure: Any, title: str, path: Path) -> Path:
     return path
 
 
-def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, resamples: int) -> Path:
-    """Score against updates for each generator: mean and 95 % interval over seeds and episodes, thin lines per seed."""
+def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path) -> Path:
+    """Score against updates for each generator: mean and 95 % interval over seeds, thin lines per seed."""
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for name, rows in ledgers.items():
         steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
         scores = [scores_of(rows, "monitor", step) for step in steps]
-        intervals = [bootstrap_interval(s, resamples, 0) for s in scores]
+        intervals = [seed_interval(s) for s in scores]
         colour = COLOURS.get(name)
         axis.plot(steps, [i.mean for i in intervals], "o-", color=colour, label=NAMES.get(name, name), markersize=3)
         if all(i.low is not None for i in intervals):
@@ -80,8 +80,13 @@ def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Pa
     return _finish(figure, title, path)
 
 
-def trajectories(windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], title: str, path: Path) -> Path:
-    """Some windows of each kind: ``name -> (obs [n, T, O], action [n, T, A])``; first dims of both, over rows."""
+def trajectories(
+    windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], real: Mapping[str, NDArray[Any]], title: str, path: Path
+) -> Path:
+    """Some windows of each kind: ``name -> (obs [n, T, O], action [n, T, A])``; first dims of both, over rows.
+
+    Dotted: ``real``, ``name -> obs [n, T, O]``, where the simulator gets by the same actions from the same first row.
+    """
     dims = [("obs", d) for d in range(min(4, next(iter(windows.values()))[0].shape[-1]))] + [("action", 0)]
     figure, axes = plt.subplots(
         len(windows), len(dims), figsize=(2.4 * len(dims), 1.9 * len(windows)), sharex=True, layout="constrained"
@@ -93,13 +98,15 @@ def trajectories(windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], title
         for column, dim in enumerate(dims):
             axis = np.atleast_2d(axes)[row, column]
             axis.plot(_channel(pair, dim).T, color=COLOURS.get(name), linewidth=0.8, alpha=0.8)
+            if dim[0] == "obs":
+                axis.plot(real[name][..., dim[1]].T, color="#333333", linewidth=0.8, linestyle=":")
             axis.set_ylim(*limits[dim])
             axis.tick_params(labelsize=6)
             if row == 0:
                 axis.set_title(f"{dim[0]}[{dim[1]}]", fontsize=8)
             if column == 0:
                 axis.set_ylabel(name, fontsize=8)
-    figure.supxlabel("row of the window", fontsize=8)
+    figure.supxlabel("row of the window; dotted: the simulator, from the first row by the same actions", fontsize=8)
     return _finish(figure, title, path)
 
 

@@ -1,0 +1,154 @@
+"""The page over many runs: its numbers, what it refuses and names, and that it needs no network."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from pgd_lightning.__main__ import main
+from pgd_lightning.evaluation.statistics import Interval
+from pgd_lightning.runs import Run
+
+ENV = {"ref_min_score": -20.0, "ref_max_score": 3234.0, "physics": "today"}
+SETTINGS = {"env": ENV, "seeds": 5, "updates": 5000, "evaluation": {"final_episodes": 2}}
+
+
+def make_run(root: Path, env: str, generator: str, scores: np.ndarray, label="a <stand-in>", **changes) -> Run:
+    """A finished agent run whose seeds scored ``scores [S]``, two episodes each."""
+    identity = {"agent": {"name": "iql"}, "generator": generator, "updates": 5000, **changes.pop("identity", {})}
+    run = Run.at(str(root), "agent", env, f"iql-{generator}", identity, changes.pop("seed", 0))
+    start = {"command": "pgd train", "machine": "x86_64, 2 cores", "code": "0.1.0", "time": "2026-11-21T00:00:00+0000"}
+    run.update(
+        state="finished", agent="iql", generator=generator, starts=[start],
+        provenance={"label": label, "kind": "local recipe"}, **changes,
+    )  # fmt: skip
+    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(SETTINGS)))
+    run.append(
+        "ledger.jsonl",
+        [
+            {"purpose": purpose, "step": step, "seed": seed, "index": i, "return": 10 * s, "score": s + i,
+             "length": 5, "simulator": "mujoco 3.4.0, Hopper-v5"}
+            for purpose, step in (("monitor", 2500), ("monitor", 5000), ("final", 5000))
+            for seed, s in enumerate(scores)
+            for i in range(2)
+        ],
+    )  # fmt: skip
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    root = tmp_path / "runs"
+    for env, level in (("hopper-medium", 40.0), ("walker2d-medium", 60.0)):
+        luck = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])
+        for generator, gain in (("none", 0.0), ("unguided", 0.1), ("pgd", 5.0)):
+            make_run(root, env, generator, level + luck + gain + 0.01 * luck**2)
+    return root
+
+
+def pgd(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["pgd", "report", *arguments])
+    return main()
+
+
+class Texts(HTMLParser):
+    """Every text and every address of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href") or name.endswith(":href")]
+
+    def handle_data(self, data):
+        self.cells.append(data.strip())
+
+
+def test_the_page_says_what_the_ledgers_say(runs, monkeypatch, capsys):
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    page = (runs / "report" / "index.html").read_text()
+    content = json.loads((runs / "report" / "report.json").read_text())
+    texts = Texts(page)
+    first = content["tables"][0]
+    assert [row["method"] for row in first["rows"]] == ["real data only", "real + unguided", "real + policy-guided"]
+    guided = first["rows"][2]
+    assert guided["score"]["mean"] == pytest.approx(40 + 5 + 0.5 + 0.01 * 8)  # gain, second episode, mean of luck^2
+    assert guided["against"]["none"]["mean"] == pytest.approx(5)
+    assert guided["bold"]
+    assert not content["tables"][0]["rows"][0]["bold"]
+    for table in content["tables"]:
+        for row in table["rows"]:
+            assert str(Interval(**row["score"])) in texts.cells
+    (both,) = content["aggregates"]
+    assert both["datasets"] == ["hopper-medium", "walker2d-medium"]
+    assert both["rows"][2]["improvement"]["mean"] > 0.8
+    assert "real + policy-guided *" in capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_from_elsewhere(runs, monkeypatch):
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    page = (runs / "report" / "index.html").read_text()
+    assert all(address.startswith(("data:", "#")) for address in Texts(page).addresses)
+    assert not re.findall(r"@import|url\((?!#)", page)
+    assert "<stand-in>" not in page  # what a run says is text, not markup
+    assert "Not D4RL." in page
+    assert set((runs / "report").glob("*.svg"))
+
+
+def test_what_did_not_end_is_named(runs, monkeypatch):
+    make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=7).update(state="failed", reason="value alarm")
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    content = json.loads((runs / "report" / "report.json").read_text())
+    assert [(part["state"], part["reason"]) for part in content["unfinished"]] == [("failed", "value alarm")]
+    assert "value alarm" in (runs / "report" / "index.html").read_text()
+    assert len(content["runs"]) == 6
+
+
+def test_unlike_runs_are_refused(runs, monkeypatch, capsys):
+    make_run(runs, "hopper-medium", "pets", np.zeros(5), label="the official file")
+    assert pgd(monkeypatch, f"runs={runs}") == 1
+    assert "two kinds of data" in capsys.readouterr().err
+    assert not (runs / "report" / "index.html").exists()
+    assert pgd(monkeypatch, f"runs={runs}", "where={generator:none}") == 0
+
+
+def test_settings_that_differ_make_methods(runs, monkeypatch):
+    make_run(runs, "hopper-medium", "pgd", np.full(5, 50.0), identity={"build": {"guidance": {"coef": 2.0}}})
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    content = json.loads((runs / "report" / "report.json").read_text())
+    assert "real + policy-guided · coef=2.0" in [row["method"] for row in content["tables"][0]["rows"]]
+
+
+def test_nothing_to_report(tmp_path, monkeypatch, capsys):
+    assert pgd(monkeypatch, f"runs={tmp_path}") == 1
+    assert "There is no finished agent run in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_browser_shows_it_without_overflow(runs, monkeypatch, tmp_path, width):
+    """The page is no wider than the screen: tables scroll within themselves."""
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    page = runs / "report" / "index.html"
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        page.read_text().replace(
+            "</body>",
+            "<script>document.title = 'over ' + (document.documentElement.scrollWidth - innerWidth)</script></body>",
+        )
+    )
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={max(width, 500)},900", "--dump-dom"]
+    shown = subprocess.run(["chromium", *arguments, probe.as_uri()], capture_output=True, text=True, timeout=60).stdout
+    (over,) = re.findall(r"<title>over (-?\d+)</title>", shown)
+    assert int(over) <= 0
