@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import ranks, report
+from pgd_lightning import ranks, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.modules import SyntheticDataModule
@@ -40,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     for arm in arms(config, overrides):
         runs.append(train_agent(arm, dataset, behaviour_clone(overrides, config, dataset), shared=arm is not config))
         if ranks.rank() == 0:
-            figures = report.write(runs, dataset)
+            figures = run_report.write(runs, dataset)
     if ranks.rank() > 0:
         return
     mirror_figures(config, runs[0], dataset.provenance, figures)

@@ -1,0 +1,144 @@
+"""The report of one run: table, summary and figures, from the ledgers of runs that differ in the generator alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from pgd_lightning.dataset import Dataset
+from pgd_lightning.evaluation import figures
+from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, replayed, step_errors
+from pgd_lightning.evaluation.rollout import episode_states
+from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
+from pgd_lightning.experience import ready_generator
+from pgd_lightning.models import build_agent, load_agent
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs import Run, write_atomic
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.rendering import render
+from pgd_lightning.trajectory import Trajectory
+
+
+def siblings(run: Run) -> list[Run]:
+    """``run`` first, then the newest finished run of each other generator with all else equal."""
+    record = run.record
+    found = {record["generator"]: run}
+    for path in sorted(run.folder.parents[1].glob(f"*/{run.folder.name}/run.json"), key=lambda p: p.stat().st_mtime):
+        other = Run(path.parent)
+        same = other.finished and other.record.get("comparison") == record["comparison"]
+        if same and other.record["generator"] != record["generator"]:
+            found[other.record["generator"]] = other
+    return list(found.values())
+
+
+def write(runs: list[Run], dataset: Dataset) -> list[Path]:
+    """The report of ``runs`` into the folder of the first; returns its figures."""
+    folder = runs[0].folder / "report"
+    folder.mkdir(exist_ok=True)
+    settings = runs[0].load_config()
+    ledgers = {run.record["generator"]: run.rows("ledger.jsonl") for run in runs}
+    summary = summarise(ledgers, settings, dataset)
+    write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
+    title = f"{settings.agent.name} on {dataset.label}"
+    write_atomic(folder / "table.txt", table(summary, title))
+    paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
+    return paths + window_figures(runs[0], settings, dataset, title, folder)
+
+
+def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent."""
+    finals = {name: figures.scores_of(rows, "final") for name, rows in ledgers.items()}
+    first, *others = finals
+    differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
+    return {
+        "env": settings.env.name,
+        "agent": settings.agent.name,
+        "provenance": dataset.provenance,
+        "updates": settings.updates,
+        "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
+        "differences": differences,
+        "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
+        "episodes_that_chose_something": 0,
+        "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
+    }
+
+
+def table(summary: dict[str, Any], title: str) -> str:
+    """The comparison as plain text."""
+    lines = [
+        title,
+        f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
+        "",
+        f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes':>10}",
+    ]
+    for name, entry in summary["scores"].items():
+        interval = Interval(**entry)
+        label = figures.NAMES.get(name, name)
+        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>10}")
+    lines.append("")
+    for name, entry in summary["differences"].items():
+        interval = Interval(**entry)
+        lines.append(f"{name:<24}{interval!s:<34}{'' if interval.excludes_zero else 'not distinguishable'}")
+    return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str, folder: Path) -> list[Path]:
+    """Likelihood and dynamics error of real, unguided and guided windows, a look at some, and a rollout's frames."""
+    module = build_agent(settings, dataset)
+    load_agent(module, run)
+    kinds = example_windows(settings, dataset, module.policy)
+    simulator = make(dataset.env.task, dataset.env.physics)
+    points = {}
+    for name, windows in kinds.items():
+        errors = step_errors(simulator, windows[0], dataset.obs_std, 8 * settings.report.windows, 0)
+        points[name] = {
+            "log_likelihood": log_likelihood(module.policy, windows).flatten().numpy(),
+            "density": mean_density(module.policy, windows).flatten().numpy(),
+            "dynamics": errors.dynamics,
+            "position": errors.position,
+        }
+    paths = [figures.fidelity_plane(points, title, folder / "fidelity.png")]
+    drawn = settings.report.episodes_drawn
+    pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
+    real = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
+    paths.append(figures.trajectories(pairs, real, title, folder / "trajectories.png"))
+    fidelity = {
+        name: {
+            "log_likelihood": float(point["log_likelihood"].mean()),
+            "mean_density": float(point["density"].mean()),
+            "dynamics_error_median": float(torch.as_tensor(point["dynamics"]).median()),
+            "dynamics_error_mean": float(point["dynamics"].mean()),
+        }
+        for name, point in points.items()
+    }
+    write_atomic(folder / "fidelity.json", json.dumps(fidelity, indent=2))
+    states = episode_states(dataset.env, module.policy, settings.seeds, derive_seed(settings.seed, "frames"))
+    images = render(
+        dataset.env.task, states[:: max(len(states) // settings.report.frames, 1)][: settings.report.frames]
+    )
+    if images is not None:
+        paths.append(figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png"))
+    return paths
+
+
+def example_windows(settings: DictConfig, dataset: Dataset, policy: Any) -> dict[str, Trajectory]:
+    """``[S, N, T]`` of real windows and, where the run generates, of unguided and guided ones of equal noise."""
+    num = min(settings.report.windows, len(dataset.train))
+    chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
+    real = dataset.train[chosen]
+    kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
+    if settings.generator.build is None:
+        return kinds
+    generator = ready_generator(settings, dataset)
+    assert generator is not None
+    starts = real.obs[:, 0].expand(settings.seeds, -1, -1)
+    seed = derive_seed(settings.seed, "report")
+    kinds["unguided"] = generator.generate(None, starts, seed)
+    if settings.generator.name != "unguided":
+        kinds["guided"] = generator.generate(policy, starts, seed)
+    return kinds
