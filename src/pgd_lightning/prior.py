@@ -63,6 +63,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
             else:
                 train_model(model, run, config, section, steps, dataset, train, held_out)
                 run.update(state="finished")
+    model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
     return model, run
 

@@ -110,7 +110,7 @@ def snapshot(folder: Path) -> Path:
     package, conf = Path(pgd_lightning.__file__).parent, Path(str(files("pgd_lightning.conf")))
     content = blake2b(digest_size=4)
     for root in (package, conf):
-        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".safetensors")):
+        for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".yaml", ".html", ".safetensors")):
             content.update(str(path.relative_to(root)).encode() + path.read_bytes())
     place = folder / f"source-{content.hexdigest()}"
     if not place.exists():

@@ -1,0 +1,171 @@
+"""Job arrays, the doctor, the list of runs and sweeps: without SLURM (tests/slurm runs the real one)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
+
+from pgd_lightning import doctor
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.runs import Run
+
+# --- the file that sbatch gets ---
+
+
+def written(monkeypatch, tmp_path: Path, *more: str) -> str:
+    settings = ["env=maze2d-umaze", "agent=iql,td3_bc", "seed=0,1", f"runs_dir={tmp_path}", "launcher.submit=false"]
+    assert pgd(monkeypatch, ["slurm", *settings, *more]) == 0
+    (file,) = tmp_path.glob("sweep/*/array.sbatch")
+    return file.read_text()
+
+
+def test_sbatch_file_says_what_the_config_says(monkeypatch, tmp_path, capsys):
+    text = written(monkeypatch, tmp_path, "launcher.time='02:00:00'", "launcher.gpus_per_node=0", "launcher.mem=8G",
+                   "launcher.at_once=2", "launcher.setup=['module load cuda']")  # fmt: skip
+    options = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"--array=0,1,2,3%2", "--time=02:00:00", "--mem=8G", "--nodes=1", "--ntasks-per-node=1", "--signal=USR1@300",
+            "--requeue", "--open-mode=append"} <= set(options)  # fmt: skip
+    assert not [o for o in options if "gpus" in o or "partition" in o]
+    assert "module load cuda" in text
+    assert "[ $code -eq 75 ] && scontrol requeue" in text
+    points = sorted(tmp_path.glob("sweep/*/points/*"))
+    assert [p.name for p in points] == ["0", "1", "2", "3"]
+    assert points[3].read_text().split() == [
+        "scale=laptop", "env=maze2d-umaze", "agent=td3_bc", "seed=1", f"runs_dir={tmp_path}"
+    ]  # fmt: skip
+    assert "4 points, 0 in the queue, 4 to submit" in capsys.readouterr().out
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_tasks_of_two_nodes_come_from_the_trainer(monkeypatch, tmp_path):
+    text = written(monkeypatch, tmp_path, "trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2")
+    for option in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"):
+        assert f"#SBATCH {option}\n" in text
+
+
+def test_jobs_run_a_snapshot_of_the_source(monkeypatch, tmp_path):
+    written(monkeypatch, tmp_path)
+    (source,) = tmp_path.glob("sweep/*/source-*")
+    code = "import pgd_lightning, sys; print(pgd_lightning.__file__); from pgd_lightning.__main__ import main; main()"
+    alone = {"PYTHONPATH": str(source), "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "env=maze2d-umaze", "--cfg"], env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(source))
+    assert "name: maze2d-umaze" in done.stdout
+
+
+def test_without_sbatch_the_file_is_named(monkeypatch, tmp_path, capsys):
+    real = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("sbatch", "squeue") else real(name))
+    assert pgd(monkeypatch, ["slurm", "env=maze2d-umaze", f"runs_dir={tmp_path}"]) == 1
+    assert "There is no sbatch here: run 'sbatch " in capsys.readouterr().err
+
+
+# --- the doctor ---
+
+
+def findings(env: dict[str, str], *overrides: str) -> list[tuple[str, str, str]]:
+    config = compose_config("doctor", ["env=maze2d-umaze", "scale=smoke", *overrides])
+    return [(f.status, f.text, f.fix) for f in doctor.slurm(config, env)]
+
+
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_NAME": "pgd"}
+
+
+def test_doctor_compares_slurm_with_the_trainer():
+    assert findings({})[0][0] == "ok"
+    assert findings(STEP, "trainer=ddp", "trainer.devices=2")[0][0] == "ok"
+    ((status, text, fix),) = findings(STEP)
+    assert status == "error"
+    assert (
+        text == "srun started 2 on 1 nodes, but the trainer wants 1 processes (trainer.devices=1, trainer.num_nodes=1)"
+    )
+    assert fix.startswith("set trainer.devices=2 trainer.num_nodes=1 in the config, or --nodes=1 --ntasks-per-node=1")
+    ((status, _, fix),) = findings(STEP | {"SLURM_JOB_NAME": "bash"}, "trainer=ddp", "trainer.devices=2")
+    assert (status, fix) == ("error", "give the job another name: sbatch --job-name=pgd")
+    ((status, _, fix),) = findings({"SLURM_JOB_ID": "7"}, "trainer=slurm", "trainer.devices=1", "trainer.num_nodes=2")
+    assert (status, fix) == ("error", "write srun pgd …")
+
+
+def test_doctor_speaks_of_everything(monkeypatch, tmp_path, capsys):
+    settings = ["env=maze2d-umaze", f"runs_dir={tmp_path}", f"data.source={tmp_path}/none.hdf5"]
+    assert pgd(monkeypatch, ["doctor", *settings]) == 1
+    said = capsys.readouterr()
+    for about in ("python", "packages", "gpu", "slurm", "mujoco", "opengl", "data", "runs", "cache", "wandb"):
+        assert f" {about} " in said.out
+    assert "-> check data.source=" in said.out
+    assert "This job cannot run here: data" in said.err
+
+
+def test_every_job_begins_with_the_count_of_processes(monkeypatch, tmp_path, capsys):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert pgd(monkeypatch, ["prior", "env=maze2d-umaze", "scale=smoke", f"runs_dir={tmp_path}"]) == 1
+    assert "srun started 2 on 1 nodes" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("run.json"))
+
+
+# --- the list ---
+
+
+def test_ls_tells_the_states_apart(tmp_path, monkeypatch, capsys):
+    now = time.time()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = os.uname().nodename
+    beats = {
+        "running": {"host": here, "pid": os.getpid(), "time": now, "step": 5, "total": 10},
+        "killed": {"host": here, "pid": gone.pid, "time": now},
+        "stale": {"host": "elsewhere", "pid": 1, "time": now - 5000},
+        "finished": {},
+        "failed": {},
+    }
+    for name, beat in beats.items():
+        run = Run.at(str(tmp_path), "agent", "maze2d-umaze", name, {"name": name}, 0)
+        run.update(state=name if name in ("finished", "failed") else "running", reason="value alarm", score=12.34)
+        if beat:
+            (run.folder / "heartbeat.json").write_text(json.dumps(beat))
+        os.utime(run.folder / "run.json", (now - 5000, now - 5000))
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    for name in beats:
+        (line,) = [line for line in said.splitlines() if f"  {name}-" in line]
+        assert line.split()[0] == name
+    assert "5/10" in said
+    assert "value alarm" in said
+    assert "1 failed, 1 finished, 1 killed, 1 running, 1 stale" in said
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}", "state=stale"]) == 0
+    assert "killed-" not in capsys.readouterr().out
+
+
+# --- sweeps ---
+
+
+def test_sweep_trains_what_is_missing_and_names_what_failed(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Of three points one fails (too few windows for its batch); the same command later trains that one alone."""
+    settings = [o for o in SMALL if not o.startswith("env=")]
+    points = ["env=maze2d-umaze", "agent=iql,td3_bc", "generator=none", "compare=[]", f"data.source={recording}",
+              f"runs_dir={tmp_path}", *settings, "updates=30", "synthetic.batch_size=256"]  # fmt: skip
+    broken = tmp_path / "agent"
+    broken.write_text("a file where the folder of runs should be")
+    assert pgd(monkeypatch, ["sweep", *points]) == 1
+    said = capsys.readouterr()
+    assert "2 of 2 points are not trained: agent=iql; agent=td3_bc" in said.err
+    broken.unlink()
+    alone = [o.replace("iql,td3_bc", "iql") for o in points]
+    assert pgd(monkeypatch, ["train", *alone]) == 0  # by hand: the sweep finds it
+    capsys.readouterr()
+    assert pgd(monkeypatch, ["sweep", *points]) == 0
+    said = capsys.readouterr().out
+    assert "sweep: 2 points, 1 trained already" in said
+    assert "MISSING" not in said
+    assert pgd(monkeypatch, ["sweep", *points]) == 0
+    assert "sweep: 2 points, 2 trained already" in capsys.readouterr().out

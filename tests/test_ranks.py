@@ -1,0 +1,85 @@
+"""Two processes of one command on a CPU: they train what one does, and a lost one ends the group with a sentence."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_pipeline import command, recording, run_of, weights  # noqa: F401  (recording is a fixture)
+
+TWO = ["trainer=ddp", "trainer.devices=2"]
+
+
+def train(recording: Path, runs: Path, *more: str) -> subprocess.Popen:  # noqa: F811
+    arguments = [sys.executable, "-m", "pgd_lightning", *command(recording, runs, *more)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread)
+
+
+def logged(runs: Path, name: str) -> list[float]:
+    """The values of a metric of the prior, in the order of steps."""
+    (file,) = (runs / "prior" / "maze2d-umaze").glob("*/0/metrics/*/metrics.csv")
+    return [float(row[name]) for row in csv.DictReader(file.open()) if row[name]]
+
+
+def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
+    """The prior by halves of each batch, the agents a seed a rank.
+
+    The prior's training is chaotic: in one process, too, a weight moved by 1e-14 changes the loss by 1e-2 after five
+    steps of Adam. Two updates in float64 leave room for a comparison.
+    """
+    for name, extra in (("one", []), ("two", TWO)):
+        process = train(
+            recording, tmp_path / name, "compare=[none]", "prior.log_every=1", "trainer.precision=64-true", *extra
+        )
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        assert output.count("results:") == 1  # one of them speaks
+    assert logged(tmp_path / "one", "prior/loss")[:3] == pytest.approx(
+        logged(tmp_path / "two", "prior/loss")[:3], rel=1e-9
+    )
+    one, two = run_of(tmp_path / "one", "none"), run_of(tmp_path / "two", "none")
+    ours, theirs = weights(one), weights(two)
+    assert ours.keys() == theirs.keys()
+    for key in ours:  # a checkpoint holds all seeds, whoever trained them
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    for generator in ("none", "pgd"):
+        rows, again = (run_of(tmp_path / name, generator).rows("ledger.jsonl") for name in ("one", "two"))
+        assert keys(rows) == keys(again)  # each episode once
+    assert one.rows("ledger.jsonl")[0]["return"] == pytest.approx(two.rows("ledger.jsonl")[0]["return"], abs=1e-3)
+    assert len(list(two.folder.glob("metrics/*/metrics.csv"))) == 1
+
+
+def keys(rows: list[dict]) -> list[tuple[int, int, int]]:
+    return sorted((row["step"], row["seed"], row["index"]) for row in rows)
+
+
+def test_lost_rank_ends_the_group_and_the_command_goes_on(recording, tmp_path):  # noqa: F811
+    settings = [*TWO, "compare=[]", "generator=none", "updates=400", "evaluation.every=400", "checkpoint_every=20"]
+    process = train(recording, tmp_path, *settings)
+    pattern = "agent/maze2d-umaze/iql-none-*/0/checkpoints/*.ckpt"
+    limit = time.monotonic() + 120
+    while not list(tmp_path.glob(pattern)):
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "Rank 1 was lost (SIGKILL)" in output
+    again = train(recording, tmp_path, *settings)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    assert "continues from step=" in output
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The process that ``launcher`` started as ``rank``."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    wanted = f"RANK={rank}".encode()
+    return next(int(c) for c in children if wanted in Path(f"/proc/{c}/environ").read_bytes().split(b"\0"))
