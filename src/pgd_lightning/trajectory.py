@@ -108,6 +108,12 @@ class Policy(Protocol):
         Gaussian policy's own variance grows by it.
         """
 
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[..., A]`` of the Gaussian that the policy is, or counts as.
+
+        Raises UserError where it is neither.
+        """
+
 
 class Generator(Protocol):
     """Turns a policy into experience."""

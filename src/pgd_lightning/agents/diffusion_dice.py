@@ -210,6 +210,10 @@ class DiffusionDICE(Learner):
         """:meth:`act`, whose noise is its own."""
         return self.act(obs)
 
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Raises UserError."""
+        raise UserError("The policy of diffusion_dice is no Gaussian; guidance by its mean and deviation needs one.")
+
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density ``[...]`` of a candidate, before selection, by the guided model's probability-flow ODE.
 

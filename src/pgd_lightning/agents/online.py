@@ -23,26 +23,27 @@ class OnlinePolicy:
     def device(self) -> torch.device:
         return next(self.policy.parameters()).device
 
-    def _gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation."""
         mean, std = self.policy(obs)
         mean = mean.tanh()
         return mean, (std * (1 - mean**2)).clamp_min(MIN_STD)
 
     def act(self, obs: Tensor) -> Tensor:
         """The mean action."""
-        return self._gaussian(obs)[0]
+        return self.normal(obs)[0]
 
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
         """mean + std noise, kept in the box."""
-        mean, std = self._gaussian(obs)
+        mean, std = self.normal(obs)
         return (mean + std * noise).clamp(-1, 1)
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density, summed over action dims."""
-        mean, std = self._gaussian(obs)
+        mean, std = self.normal(obs)
         return normal_log_prob(action, mean, std.log())
 
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """Gradient of :meth:`log_prob` in the action, after its variance has grown by ``spread``."""
-        mean, std = self._gaussian(obs)
+        mean, std = self.normal(obs)
         return (mean - action) / (std**2 + spread)

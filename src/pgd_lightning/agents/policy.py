@@ -38,6 +38,11 @@ class StackedPolicy:
         log_prob: Tensor = call_stacked(self.learner, "actor.log_prob", self.normalised(obs), action)
         return log_prob
 
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, ``[S, ..., A]`` each; differentiable in ``obs``."""
+        gaussian: tuple[Tensor, Tensor] = call_stacked(self.learner, "actor.normal", self.normalised(obs))
+        return gaussian
+
     @torch.no_grad()
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``spread`` as in ``Policy.score``."""

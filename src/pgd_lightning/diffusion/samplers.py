@@ -23,6 +23,32 @@ Noise = Callable[[Tensor], Tensor]
 Sampler = Callable[..., Tensor]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of :func:`euler_ancestral` before its noise, as a correction sees it."""
+
+    number: int
+    sigmas: Tensor
+    x: Tensor  # where it began
+    denoised: Tensor
+    mean: Tensor  # where it leads
+    noise: Noise
+
+    @property
+    def last(self) -> bool:
+        """Whether it ends the schedule."""
+        return self.number == len(self.sigmas) - 2
+
+    @property
+    def posterior_std(self) -> Tensor:
+        """Deviation of the noise to come, of a state scaled to unit variance (DDPM's posterior)."""
+        sigma, sigma_next = self.sigmas[self.number], self.sigmas[self.number + 1]
+        return ancestral(sigma, sigma_next)[1] * (1 + sigma_next**2).rsqrt()
+
+
+Correct = Callable[[Step], Tensor]  # what takes the place of ``mean``
+
+
 def normal_noise(generator: torch.Generator | None = None) -> Noise:
     """Standard normal noise like its argument, from ``generator``."""
     return lambda x: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
@@ -91,6 +117,16 @@ def heun(
     return x
 
 
+def ancestral(sigma: Tensor, sigma_next: Tensor) -> tuple[Tensor, Tensor]:
+    """``(down, up)``: the level to step down to, and the noise that leads from there up to ``sigma_next``."""
+    return sigma_next**2 / sigma, sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
+
+
+def stepped(x: Tensor, denoised: Tensor, sigma: Tensor, sigma_to: Tensor) -> Tensor:
+    """``x`` moved from ``sigma`` to ``sigma_to`` on the straight line through ``denoised``."""
+    return x + (sigma_to - sigma) / sigma * (x - denoised)
+
+
 def euler_ancestral(
     denoise: Denoise,
     x: Tensor,
@@ -98,15 +134,20 @@ def euler_ancestral(
     guide: Guide | None = None,
     churn: Churn | None = None,
     noise: Noise = torch.randn_like,
+    correct: Correct | None = None,
 ) -> Tensor:
-    """Steps down to less noise than asked for, then noise up to it: one step is the DDPM posterior in sigma."""
+    """Steps down to less noise than asked for, then noise up to it: one step is the DDPM posterior in sigma.
+
+    ``correct`` may replace where a step leads, knowing what was denoised, before its noise is added.
+    """
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         x = guide(x, step, sigmas, denoise) if guide else x
         x, sigma = churned(x, sigma, churn, len(sigmas) - 1, noise)
-        sigma_up = sigma_next * (1 - (sigma_next / sigma) ** 2).sqrt()
-        sigma_down = sigma_next**2 / sigma
-        x = x + (sigma_down - sigma) / sigma * (x - denoise(x, sigma))
-        x = x + sigma_up * noise(x) if sigma_next > 0 else x
+        sigma_down, sigma_up = ancestral(sigma, sigma_next)
+        denoised = denoise(x, sigma)
+        mean = stepped(x, denoised, sigma, sigma_down)
+        mean = correct(Step(step, sigmas, x, denoised, mean, noise)) if correct else mean
+        x = mean + sigma_up * noise(mean) if sigma_next > 0 else mean
     return x
 
 

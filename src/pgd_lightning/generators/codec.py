@@ -17,6 +17,7 @@ class TrajectoryCodec(nn.Module):
 
     mean: Tensor
     std: Tensor
+    std_of_constants = 1.0
 
     def __init__(self, obs_dim: int, action_dim: int, action_clip: float) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class TrajectoryCodec(nn.Module):
         variance = (squares / count - (total / count) ** 2).clamp(min=0)
         constant = variance < 1e-12 * (1 + shift**2)
         self.mean.copy_(total / count + shift)
-        self.std.copy_(torch.where(constant, 1.0, variance.sqrt()))
+        self.std.copy_(torch.where(constant, self.std_of_constants, variance.sqrt()))
 
     def rows(self, trajectory: Trajectory) -> Tensor:
         """Un-standardised channels ``[..., T, D]``, actions through arctanh after clipping to +-action_clip."""

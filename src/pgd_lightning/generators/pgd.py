@@ -1,11 +1,14 @@
 """Policy-Guided Diffusion (arXiv 2404.06356): windows of the behaviour prior, pulled toward the current policy."""
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.samplers import Churn, Sampler, normal_noise
-from pgd_lightning.generators.guidance import Guidance
+from pgd_lightning.errors import UserError
+from pgd_lightning.generators.guidance import Guidance, Rule
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Policy, Trajectory
@@ -24,6 +27,7 @@ class PGD:
         rows: int,
         batch_size: int,  # windows denoised at once, over all seeds
     ) -> None:
+        require_correction(sampler, guidance)
         self.prior, self.sampler, self.num_steps, self.churn = model, sampler, num_steps, churn
         self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
 
@@ -49,4 +53,11 @@ class PGD:
             denoise, guide = self.guidance(self.prior.ema, policy, self.prior.codec)
         sigmas = self.prior.ema.process.schedule(self.num_steps, device)
         x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
-        return self.sampler(denoise, x, sigmas, guide, self.churn, noise)
+        after = {} if guide is None or guide.rule.before else {"correct": guide.correct}
+        return self.sampler(denoise, x, sigmas, guide, self.churn, noise, **after)
+
+
+def require_correction(sampler: Sampler, guidance: Guidance | None) -> None:
+    """Raises UserError where ``guidance`` acts after a step and ``sampler`` has no place for it."""
+    if isinstance(guidance, Rule) and not guidance.before and "correct" not in signature(sampler).parameters:
+        raise UserError("This guidance acts after a denoising step (guidance.before=false): sampler=euler_ancestral.")

@@ -37,6 +37,11 @@ class GaussianActor(nn.Module):
         """The mean: ``[..., O] -> [..., A]``."""
         return self.body(obs).tanh()
 
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation: ``[..., O] -> [..., A]`` each."""
+        mean = self.act(obs)
+        return mean, self.clamped_log_std().exp().expand_as(mean)
+
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
         """mean + std noise, kept in the box: ``[..., O], [..., A] -> [..., A]``."""
         return (self.act(obs) + self.clamped_log_std().exp() * noise).clamp(-1, 1)
@@ -60,6 +65,11 @@ class DeterministicActor(nn.Module):
     def act(self, obs: Tensor) -> Tensor:
         """``[..., O] -> [..., A]``."""
         return self.body(obs).tanh()
+
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and a deviation of 1: ``[..., O] -> [..., A]`` each."""
+        mean = self.act(obs)
+        return mean, torch.ones_like(mean)
 
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
         """:meth:`act`: the unit Gaussian is how it counts, not how it acts."""

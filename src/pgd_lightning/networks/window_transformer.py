@@ -1,0 +1,79 @@
+"""The causal transformer that denoises PolyGRAD's windows, one token a row (arXiv 2312.08533).
+
+A row never sees later actions, which is physically right.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SinusoidTime(nn.Module):
+    """Sines and cosines of the label at frequencies from 1 down to 1/10000, then two layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        half = features // 2
+        spaced = torch.arange(half) * (math.log(10_000) / (half - 1))
+        self.register_buffer("frequencies", torch.exp(-spaced), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features))
+
+    def forward(self, label: Tensor) -> Tensor:
+        phase = label.unsqueeze(-1) * self.frequencies
+        return self.layers(torch.cat([phase.sin(), phase.cos()], dim=-1))
+
+
+class Block(nn.Module):
+    """x + Attention(LN(x)), then x + MLP(LN(x)) with a hidden layer four times as wide and the exact GELU."""
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_a, self.norm_b = nn.LayerNorm(features), nn.LayerNorm(features)
+        self.qkv, self.project = nn.Linear(features, 3 * features), nn.Linear(features, features)
+        self.up, self.down = nn.Linear(features, 4 * features), nn.Linear(4 * features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.project(self.attention(self.norm_a(x)))
+        return x + self.down(F.gelu(self.up(self.norm_b(x))))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """``[B, T, features]``, each row over itself and those before it."""
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+
+
+class WindowTransformer(nn.Module):
+    """``(x [B, T, channels], label [B]) -> [B, T, predicted]``; no normalisation before the head.
+
+    Weights start as N(0, 0.02^2), those back into the residual stream divided by sqrt(2 num_blocks); biases at 0.
+    7,240,909 parameters for Hopper at T = 10 and the published size.
+    """
+
+    def __init__(self, rows: int, channels: int, predicted: int, features: int, num_blocks: int, heads: int) -> None:
+        super().__init__()
+        self.token, self.position = nn.Linear(channels, features), nn.Embedding(rows, features)
+        self.time = SinusoidTime(features)
+        self.blocks = nn.ModuleList(Block(features, heads) for _ in range(num_blocks))
+        self.head = nn.Linear(features, predicted)
+        for name, parameter in self.named_parameters():
+            _start(name, parameter, 0.02 / math.sqrt(2 * num_blocks))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        h = self.token(x) + self.position.weight + self.time(label).unsqueeze(1)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(h)
+
+
+def _start(name: str, parameter: Tensor, residual_std: float) -> None:
+    if "norm" in name:
+        return
+    if name.endswith("bias"):
+        nn.init.zeros_(parameter)
+    else:
+        nn.init.normal_(parameter, std=residual_std if "project" in name or "down" in name else 0.02)
