@@ -16,17 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import train
 from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.check import replay_rows, sampled_rows
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
 from pgd_lightning.evaluation.analysis_figure import analysis_figure
+from pgd_lightning.evaluation.recorded import Replay
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.prior import identity as prior_identity
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
-from pgd_lightning.simulators import make
+from pgd_lightning.simulators import Simulator, make
 from pgd_lightning.simulators.behaviour_policy import Ladder
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
@@ -44,6 +46,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", identity, config.seed)
     with run.started(config, dataset.provenance):
         analyst = make_analyst(config, dataset)
+        floor = recorded_floor(config, dataset, analyst.simulator)
         rows: list[dict[str, Any]] = []
         for name in config.analysis.targets:
             policy, num_seeds = target_policy(name, config, overrides, dataset)
@@ -52,9 +55,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                 say(line(row))
         write_atomic(run.folder / "analysis.json", json.dumps(rows, indent=1))
         title = f"windows on {dataset.label}"
-        write_atomic(run.folder / "table.txt", table(rows, title, analyst))
+        write_atomic(run.folder / "table.txt", table(rows, title, analyst, floor))
         analysis_figure(rows, title, run.folder / "analysis.png")
-        run.update(state="finished")
+        run.update(state="finished", floor=floor.as_dict() if floor else None)
     say(f"\n{(run.folder / 'table.txt').read_text()}")
     say(f"results: {run.folder}  ({time.monotonic() - began:.0f} s in all)")
 
@@ -71,6 +74,12 @@ def make_analyst(config: DictConfig, dataset: Dataset) -> Analyst:
         settings.rows,
         config.seed,
     )
+
+
+def recorded_floor(config: DictConfig, dataset: Dataset, simulator: Simulator) -> Replay | None:
+    """Recorded rows stepped from the states that the file keeps, where observations hide a part of them (Adroit)."""
+    rows = sampled_rows(dataset.recording, config.analysis.rows, derive_seed(config.seed, "floor"))
+    return replay_rows(config, dataset.env, simulator, dataset.recording, dataset.path, rows)
 
 
 def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: Dataset) -> tuple[Policy, int]:
@@ -165,7 +174,7 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def table(rows: list[dict[str, Any]], title: str, analyst: Analyst) -> str:
+def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Replay | None) -> str:
     """All rows as plain text, with what the columns mean."""
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
@@ -182,6 +191,7 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst) -> str:
                 head,
                 *(line(row) for row in rows),
                 "",
+                *([said(floor)] if floor else []),
                 "log pi, mean pi: mean over rows of the log density, of the density, of the action under the target",
                 "error: one real step, squared, in the data's variance: median with interval over rows, 90 % quantile",
                 "reward: median absolute error; return: what the simulator pays in a window",
@@ -192,4 +202,12 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst) -> str:
             ]
         )
         + "\n"
+    )
+
+
+def said(floor: Replay) -> str:
+    """The error that is the simulator's own."""
+    return (
+        f"floor: {floor.rows} recorded rows stepped from the file's {floor.state}: the largest component differs by "
+        f"{floor.median:.1e} (median), {floor.most:.1e} (99 %), the reward by {floor.reward_median:.1e}"
     )

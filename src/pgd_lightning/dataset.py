@@ -31,6 +31,7 @@ class Dataset:
     provenance: dict[str, Any]
     train: Windows
     validation: Windows | None
+    path: Path | None  # the HDF5 file, if it is one
 
     @property
     def label(self) -> str:
@@ -54,7 +55,7 @@ class Dataset:
 def open_dataset(config: DictConfig) -> Dataset:
     """Find, check and cut the recording of ``config.env``; prints its data card."""
     env: EnvSpec = build(config.env)
-    recording, provenance, _ = read_recording(config, env)
+    recording, provenance, path = read_recording(config, env)
     train, validation = split_windows(
         recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
     )
@@ -73,7 +74,7 @@ def open_dataset(config: DictConfig) -> Dataset:
     say(f"simulator: {simulator.physics}")
     if simulator.differs:
         say(f"simulator: compare scores with D4RL's with care: {simulator.differs}")
-    return Dataset(env, recording, provenance, train, validation)
+    return Dataset(env, recording, provenance, train, validation, path)
 
 
 def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.networks.mlp import mlp
+from pgd_lightning.networks.mlp import elu_mlp, mlp
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -82,3 +82,47 @@ class DeterministicActor(nn.Module):
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """(act(s) - a) / (1 + spread): gradient of log_prob in the action, blurred by the variance ``spread``."""
         return (self.act(obs) - action) / (1.0 + spread)
+
+
+class FlooredActor(nn.Module):
+    """N(tanh f(s), diag std^2) with std = exp(l) + floor, independent of the state (PolyGRAD, arXiv 2312.08533).
+
+    Layers are followed by LayerNorm and ELU and start as torch starts them. Draws leave the box: what learns from them
+    must know what was drawn, and simulators clip.
+    """
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int], first_std: float, floor: float) -> None:
+        super().__init__()
+        self.body = elu_mlp(obs_dim, hidden, action_dim)
+        self.log_excess = nn.Parameter(torch.full((action_dim,), math.log(first_std - floor)))  # l
+        self.floor = floor
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_excess.device
+
+    @property
+    def std(self) -> Tensor:
+        """``[A]``, above the floor."""
+        return self.log_excess.exp() + self.floor
+
+    def act(self, obs: Tensor) -> Tensor:
+        """The mean: ``[..., O] -> [..., A]``."""
+        return self.body(obs).tanh()
+
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation: ``[..., O] -> [..., A]`` each."""
+        mean = self.act(obs)
+        return mean, self.std.expand_as(mean)
+
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """mean + std noise, not clipped: ``[..., O], [..., A] -> [..., A]``."""
+        return self.act(obs) + self.std * noise
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """``[..., O], [..., A] -> [...]``."""
+        return normal_log_prob(action, self.act(obs), self.std.log())
+
+    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+        """(mean - a) / (std^2 + spread), see :class:`GaussianActor`."""
+        return (self.act(obs) - action) / (self.std**2 + spread)
