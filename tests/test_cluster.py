@@ -32,7 +32,7 @@ def test_sbatch_file_says_what_the_config_says(monkeypatch, tmp_path, capsys):
             "--requeue", "--open-mode=append"} <= set(options)  # fmt: skip
     assert not [o for o in options if "gpus" in o or "partition" in o]
     assert "module load cuda" in text
-    assert "[ $code -eq 75 ] && scontrol requeue" in text
+    assert '[ $code -eq 75 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text
     points = sorted(tmp_path.glob("sweep/*/points/*"))
     assert [p.name for p in points] == ["0", "1", "2", "3"]
     assert points[3].read_text().split() == [

@@ -11,6 +11,7 @@ from pgd_lightning.errors import UserError
 
 VERBS = {
     "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
+    "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
     "prior": "train the diffusion prior alone (train does it by itself)",
     "evaluate": "roll a trained agent out once more: run=<folder>",
     "generate": "write a synthetic set as D4RL-layout HDF5: run=<folder> out=<file>",
@@ -25,7 +26,7 @@ VERBS = {
     "report": "table and figures from the ledgers: run=<folder>",
 }
 
-TRAINING = ("train", "prior")  # may be run by several processes together
+TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm")  # take key=a,b
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
@@ -43,6 +44,9 @@ def main() -> int:
     """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     words = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if "-cn" in flags and len(words) > 1:  # Hydra's name for another config: pgd train -cn polygrad
+        flags.remove("-cn")
+        words = words[1:]
     if not words or flags & {"-h", "--help"}:
         print(HELP)
         return 0

@@ -18,6 +18,7 @@ OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(a
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
 
 CONF = files("pgd_lightning.conf")
+GROUPS = {"polygrad": {"env": "env/body@env", "scale": "online"}}  # where a verb's options lie under another name
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
@@ -25,7 +26,7 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            config = compose(verb, overrides=[*default_scale(verb, overrides), *overrides])
+            config = compose(verb, overrides=composed(verb, overrides))
             OmegaConf.resolve(config)
             _check_numbers(verb, config, overrides)
         except MissingConfigException as error:
@@ -36,6 +37,13 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     if missing:
         raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
     return config
+
+
+def composed(verb: str, overrides: list[str]) -> list[str]:
+    """``overrides`` with the default scale and the groups' own names, as Hydra gets them."""
+    names = GROUPS.get(verb, {})
+    split = (o.partition("=") for o in [*default_scale(verb, overrides), *overrides])
+    return [f"{names.get(key, key)}{equals}{value}" for key, equals, value in split]
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
@@ -55,7 +63,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
 
 def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
     """A number may not become a word, nor a size or a count negative."""
-    defaults = compose(verb, default_scale(verb, overrides)) if overrides else config
+    defaults = compose(verb, composed(verb, [])) if overrides else config
     for key in (o.split("=")[0].lstrip("+~") for o in overrides):
         value, before = OmegaConf.select(config, key), OmegaConf.select(defaults, key)
         number = isinstance(before, int | float) and not isinstance(before, bool)

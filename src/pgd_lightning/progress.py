@@ -138,6 +138,9 @@ class Heartbeat(Callback):
         if time.monotonic() - self.last > LINE_EVERY or trainer.global_step == self.total:
             self._beat(trainer)
 
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._beat(trainer)
+
     def _beat(self, trainer: Trainer) -> None:
         self.last = time.monotonic()
         if trainer.is_global_zero:

@@ -80,7 +80,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``: whoever reads it sees the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("w") as file:
             file.write(text)
@@ -145,8 +145,9 @@ class Run:
                 f"Cannot create the run folder {folder}: {error.strerror}; set runs_dir=<a folder you may write to>."
             ) from error
         run = cls(folder)
-        if not run.record:
-            run.update(state="new", stage=stage, env=env, method=method, seed=seed, identity=identity)
+        with run._changing():
+            if not run.record:
+                run._write(state="new", stage=stage, env=env, method=method, seed=seed, identity=identity)
         return run
 
     @property
@@ -156,9 +157,19 @@ class Run:
 
     def update(self, **entries: Any) -> None:
         """Merge ``entries`` into run.json. As everywhere here, the first of several ranks writes."""
-        if ranks.rank() > 0:
-            return
-        write_atomic(self.folder / "run.json", json.dumps(self.record | entries, indent=2, default=str))
+        with self._changing():
+            self._write(**entries)
+
+    def _write(self, **entries: Any) -> None:
+        if ranks.rank() == 0:
+            write_atomic(self.folder / "run.json", json.dumps(self.record | entries, indent=2, default=str))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Alone with run.json: two commands that share a run both write down that they do."""
+        with (self.folder / ".record.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def finished(self) -> bool:

@@ -32,7 +32,8 @@ export PYTHONPATH={source} OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" PYTHONUNBUFFER
 mapfile -t settings < {folder}/points/"$SLURM_ARRAY_TASK_ID"
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" {python} -m pgd_lightning train "${{settings[@]}}"
 code=$?
-[ $code -eq {stopped} ] && scontrol requeue "$SLURM_JOB_ID"
+# One task: the number of the last one is also that of the whole array.
+[ $code -eq {stopped} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $code
 """
 

@@ -33,7 +33,7 @@ for agent in iql td3_bc; do pgd train "${settings[@]}" agent=$agent runs_dir=alo
 
 echo "# An array of two"
 show pgd slurm "${settings[@]}" agent=iql,td3_bc runs_dir=runs "${array[@]}"
-job=$(squeue -h -o %A | head -n 1)
+job=$(squeue -h -o %F | head -n 1)
 show squeue -o "%.8i %.12j %.8T %.10M %R"
 until_there "runs/agent/*/iql-pgd-*/0/checkpoints/*=000000200.ckpt"
 show scontrol requeue "${job}_0"
@@ -47,6 +47,7 @@ until_empty
 show pgd ls runs_dir=runs
 show grep -hE "Stopped|continues|Restart|requeue" runs/sweep/*/logs/0.log runs/sweep/*/logs/1.log
 show pgd slurm "${settings[@]}" agent=iql,td3_bc runs_dir=runs "${array[@]}"
+until_empty
 show "$python" "$here"/compare.py alone runs
 
 echo; echo "# Two nodes, one process on each; one of them is killed"

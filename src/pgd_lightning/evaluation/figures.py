@@ -24,8 +24,10 @@ def _finish(figure: Any, title: str, path: Path) -> Path:
     return path
 
 
-def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path) -> Path:
-    """Score against updates for each generator: mean and 95 % interval over seeds, thin lines per seed."""
+def learning_curves(
+    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates"
+) -> Path:
+    """Score against the ledger's steps for each generator: mean and 95 % interval over seeds, thin lines per seed."""
     figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for name, rows in ledgers.items():
         steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
@@ -38,7 +40,7 @@ def learning_curves(ledgers: Mapping[str, list[dict[str, Any]]], title: str, pat
             axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
         for seed in range(len(scores[0]) if scores else 0):
             axis.plot(steps, [s[seed].mean() for s in scores], color=colour, linewidth=0.5, alpha=0.6)
-    axis.set(xlabel="agent updates", ylabel="normalised score (%)")
+    axis.set(xlabel=xlabel, ylabel="normalised score (%)")
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8)
     return _finish(figure, title, path)

@@ -176,6 +176,9 @@ class DiffusionPrior(WindowModel):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # Not in a batch-end hook: callbacks, the checkpoint among them, run before those of the module.
         super().optimizer_step(*args, **kwargs)
-        step = self.global_step + 1
+        self.average(self.global_step + 1)
+
+    def average(self, step: int) -> None:
+        """Move the average after update number ``step``, where it is due."""
         if step % self.ema_every == 0:
             update_ema(self.ema, self.denoiser, self.decay(step))

@@ -26,6 +26,17 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = Fal
     return nn.Sequential(*layers, linear([inputs, *hidden][-1], outputs))
 
 
+def elu_mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    """``[..., inputs] -> [..., outputs]``: affine layers, LayerNorm and ELU between them (PolyGRAD, arXiv 2312.08533).
+
+    Layers start as torch starts them.
+    """
+    layers: list[nn.Module] = []
+    for size, following in pairwise([inputs, *hidden]):
+        layers += [nn.Linear(size, following), nn.LayerNorm(following, eps=1e-3), nn.ELU()]
+    return nn.Sequential(*layers, nn.Linear([inputs, *hidden][-1], outputs))
+
+
 class EnsembleLinear(nn.Module):
     """``M`` independent affine layers in one matrix product: ``[M, B, in] -> [M, B, out]``."""
 

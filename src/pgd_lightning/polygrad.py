@@ -1,0 +1,176 @@
+"""``pgd polygrad``, also ``pgd train -cn polygrad``: PolyGRAD online. Collect, fit, imagine, improve; evaluate."""
+
+from __future__ import annotations
+
+import json
+import time
+from statistics import fmean
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.data.online import OnlineDataModule
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation import action_figure, figures
+from pgd_lightning.evaluation.callback import Evaluation
+from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.evaluation.statistics import seed_interval
+from pgd_lightning.fitting import ALONE, fit
+from pgd_lightning.generators.matching import standardised
+from pgd_lightning.generators.world import WorldModel
+from pgd_lightning.imagination import ImaginationLearner
+from pgd_lightning.progress import say
+from pgd_lightning.randomness import derive_seed, seeded, stream
+from pgd_lightning.runs import Run, build, command_line, newest_checkpoint, write_atomic
+from pgd_lightning.simulators import make
+from pgd_lightning.tracking import mirror_figures
+from pgd_lightning.trajectory import EnvSpec
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    began = time.monotonic()
+    env: EnvSpec = build(config.env)
+    if config.data.horizon >= env.max_episode_steps:
+        raise UserError(
+            f"data.horizon={config.data.horizon} is longer than an episode of {env.task} "
+            f"({env.max_episode_steps} steps): lower it."
+        )
+    method = f"polygrad-{config.online.learner.name}"
+    run = Run.at(config.runs_dir, "online", env.name, method, identity(config), config.seed)
+    run.update(agent=config.online.learner.name, generator="polygrad")
+    provenance = {"kind": "online", "label": f"{env.task}, collected online", "path": None, "sha256": None}
+    if run.finished:
+        say(f"online: trained already, in {run.folder}")
+        return
+    with run.started(config, provenance):
+        module = build_learner(config)
+        data = data_module(config, env, module)
+        train(run, config, env, module, data, provenance)
+        rows = final_episodes(config, env, module)
+        run.append("ledger.jsonl", rows)
+        paths = report(run, config, env, module, data)
+        run.update(state="finished", score=fmean(row["score"] for row in rows))
+    mirror_figures(config, run, provenance, paths)
+    say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
+    say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
+
+
+def identity(config: DictConfig) -> dict[str, Any]:
+    """What makes an online run another one."""
+    sections = ["env", "world", "online", "evaluation", "physics"]
+    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, sections), resolve=True)
+    return settings | {"rows": config.data.horizon}  # type: ignore[no-any-return]
+
+
+def build_learner(config: DictConfig) -> ImaginationLearner:
+    """An untrained learner; the seed alone decides its first weights."""
+    online = config.online
+    with seeded(config.seed, "online/init"):
+        world: WorldModel = build(config.world.model)(
+            total_steps=online.steps, log_every=online.log_every, seed=config.seed
+        )
+        return ImaginationLearner(
+            world=world,
+            agent=build(online.learner.build)(obs_dim=config.env.obs_dim, action_dim=config.env.action_dim),
+            generator=build(online.generator),
+            guidance=build(online.guidance),
+            bounds=build(online.bounds),
+            adaptation=online.adaptation,
+            tolerance=online.tolerance,
+            log_every=online.log_every,
+            seed=config.seed,
+        )
+
+
+def turns(config: DictConfig) -> int:
+    """How many turns make up ``online.steps``. Raises UserError where they do not."""
+    count, rest = divmod(config.online.steps, config.online.turn)
+    if rest or config.evaluation.every % config.online.turn:
+        raise UserError(
+            f"online.steps={config.online.steps} and evaluation.every={config.evaluation.every} are to be multiples of "
+            f"online.turn={config.online.turn}."
+        )
+    return int(count)
+
+
+def data_module(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> OnlineDataModule:
+    """The collector, its buffer and the batches of each turn."""
+    online = config.online
+    return OnlineDataModule(
+        environment=make(env.task, env.physics),
+        limit=env.max_episode_steps,
+        rows=config.data.horizon,
+        prefill=online.prefill,
+        steps=online.turn,
+        patience=online.patience,
+        world_updates=online.world_updates,
+        world_batch=config.world.batch_size,
+        imagined=online.imagined,
+        total_turns=turns(config),
+        seed=config.seed,
+        policy=lambda: module.policy,
+    )
+
+
+def train(
+    run: Run,
+    config: DictConfig,
+    env: EnvSpec,
+    module: ImaginationLearner,
+    data: OnlineDataModule,
+    provenance: dict[str, Any],
+) -> None:
+    """From the newest checkpoint, if there is one, to the last turn."""
+    turn = config.online.turn
+
+    def record(rows: list[dict[str, Any]]) -> None:
+        run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
+
+    monitor = derive_seed(config.seed, "monitor")
+    if newest_checkpoint(run.checkpoints) is None:
+        record(rollout(env, module.policy, 1, config.evaluation.episodes, monitor).ledger(env, 0, "monitor"))
+    evaluation = Evaluation(env, config.evaluation.every // turn, config.evaluation.episodes, range(1), monitor, record)
+    say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
+    fit(
+        run, config, provenance, module, data,
+        steps=turns(config), log_every=config.online.log_every, checkpoint_every=config.online.checkpoint_every,
+        callbacks=[evaluation], spread=ALONE,
+    )  # fmt: skip
+
+
+def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[dict[str, Any]]:
+    """The ledger's rows of the last policy, which acts by its mean."""
+    result = rollout(env, module.policy, 1, config.evaluation.final_episodes, derive_seed(config.seed, "final"))
+    return result.ledger(env, config.online.steps, "final")
+
+
+@torch.no_grad()
+def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearner, data: OnlineDataModule) -> list[Any]:
+    """Table, learning curve, and the distribution of imagined actions under the last policy."""
+    folder = run.folder / "report"
+    folder.mkdir(exist_ok=True)
+    rows = run.rows("ledger.jsonl")
+    physics = make(env.task, env.physics).physics
+    title = f"PolyGRAD, {config.online.learner.name}, {env.task}, seed {config.seed}, {physics}"
+    final = figures.scores_of(rows, "final")
+    first = fmean(row["return"] for row in rows if row["step"] == 0)
+    last = fmean(row["return"] for row in rows if row["purpose"] == "final")
+    write_atomic(
+        folder / "table.txt",
+        f"{title}\n{config.online.steps} steps of the environment, mean action, {final.shape[1]} episodes\n\n"
+        f"return before training  {first:.1f}\nreturn of the last policy  {last:.1f}\n"
+        f"normalised score  {seed_interval(final)}\n",
+    )
+    drawn = data.collector.buffer.windows(config.online.imagined, config.data.horizon, stream(config.seed, "report"))
+    windows, shape = module.imagined(drawn.obs[:, 0].to(module.device), derive_seed(config.seed, "report"))
+    z = standardised(module.policy, windows)
+    facts = {"return_first": first, "return_last": last, "std": float(module.policy.std.mean()), **shape}
+    write_atomic(folder / "summary.json", json.dumps(facts | {"strength": float(module.strength)}, indent=2))
+    label = f"policy's deviation {facts['std']:.2f}"
+    return [
+        figures.learning_curves(
+            {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
+        ),
+        action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png"),
+    ]
