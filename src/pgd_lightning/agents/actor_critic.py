@@ -215,7 +215,8 @@ class PPO(ActorCritic):
         value = ValueOperator(self.critic, ["observation"])
         return ClipPPOLoss(
             ProbabilisticTensorDictSequential(normal, draw), value, clip_epsilon=self.clip,
-            entropy_coeff=0.0, critic_coeff=None,
+            entropy_coeff=0.0,
+            critic_coeff=0.5, loss_critic_type="l2",
         )  # fmt: skip
 
     def update(self, optimizers: Optimizers, windows: Trajectory) -> dict[str, Tensor | float]:
@@ -230,22 +231,28 @@ class PPO(ActorCritic):
             {
                 "observation": obs[live], "action": action[live], "action_log_prob": before[live],
                 "advantage": standardised(advantage[live]).unsqueeze(-1),
+                "value_target": returns[live].unsqueeze(-1),
             },
             [int(live.sum())],
         )  # fmt: skip
         loss = self._loss()
         for _ in range(self.epochs):
             for rows in torch.randperm(len(steps), device=obs.device).split(self.minibatch):
-                actor_loss = loss(steps[rows])["loss_objective"] - self.entropy * self.entropy_of_policy()
+                losses = loss(steps[rows])
+                actor_loss = losses["loss_objective"] - self.entropy * self.entropy_of_policy()
                 actor_optimizer.zero_grad()
-                actor_loss.backward()
-                nn.utils.clip_grad_norm_(self.actor.body.parameters(), self.max_grad_norm)
+                critic_optimizer.zero_grad()
+                (actor_loss + losses["loss_critic"]).backward()
+                for network in (self.actor.body, self.critic):
+                    nn.utils.clip_grad_norm_(network.parameters(), self.max_grad_norm)
                 actor_optimizer.step()
-        for _ in range(self.epochs):
-            critic_loss = self.critic_step(critic_optimizer, windows, returns)
+                critic_optimizer.step()
         with torch.no_grad():
             change = (self.actor.log_prob(obs, action) - before)[live].abs().mean()
         return {
-            "actor_loss": actor_loss.detach(), "critic_loss": critic_loss, "return": returns[:, 0].mean(),
-            "policy_change": change, "rate": float(self.log_rate.detach().exp()),
-        }  # fmt: skip
+            "actor_loss": actor_loss.detach(),
+            "critic_loss": losses["loss_critic"].detach(),
+            "return": returns[:, 0].mean(),
+            "policy_change": change,
+            "rate": float(self.log_rate.detach().exp()),
+        }
