@@ -14,6 +14,7 @@ from pgd_lightning.generators.guidance import Rule
 from pgd_lightning.generators.polygrad import StepLimit, imagine
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.generators.world import WorldCodec, WorldModel
+from pgd_lightning.generators.world_rollout import StepWorldModel, WorldRollout
 from pgd_lightning.networks.window_mlp import WindowMLP
 from pgd_lightning.networks.window_transformer import WindowTransformer
 from pgd_lightning.trajectory import Trajectory
@@ -310,6 +311,44 @@ def test_parameters_of_the_residual_network(rows, obs, action, width, parameters
 def test_parameters_of_the_transformer(rows, obs, action, parameters):
     network = WindowTransformer(rows, obs + action + 2, obs + 2, 312, 6, 4)
     assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+class ExactStep(nn.Module):
+    """Knows that s' = 0.9 s + 0.3 a and r = s + a, and that an episode ends above 2."""
+
+    def forward(self, x, label):
+        state, action = x[:, 0, :1], x[:, 0, -1:] / cosine(16).alphabar[label.long(), None].sqrt()
+        ended = (state > 2).to(x.dtype)
+        row = torch.cat([state, state + action, ended], dim=-1)
+        return torch.stack([row, torch.cat([0.9 * state + 0.3 * action, 0 * row[:, 1:]], dim=-1)], dim=1)
+
+
+def test_autoregressive_diffusion_steps_as_its_model_does():
+    """Row after row, with actions of the policy; after an end the start again; the same seed gives the same bits."""
+    codec = world_codec(1, 1, [0.0] * 4, [1.0] * 4)
+    model = StepWorldModel(
+        denoiser=WorldDenoiser(ExactStep(), cosine(16), 1, 1), codec=codec, ema_after=0, learning_rate=3e-4,
+        ema_decay=0.99, ema_every=10, total_steps=30, log_every=10, seed=0,
+    )  # fmt: skip
+    generator = WorldRollout(model, on_policy(0.02), num_steps=16, rows=6)
+
+    class Half:
+        def draw(self, obs, noise):
+            return 0.5 + 0.1 * noise
+
+    starts = torch.linspace(-1.5, 2.5, 8, dtype=torch.get_default_dtype())[:, None]
+    windows = generator.generate(Half(), starts, 3)
+    assert windows.batch_size == (8, 6)
+    expected = 0.9 * windows.obs[:, :-1] + 0.3 * windows.action[:, :-1]
+    going_on = ~windows.terminated[:, :-1]
+    torch.testing.assert_close(windows.obs[:, 1:][going_on], expected[going_on], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(windows.reward, (windows.obs + windows.action).squeeze(-1), rtol=1e-4, atol=1e-4)
+    assert windows.terminated.any()
+    ended = windows.terminated[:, :-1]
+    torch.testing.assert_close(windows.obs[:, 1:][ended], starts[:, None].expand(-1, 5, -1)[ended])
+    assert torch.equal(windows.action, generator.generate(Half(), starts, 3).action)
+    assert windows.action.std() == pytest.approx(0.1, abs=0.03)
+    assert generator.generate(None, starts, 3).action.isfinite().all()
 
 
 def test_given_nan_imagination_says_where():

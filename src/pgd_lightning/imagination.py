@@ -72,7 +72,7 @@ class ImaginationLearner(LightningModule):
             logs = {f"agent/{key}": value for key, value in self.agent.update(own, windows).items()}
             logs |= {f"imagination/{key}": value for key, value in shape.items()}
             logs["imagination/strength"] = float(self.strength)
-            logs["policy/std"] = float(self.policy.std.mean())
+            logs["policy/std"] = float(self.policy.std.detach().mean())
         logs["world/loss"] = self.fit_world(turn["world"])
         if turn["returned"] is not None:
             self.log("online/return", turn["returned"], prog_bar=True)

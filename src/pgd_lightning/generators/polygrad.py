@@ -54,9 +54,11 @@ def imagine(
     rows: int,
     num_steps: int,
     noise: Noise,
+    action: Tensor | None = None,
 ) -> Tensor:
     """Standardised windows ``[..., N, rows, D]`` from the standardised states ``starts [..., N, O]``.
 
+    Without a policy the actions are ``action [..., N, rows, A]``, standardised, or else the noise they begin as.
     Raises UserError where a step gives NaN or infinity, naming the step and what was not finite.
     """
     sigmas = denoiser.process.schedule(num_steps, starts.device)
@@ -75,7 +77,7 @@ def imagine(
 
     x = starts.new_zeros(*starts.shape[:-1], rows, codec.channels)
     x = denoiser.process.start_scale(sigmas[0]) * free_noise(x)
-    x = with_actions(x, noise(x[..., codec.action_channels]), codec)
+    x = with_actions(x, noise(x[..., codec.action_channels]) if action is None else action, codec)
     x[..., 0, : codec.obs_dim] = starts
     return euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
 
