@@ -18,7 +18,7 @@ OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call optio
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
 	$(call option,STEPS,steps) $(call path,DATA,data.source) $(call path,RUN,run) $(call path,RUNS,runs) $(if $(call given,ARGS),$(ARGS)))
 
-.PHONY: help train prior generate evaluate report analyse data test test-slow lint types bench lock clean
+.PHONY: help train slurm prior generate evaluate report analyse data test test-slow lint types bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ help: ## this list
 
 train: $(STAMP) ## the whole story: prior, agent, score, figures (ENV AGENT SCALE GENERATOR SEED SEEDS DATA)
 	$(BIN)/pgd train $(OPTIONS)
+
+slurm: $(STAMP) ## the same as a job array of a SLURM cluster, with ENV=a,b AGENT=a,b SEED=0,1 (docs/slurm.md)
+	$(BIN)/pgd slurm $(OPTIONS)
 
 prior: $(STAMP) ## the diffusion prior alone (ENV SCALE DATA)
 	$(BIN)/pgd prior $(OPTIONS)

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
 
 from pgd_lightning import doctor
@@ -150,7 +152,7 @@ def test_ls_tells_the_states_apart(tmp_path, monkeypatch, capsys):
 
 
 def test_sweep_trains_what_is_missing_and_names_what_failed(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
-    """Of three points one fails (too few windows for its batch); the same command later trains that one alone."""
+    """Both points fail, as a file stands where runs go; one is then trained by hand, and the command trains the other."""
     settings = [o for o in SMALL if not o.startswith("env=")]
     points = ["env=maze2d-umaze", "agent=iql,td3_bc", "generator=none", "compare=[]", f"data.source={recording}",
               f"runs_dir={tmp_path}", *settings, "updates=30", "synthetic.batch_size=256"]  # fmt: skip
@@ -169,3 +171,37 @@ def test_sweep_trains_what_is_missing_and_names_what_failed(recording, tmp_path,
     assert "MISSING" not in said
     assert pgd(monkeypatch, ["sweep", *points]) == 0
     assert "sweep: 2 points, 2 trained already" in capsys.readouterr().out
+
+
+def running_child(root: Path, spared: set[str]) -> tuple[str, int] | None:
+    """Folder and process of an agent run that has begun to train, if there is one that is not ``spared``."""
+    for path in root.glob("agent/*/*/*/run.json"):
+        run = Run(path.parent)
+        beat = run.heartbeat
+        begun = run.record.get("state") == "running" and beat.get("step", 0) >= 0 and "total" in beat
+        if begun and str(path.parent) not in spared and "bc-none" not in str(path):
+            return str(path.parent), beat["pid"]
+    return None
+
+
+@pytest.mark.slow
+def test_a_sweep_of_eight_with_two_killed_is_completed_by_one_more_command(recording, tmp_path):  # noqa: F811
+    settings = [o for o in SMALL if not o.startswith(("env=", "updates="))]
+    points = ["env=maze2d-umaze", "agent=iql,td3_bc", "generator=none,unguided", "seed=0,1", "compare=[]", "updates=400",
+              f"data.source={recording}", f"runs_dir={tmp_path}", *settings]  # fmt: skip
+    command = [sys.executable, "-m", "pgd_lightning", "sweep", *points]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed: set[str] = set()
+    while len(killed) < 2 and first.poll() is None:
+        if found := running_child(tmp_path, killed):
+            os.kill(found[1], signal.SIGKILL)
+            killed.add(found[0])
+        time.sleep(0.05)
+    out, err = first.communicate(timeout=600)
+    assert first.returncode == 1, out
+    assert "2 of 8 points are not trained" in err
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "sweep: 8 points, 6 trained already" in done.stdout
+    assert "MISSING" not in done.stdout
+    assert all(Run(Path(folder)).finished for folder in killed)

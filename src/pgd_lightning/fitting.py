@@ -90,7 +90,7 @@ def fit(
             raise UserError(
                 f"The checkpoint {start} belongs to another config than this run; remove {run.folder} to start afresh."
             ) from error
-        raise
+        raise ranks.lost(error) or error from None
     finally:
         for log in logs:
             if isinstance(log, Mirror):

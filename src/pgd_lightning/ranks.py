@@ -147,6 +147,17 @@ def _sentence(failures: dict[int, ProcessFailure]) -> UserError:
     return UserError(sentence if kind == "UserError" else f"Rank {number} failed with {failure.message}")
 
 
+def lost(error: RuntimeError) -> UserError | None:
+    """A sentence for an error of the group's network: one of the others was killed, or hangs. None for any other."""
+    network = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
+    if count() == 1 or not (network or "gloo" in str(error)):
+        return None
+    return UserError(
+        f"Rank {rank()} cannot reach the others any more: one of them was lost. The same command continues from the "
+        "last checkpoint."
+    )
+
+
 def handed() -> tuple[list[str], DictConfig] | None:
     """Overrides and resolved config that the launcher handed to this rank; None for a process of its own."""
     if HANDED not in os.environ:
