@@ -1,7 +1,10 @@
 """Throughput on this machine, each figure with a ratio measured in the same run. ``make bench`` prints and saves it."""
 
 import json
+import os
 import platform
+import resource
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,15 +13,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pgd_lightning.agents.iql import IQL
+from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.environments import environment
+from pgd_lightning.data.mixing import real_batch
+from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
+from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet
+from pgd_lightning.polygrad import build_learner
 from pgd_lightning.randomness import stream
+from pgd_lightning.runs import build
+from pgd_lightning.simulators.recipes import RECIPES
 from pgd_lightning.trajectory import Transition
 
 PROCESS = EDM(sigma_data=1.0, sigma_min=0.002, sigma_max=80.0, rho=7.0, p_mean=-1.2, p_std=1.2)
@@ -116,28 +131,116 @@ def iql_updates(num_seeds: int) -> float:
     return num_seeds * rate(update, repeats=40)
 
 
+def literal_sampling(num_steps: int) -> float:
+    """Windows a second of the published sampler, Heun with churn: what ``2 num_steps - 1`` evaluations take."""
+    denoiser = Denoiser(TemporalUNet(CHANNELS, FEATURES, 3, 8), PROCESS)
+    x = 80 * torch.randn(256, ROWS, CHANNELS)
+    with torch.no_grad():
+        one = rate(lambda: denoiser(x, torch.ones(())), repeats=8)
+    return 256 * one / (2 * num_steps - 1)
+
+
+def polygrad_windows(num_steps: int, guided: bool) -> float:
+    """Windows a second of PolyGRAD's imagination, 10 rows, the laptop's width."""
+    config = compose_config("polygrad", ["env=hopper", "scale=laptop", f"world.sampling.num_steps={num_steps}"])
+    learner = build_learner(config)
+    generator = learner.make(model=learner.world, guidance=learner.guidance)
+    policy = learner.policy if guided else None
+    return 256 * rate(lambda: generator.generate(policy, torch.randn(256, 11), 0), repeats=5)
+
+
+def evaluation_steps() -> float:
+    """Steps of hopper a second in an evaluation of 5 seeds x 10 episodes, policies included."""
+    env = environment("hopper-medium", physics="today")
+    agent = IQL(11, 3, [256, 256], 0.99, 0.7, 3.0, 100.0)
+    stacked = StackedPolicy(stacked_learners(lambda: agent, 5, 0), lambda obs: obs)
+    began = time.perf_counter()
+    found = rollout(env, stacked, 5, 10, 0)
+    return float(found.lengths.sum() / (time.perf_counter() - began))
+
+
+def loading() -> float:
+    """Rows a second of reading a compressed HDF5 file, its checks included."""
+    env = environment("maze2d-umaze", physics="today")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "maze.hdf5"
+        chunks = (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(20_000, 0, {}))
+        d4rl.write(path, chunks, {}, 20_000)
+        return 20_000 * rate(lambda: d4rl.load(path, env, out_of_box="clip"), repeats=5)
+
+
+def lightning_updates(num_updates: int) -> tuple[float, float]:
+    """IQL updates a second of one seed under Lightning's Trainer as ``pgd train`` has it, and of the same in a loop."""
+    config = compose_config("train", ["env=hopper-medium", "scale=laptop", "seeds=1", f"updates={num_updates}"])
+    shape = (100_000,)
+    data = Transition(
+        obs=torch.randn(*shape, 11), action=torch.rand(*shape, 3), reward=torch.randn(shape),
+        next_obs=torch.randn(*shape, 11), terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
+    )  # fmt: skip
+    agent: Any = build(config.agent)
+    module = SyntheticDataModule(
+        real=data, generator=None, **config.synthetic, seed=0, num_seeds=1, total_steps=num_updates, observers=[]
+    )
+    trainer = Trainer(
+        max_steps=num_updates, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    began = time.process_time()
+    trainer.fit(agent, module)
+    inside = num_updates / (time.process_time() - began)
+    optimizer = torch.optim.AdamW([p for p in agent.learner.parameters() if p.requires_grad], fused=True)
+    began = time.process_time()
+    for step in range(num_updates):
+        batch = real_batch(data, 1, 256, 0, step)
+        optimizer.zero_grad(set_to_none=True)
+        losses = call_stacked(agent.learner, "losses", batch, names=agent.learner.phases()[0])
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        agent._update_targets()
+    return inside, num_updates / (time.process_time() - began)
+
+
 def main() -> None:
     torch.manual_seed(stream(0).initial_seed())
     matrix = torch.randn(1024, 1024)
-    ours = rate(prior_step(TemporalUNet(CHANNELS, FEATURES, 3, 8)))
+    matmul = 2 * 1024**3 * rate(lambda: matrix @ matrix) / 1e9
+    network = TemporalUNet(CHANNELS, FEATURES, 3, 8)
+    with FlopCounterMode(display=False) as counter:
+        Denoiser(network, PROCESS).loss(torch.randn(WINDOWS, ROWS, CHANNELS)).backward()
+    ours = rate(prior_step(network))
     usual = rate(prior_step(plain(TemporalUNet(CHANNELS, FEATURES, 3, 8))))
-    few, many = sampling(dpmpp_2m, 16), sampling(heun, 16)
-    one, five = iql_updates(1), iql_updates(5)
+    few, many, literal = sampling(dpmpp_2m, 16), sampling(heun, 16), literal_sampling(256)
+    one, five, sixteen = iql_updates(1), iql_updates(5), iql_updates(16)
+    short, whole = polygrad_windows(32, True), polygrad_windows(128, True)
+    inside, bare = lightning_updates(600)
+    achieved = counter.get_total_flops() * ours / 1e9
     results = {
-        "matrix product, GFLOP/s": round(2 * 1024**3 * rate(lambda: matrix @ matrix) / 1e9),
+        "matrix product 1024 x 1024, GFLOP/s": round(matmul),
         "prior train steps/s (F=64, batch 64)": round(ours, 1),
+        "  GFLOP/s": round(achieved, 1),
+        "  share of the matrix product's rate": round(achieved / matmul, 2),
         "  over conv1d + group_norm": round(ours / usual, 2),
         "windows/s, DPM-Solver++(2M), 16 steps": round(few),
         "  over Heun, 16 steps": round(few / many, 2),
+        "  over the published 256 steps with churn": round(few / literal, 1),
         "IQL seed-updates/s, 1 seed": round(one),
         "IQL seed-updates/s, 5 seeds": round(five),
         "  over 1 seed": round(five / one, 2),
+        "IQL seed-updates/s, 16 seeds": round(sixteen),
+        "  over 1 seed ": round(sixteen / one, 2),
+        "Lightning's share of an IQL update": round(1 - inside / bare, 2),
+        "PolyGRAD windows/s, 10 rows, 32 steps": round(short),
+        "  over the published 128 steps": round(short / whole, 2),
+        "hopper steps/s in evaluation, 5 x 10 episodes": round(evaluation_steps()),
+        "rows/s read from compressed HDF5": round(loading()),
+        "peak memory of this run, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     for name, value in results.items():
-        print(f"{name:<42}{value:>10}")
+        print(f"{name:<48}{value:>10}")
     facts = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
     }
     path = Path(__file__).with_name("latest.json")
