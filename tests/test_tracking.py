@@ -1,8 +1,12 @@
 """W&B mirrors a run and cannot hurt it."""
 
+from pathlib import Path
+
 import pytest
 import wandb
+from test_pipeline import pgd
 
+from pgd_lightning import dashboard
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.runs import Run
 from pgd_lightning.tracking import loggers, wandb_mode
@@ -58,3 +62,25 @@ def test_online_only_for_who_is_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert wandb_mode("auto") == "online"
     assert wandb_mode("disabled") == "disabled"
+
+
+def test_dashboard_has_a_panel_for_every_metric_and_is_said_where_it_fails(monkeypatch, capsys):
+    """Built by W&B's own package as far as it goes without a server; its panels read what modules log."""
+    made = dashboard.workspace("somebody", "pgd-lightning")
+    spec = made._to_model().model_dump_json()
+    source = "".join(path.read_text() for path in (Path(dashboard.__file__).parent).rglob("*.py"))
+    for lines in dashboard.SECTIONS.values():
+        for metric in (m for metrics in lines.values() for m in metrics):
+            assert metric in spec
+            room, _, name = metric.partition("/")
+            assert f'"{name}"' in source or f"{name}" in source
+            assert room in source
+    for figure in ("fidelity", "actions"):
+        assert figure in spec
+
+    def refuse(self):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(type(made), "save", refuse)
+    assert pgd(monkeypatch, ["dashboard", "entity=somebody"]) == 1
+    assert "W&B did not take the workspace (no route)" in capsys.readouterr().err

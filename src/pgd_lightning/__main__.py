@@ -24,6 +24,7 @@ VERBS = {
     "ls": "all runs with their state, progress and score",
     "doctor": "is this machine ready for a job with these settings?",
     "report": "table and figures from the ledgers: run=<folder>",
+    "dashboard": "a W&B workspace with this project's panels: entity=<user or team>",
 }
 
 TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together

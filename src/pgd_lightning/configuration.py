@@ -77,8 +77,10 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:
     """The published settings where there is a GPU, the laptop's elsewhere; a scale that was named stands."""
-    has_scale = "defaults" in str((CONF / f"{verb}.yaml").read_text())
-    if not has_scale or any(o.startswith("scale=") for o in overrides):
+    head = str((CONF / f"{verb}.yaml").read_text())
+    if not any(name in head for name in ("defaults: [base", "defaults: [train", "- online:")) or any(
+        o.startswith("scale=") for o in overrides
+    ):
         return []
     return [f"scale={'paper' if torch.cuda.is_available() else 'laptop'}"]
 
