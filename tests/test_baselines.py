@@ -49,7 +49,9 @@ def autoregressive_model() -> AutoregressiveModel:
 
 
 GENERATORS = {
-    "synther": lambda: SynthER(synther_model(), heun, num_steps=4, churn=None, rows=8, batch_size=50),
+    "synther": lambda: SynthER(
+        synther_model(), heun, num_steps=4, churn=None, rows=8, batch_size=50, precision="float32"
+    ),
     "vae": lambda: VAE(vae_model()),
     "autoregressive": lambda: Autoregressive(autoregressive_model(), rows=8),
 }

@@ -26,10 +26,12 @@ class PGD:
         guidance: Guidance | None,
         rows: int,
         batch_size: int,  # windows denoised at once, over all seeds
+        precision: str,  # of the network: float32 or bfloat16
     ) -> None:
         require_correction(sampler, guidance)
         self.prior, self.sampler, self.num_steps, self.churn = model, sampler, num_steps, churn
         self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
+        self.dtype = dtype_named(precision)
 
     @torch.no_grad()
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
@@ -47,14 +49,26 @@ class PGD:
 
     def _sample(self, policy: Policy | None, shape: torch.Size, seed: int, part: int, device: torch.device) -> Tensor:
         noise = normal_noise(stream(seed, "pgd", part, device=device))
-        denoise: Denoise = self.prior.ema
+        denoise: Denoise = self._denoise
         guide = None
         if policy is not None and self.guidance is not None:
-            denoise, guide = self.guidance(self.prior.ema, policy, self.prior.codec)
+            denoise, guide = self.guidance(self._denoise, policy, self.prior.codec)
         sigmas = self.prior.ema.process.schedule(self.num_steps, device)
         x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
         after = {} if guide is None or guide.rule.before else {"correct": guide.correct}
         return self.sampler(denoise, x, sigmas, guide, self.churn, noise, **after)
+
+    def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The average's D(x; sigma) in float32, whatever its products are computed in."""
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.prior.ema(x, sigma)
+
+
+def dtype_named(precision: str) -> torch.dtype:
+    """Raises UserError for anything but float32 and bfloat16."""
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"sampler.precision={precision} is neither float32 nor bfloat16.")
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def require_correction(sampler: Sampler, guidance: Guidance | None) -> None:

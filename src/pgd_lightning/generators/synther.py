@@ -114,8 +114,9 @@ class SynthER:
         churn: Churn | None,
         rows: int,  # of the windows that the set stands for
         batch_size: int,  # transitions denoised at once, over all seeds
+        precision: str,  # of the network: float32 or bfloat16
     ) -> None:
-        self.windows = PGD(model, sampler, num_steps, churn, None, 1, batch_size)
+        self.windows = PGD(model, sampler, num_steps, churn, None, 1, batch_size, precision)
         self.per_start = rows - 1
 
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
