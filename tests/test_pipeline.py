@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -298,16 +299,32 @@ def test_killed_anywhere_ends_with_the_same_bits(finished, recording, tmp_path):
         assert run_of(tmp_path, name).rows("ledger.jsonl") == run_of(finished, name).rows("ledger.jsonl")
 
 
-def test_signal_saves_and_says_so(recording, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_saves_and_says_so(recording, tmp_path, number):
     process = spawn(command(recording, tmp_path, "prior.steps=100000", "prior.checkpoint_every=50000", "compare=[]"))
     wait_for(process, tmp_path, "prior/*/*/0/metrics/*/hparams.yaml")
     time.sleep(8)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "Stopped by SIGTERM at step" in output
+    assert f"Stopped by {number.name} at step" in output
     assert "Traceback" not in output
     assert list(tmp_path.glob("prior/*/*/0/checkpoints/*.ckpt"))
+
+
+def test_full_disk_keeps_what_there_is_and_the_command_goes_on(recording, tmp_path):
+    """No file may grow beyond 100 kB, as if the disk were full at the first checkpoint."""
+    arguments = command(recording, tmp_path, "compare=[]")
+    limit = (100_000, 100_000)
+    process = spawn(arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "Cannot save the checkpoint" in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.rglob("*.part"))
+    again = spawn(arguments)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
 
 
 def test_second_process_in_one_run_refuses(recording, tmp_path, monkeypatch, capsys):

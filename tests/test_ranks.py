@@ -72,7 +72,7 @@ def test_lost_rank_ends_the_group_and_the_command_goes_on(recording, tmp_path): 
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "Rank 1 was lost (SIGKILL)" in output
-    again = train(recording, tmp_path, *settings)
+    again = train(recording, tmp_path, *(o for o in settings if o not in TWO))  # a machine with fewer devices
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
     assert "continues from step=" in output
