@@ -302,8 +302,7 @@ def test_killed_anywhere_ends_with_the_same_bits(finished, recording, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_saves_and_says_so(recording, tmp_path, number):
     process = spawn(command(recording, tmp_path, "prior.steps=100000", "prior.checkpoint_every=50000", "compare=[]"))
-    wait_for(process, tmp_path, "prior/*/*/0/metrics/*/hparams.yaml")
-    time.sleep(8)
+    wait_for(process, tmp_path, "prior/*/*/0/metrics/*/metrics.csv")  # its steps have begun
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75

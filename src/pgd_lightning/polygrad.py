@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from pgd_lightning import ranks
 from pgd_lightning.data.online import OnlineDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import action_figure, figures
@@ -30,6 +31,8 @@ from pgd_lightning.trajectory import EnvSpec
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
+    if ranks.count() > 1:
+        raise UserError("pgd polygrad is one process, for one simulator feeds it: run each seed= as a job of its own.")
     env: EnvSpec = build(config.env)
     if config.data.horizon >= env.max_episode_steps:
         raise UserError(
