@@ -238,7 +238,7 @@ def last_weights(root: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("learner", ["a2c", "ppo"])
 def test_online_run_and_its_files(learner, tmp_path, monkeypatch, capsys):
-    settings = [*SMALL, f"learner@online.learner={learner}", f"runs_dir={tmp_path}"]
+    settings = [*SMALL, f"learner={learner}", f"runs_dir={tmp_path}"]
     assert pgd(monkeypatch, ["train", "-cn", "polygrad", *settings]) == 0
     said = capsys.readouterr().out
     assert "online: 400 steps of hopper in 50 turns" in said

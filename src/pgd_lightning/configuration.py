@@ -18,7 +18,9 @@ OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(a
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
 
 CONF = files("pgd_lightning.conf")
-GROUPS = {"polygrad": {"env": "env/body@env", "scale": "online"}}  # where a verb's options lie under another name
+GROUPS = {  # where a verb's options lie under another name
+    "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
+}
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
