@@ -1,7 +1,5 @@
 """W&B mirrors a run and cannot hurt it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,9 +30,6 @@ def test_offline_mirror_needs_no_account(config, run):
     mirror.close()
     (stored,) = (run.folder / "wandb").glob("offline-run-*/*.wandb")
     assert b"loss" in stored.read_bytes()
-    sync = [sys.executable, "-m", "wandb", "sync", "--dry-run", str(stored.parent)]
-    said = subprocess.run(sync, capture_output=True, text=True, timeout=60)
-    assert stored.name in said.stdout + said.stderr  # the official client finds what it would upload
     (table,) = (run.folder / "metrics").rglob("metrics.csv")
     assert "1.5" in table.read_text()
 
