@@ -168,9 +168,9 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     drawn = data.collector.buffer.windows(config.online.imagined, config.data.horizon, stream(config.seed, "report"))
     windows, shape = module.imagined(drawn.obs[:, 0].to(module.device), derive_seed(config.seed, "report"))
     z = standardised(module.policy, windows)
-    facts = {"return_first": first, "return_last": last, "std": float(module.policy.std.mean()), **shape}
+    facts = {"return_first": first, "return_last": last, "policy_std": float(module.policy.std.mean()), **shape}
     write_atomic(folder / "summary.json", json.dumps(facts | {"strength": float(module.strength)}, indent=2))
-    label = f"policy's deviation {facts['std']:.2f}"
+    label = f"policy's deviation {facts['policy_std']:.2f}"
     return [
         figures.learning_curves(
             {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
