@@ -286,8 +286,17 @@ def test_bad_settings_get_a_sentence(tmp_path, monkeypatch, capsys):
     assert "data.horizon=1000 is longer than an episode of hopper (1000 steps)" in capsys.readouterr().err
     assert pgd(monkeypatch, ["polygrad", *SMALL, where, "online.turn=7"]) == 1
     assert "are to be multiples of online.turn=7" in capsys.readouterr().err
+    assert pgd(monkeypatch, ["polygrad", *SMALL, where, "online.turn=0"]) == 1
+    assert "online.turn=0 does not fit: it is at least 1" in capsys.readouterr().err
     assert pgd(monkeypatch, ["polygrad", *SMALL, where, "env=hoper"]) == 1
     assert "did you mean hopper" in capsys.readouterr().err
+
+
+def test_how_often_a_run_saves_does_not_make_it_another():
+    first, second = (compose_config("polygrad", [*SMALL, f"online.checkpoint_every={n}"]) for n in (10, 20))
+    assert polygrad.identity(first) == polygrad.identity(second)
+    other = compose_config("polygrad", [*SMALL, "world.sampling.num_steps=4"])
+    assert polygrad.identity(first) != polygrad.identity(other)
 
 
 def test_nan_in_the_world_model_stops_the_run_with_its_step(monkeypatch):
@@ -305,5 +314,15 @@ def test_strength_follows_the_spread_and_stays_in_its_bounds():
     _, shape = learner.imagined(torch.randn(64, 11), 0)
     assert float(learner.strength) == pytest.approx(before * math.exp(3e-3 * (shape["std"] - 1)), rel=1e-5)
     learner.strength.fill_(50.0)
+    assert len(learner.said) <= 1
     learner.imagined(torch.randn(64, 11), 0)
     assert float(learner.strength) <= 1.0 + 1e-6  # the policy's variance
+
+
+def test_a_kind_of_trouble_is_said_once(capsys):
+    learner = polygrad.build_learner(compose_config("polygrad", SMALL))
+    for strength in (0.3, 0.4):
+        learner._say(f"actions have 2 times the policy's deviation at strength {strength}")
+        learner._say(None)
+    learner._say("a few actions lie far out")
+    assert capsys.readouterr().out.count("warning: imagination") == 2

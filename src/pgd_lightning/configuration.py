@@ -18,6 +18,10 @@ OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(a
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
 
 CONF = files("pgd_lightning.conf")
+AT_LEAST_1 = (
+    "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime", "data.horizon",
+    "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
+)  # fmt: skip
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
 }
@@ -71,7 +75,7 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
         number = isinstance(before, int | float) and not isinstance(before, bool)
         if number and (isinstance(value, str | bool) or (value is not None and before > 0 and value < 0)):
             raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")
-    for key in ("seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime", "data.horizon"):
+    for key in AT_LEAST_1:
         value = OmegaConf.select(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} does not fit: it is at least 1.")

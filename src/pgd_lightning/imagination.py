@@ -50,7 +50,7 @@ class ImaginationLearner(LightningModule):
         self.log_every, self.seed = log_every, seed
         self.register_buffer("strength", torch.tensor(float(guidance.coef)))  # delta
         self.register_buffer("fitted", torch.tensor(0))  # updates of the world model
-        self.said: str | None = None
+        self.said: set[str] = set()  # kinds of trouble that were spoken of
 
     @property
     def policy(self) -> FlooredActor:
@@ -106,11 +106,11 @@ class ImaginationLearner(LightningModule):
         return loss.detach()
 
     def _say(self, message: str | None) -> None:
-        """A warning when the kind of trouble changes, not at every turn."""
-        kind = message.split()[0] if message else None
-        if message and kind != self.said:
-            say(f"warning: imagination, world model of {int(self.fitted)} updates: {message}")
-        self.said = kind
+        """A warning for the first trouble of its kind, not at every turn."""
+        if message is None or message.split()[0] in self.said:
+            return
+        self.said.add(message.split()[0])
+        say(f"warning: imagination, world model of {int(self.fitted)} updates: {message}")
 
     def _check(self, logs: dict[str, Tensor | float], number: int) -> None:
         for key, value in logs.items():

@@ -28,6 +28,8 @@ from pgd_lightning.simulators import make
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import EnvSpec
 
+FREE = ("log_every", "validate_every", "checkpoint_every")
+
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
@@ -60,9 +62,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def identity(config: DictConfig) -> dict[str, Any]:
-    """What makes an online run another one."""
+    """What makes an online run another one; how often it logs or saves does not."""
     sections = ["env", "world", "online", "evaluation", "physics"]
     settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, sections), resolve=True)
+    for section in ("world", "online"):
+        settings[section] = {key: value for key, value in settings[section].items() if key not in FREE}
     return settings | {"rows": config.data.horizon}  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from pgd_lightning.evaluation.figures import _finish, plt
+from pgd_lightning.evaluation.figures import finish, plt
 from pgd_lightning.evaluation.statistics import Array
 
 FAR = 4.5  # where the histogram ends; what lies beyond is counted in its legend
@@ -32,4 +32,4 @@ def standardised_actions(samples: Mapping[str, Array], title: str, path: Path) -
     for axis in (histogram, quantiles):
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)

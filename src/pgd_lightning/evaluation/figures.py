@@ -17,7 +17,8 @@ COLOURS = {"real": "#333333", "none": "#333333", "unguided": "#0072b2", "pgd": "
 NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 
 
-def _finish(figure: Any, title: str, path: Path) -> Path:
+def finish(figure: Any, title: str, path: Path) -> Path:
+    """Put the title on, save and close."""
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
@@ -43,7 +44,7 @@ def learning_curves(
     axis.set(xlabel=xlabel, ylabel="normalised score (%)")
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> NDArray[np.float64]:
@@ -79,7 +80,7 @@ def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Pa
         axis.set_yscale("log")
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def trajectories(
@@ -109,7 +110,7 @@ def trajectories(
             if column == 0:
                 axis.set_ylabel(name, fontsize=8)
     figure.supxlabel("row of the window; dotted: the simulator, from the first row by the same actions", fontsize=8)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def _channel(pair: tuple[NDArray[Any], NDArray[Any]], dim: tuple[str, int]) -> NDArray[Any]:
@@ -123,4 +124,4 @@ def strip(frames: Iterable[NDArray[np.uint8]], title: str, path: Path) -> Path:
     for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
         axis.axis("off")
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
