@@ -1,4 +1,4 @@
-"""SynthER, the variational autoencoder and the autoregressive model: golden numbers, closed forms, promises."""
+"""SynthER, the variational autoencoder and models of single rows: golden numbers, closed forms, promises."""
 
 import math
 
@@ -11,12 +11,16 @@ from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import heun
 from pgd_lightning.generators.autoregressive import Autoregressive, AutoregressiveModel
 from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.generators.rssm import RSSM, Dreamed, RSSMModel
 from pgd_lightning.generators.synther import SynthER, TransitionCodec, TransitionPrior
+from pgd_lightning.generators.transformer import TransformerModel, TransformerRollout
 from pgd_lightning.generators.vae import VAE, VAEModel, normal_divergence
+from pgd_lightning.generators.world import WorldCodec
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
 from pgd_lightning.networks.mixture import GaussianMixture
 from pgd_lightning.networks.transition_mlp import TransitionMLP
 from pgd_lightning.networks.window_gru import WindowGRU
+from pgd_lightning.networks.window_transformer import WindowTransformer
 from pgd_lightning.networks.window_vae import WindowVAE
 
 TRAINED = {"learning_rate": 1e-3, "warmup_start": 0.1, "total_steps": 100, "log_every": 10, "seed": 0}
@@ -48,13 +52,44 @@ def autoregressive_model() -> AutoregressiveModel:
     return AutoregressiveModel(WindowGRU(3, 2, hidden=16, components=3), codec(), **TRAINED)
 
 
+CONSTANT = {"learning_rate": 1e-3, "total_steps": 100, "log_every": 10, "seed": 0}
+
+
+def transformer_model(rows: int = 8) -> TransformerModel:
+    def network(**sizes):
+        return WindowTransformer(rows, **sizes, features=16, num_blocks=2, heads=2, denoises=False)
+
+    model = TransformerModel(network, 3, 2, behaviour_hidden=[16], **CONSTANT)
+    model.fit_units([random_windows(64, 8)])
+    return model
+
+
+def rssm_model() -> RSSMModel:
+    network = RSSM(3, 2, belief=16, hidden=16, latents=4, classes=4, depth=1, bins=21, unimix=0.01)
+    units = WorldCodec(3, 2, clip_actions=True)
+    units.fit([random_windows(64, 8)])
+    return RSSMModel(
+        network, units, behaviour_hidden=[16], free_nats=1.0, dynamics_weight=0.5, representation_weight=0.1, **CONSTANT
+    )
+
+
+MODELS = {
+    "synther": synther_model,
+    "vae": vae_model,
+    "autoregressive": autoregressive_model,
+    "transformer": transformer_model,
+    "rssm": rssm_model,
+}
 GENERATORS = {
     "synther": lambda: SynthER(
         synther_model(), heun, num_steps=4, churn=None, rows=8, batch_size=50, precision="float32"
     ),
     "vae": lambda: VAE(vae_model()),
     "autoregressive": lambda: Autoregressive(autoregressive_model(), rows=8),
+    "transformer": lambda: TransformerRollout(transformer_model(), rows=8),
+    "rssm": lambda: Dreamed(rssm_model(), rows=8),
 }
+ROW_BY_ROW = ["autoregressive", "transformer", "rssm"]
 STARTS = 10 + 3 * torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(4))
 
 
@@ -84,15 +119,15 @@ def test_promises_of_a_generator(name, policy):
     assert not torch.equal(one.obs, other.obs)
     if name != "synther":
         assert torch.equal(one.obs[:, :, 0], STARTS)
-    if name == "autoregressive" and policy is not None:
+    if name in ROW_BY_ROW and policy is not None:
         assert one.action.mean() == pytest.approx(0.5, abs=0.02)
         assert one.action.std() == pytest.approx(0.1, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive"])
+@pytest.mark.parametrize("name", MODELS)
 def test_training_lowers_the_loss(name):
     torch.manual_seed(0)
-    model = {"synther": synther_model, "vae": vae_model, "autoregressive": autoregressive_model}[name]()
+    model = MODELS[name]()
     data = random_windows(64, 8)
     data = data.transitions().as_windows() if name == "synther" else data
     optimizer, losses = model.optimizer(), []
@@ -114,11 +149,15 @@ def test_draws_of_actors():
     assert torch.equal(deterministic.draw(obs, noise), deterministic.act(obs))
 
 
-def test_after_an_end_the_autoregressive_model_begins_anew():
+@pytest.mark.parametrize("name", ROW_BY_ROW)
+def test_after_an_end_models_of_rows_begin_anew(name):
     torch.manual_seed(0)
-    model = autoregressive_model()
-    model.network.terminal.bias.data.fill_(-1.0)
-    windows = Autoregressive(model, rows=8).generate(None, STARTS, seed=1)
+    generator = GENERATORS[name]()
+    net = generator.model.network
+    with torch.no_grad():
+        bias = {"autoregressive": lambda: net.terminal.bias, "transformer": lambda: net.head.bias[-1:]}
+        bias.get(name, lambda: net.going_on.model[-1].bias)().fill_(1.0 if name == "rssm" else -1.0)
+    windows = generator.generate(None, STARTS, seed=1)
     ended = windows.terminated[:, :, :-1]
     assert 0 < ended.float().mean() < 1
     assert torch.equal(windows.obs[:, :, 1:][ended], STARTS.unsqueeze(2).expand(-1, -1, 7, -1)[ended])
@@ -238,3 +277,90 @@ def test_no_row_sees_the_future():
     changed[:, 4:] += 1
     one, other = (net.read(o, action)[1][:, :4] for o in (obs, changed))
     assert torch.equal(one, other)
+
+
+# --- the transformer that regresses rows ---
+
+
+def test_size_of_the_published_transformer():
+    """Hopper at 16 rows, with [s, r, d] and a in, [s, r, d] out: PolyGRAD's denoiser less what embeds the time."""
+    denoiser, regressor = (WindowTransformer(16, 16, 13, 312, 6, 4, denoises=denoises) for denoises in (True, False))
+    size, smaller = (sum(p.numel() for p in net.parameters()) for net in (denoiser, regressor))
+    assert size == 7_242_781
+    assert size - smaller == 2 * (312 * 312 + 312)
+
+
+def test_rolled_out_row_by_row_the_transformer_says_what_it_says_of_the_last_rows():
+    """Beyond its context too; without ends, and per window, because after an end a window remembers less."""
+    torch.manual_seed(0)
+    model = transformer_model(rows=6).double()
+    with torch.no_grad():
+        model.network.head.bias[-1] = -2.0
+    model.eval()
+    starts = torch.randn(20, 3, dtype=torch.double)
+    windows = TransformerRollout(model, rows=12).generate(None, starts, seed=0)
+    assert 0 < windows.terminated.float().mean() < 0.5
+    units, checked = model.codec, 0
+    for window in windows:
+        since = 0
+        for row in range(11):
+            if window.terminated[row]:
+                since = row + 1
+                continue
+            seen = slice(max(since, row - 4), row + 1)
+            with torch.no_grad():
+                read = model.network(units.inputs(window.obs[seen], window.action[seen]).unsqueeze(0))[0, -1]
+            change = read[:-1] * units.out_std + units.out_mean
+            torch.testing.assert_close(window.obs[row + 1], window.obs[row] + change[:-1])
+            torch.testing.assert_close(window.reward[row], change[-1])
+            checked += row - since > 5
+    assert checked
+
+
+def test_the_transformer_sees_no_later_row():
+    model, windows = transformer_model(), random_windows(4, 8)
+    changed = windows.clone()
+    changed.obs[:, 5:] += 1.0
+    one, other = (model.network(model.codec.inputs(w.obs, w.action))[:, :5] for w in (windows, changed))
+    assert torch.equal(one, other)
+
+
+# --- Dreamer's recurrent state-space model ---
+
+
+def test_the_rssm_imagines_from_the_state_that_it_was_trained_in():
+    """First posterior and the belief after one action, at once in training and step by step in imagination."""
+    torch.manual_seed(0)
+    model, windows = rssm_model(), random_windows(6, 8)
+    net = model.network
+    with torch.no_grad():
+        out = net(model.windows(windows))
+        _, belief = net.first(model.codec.encode_obs(windows.obs[:, 0]))
+        torch.testing.assert_close(belief, out["next", "belief"][:, 0])
+        state, taken = out["next", "state"][:, 0], model.codec.encode_action(windows.action[:, 0])
+        logits, _, following = net.prior(state, belief, taken)
+    torch.testing.assert_close(following, out["next", "belief"][:, 1])
+    torch.testing.assert_close(logits, out["next", "prior_logits"][:, 1])
+
+
+def test_loss_of_the_rssm_is_the_sum_of_its_parts():
+    """An untrained reward head says bins alike; a squared error and a cross-entropy computed by hand."""
+    torch.manual_seed(0)
+    model, windows = rssm_model(), random_windows(6, 8)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        parts, _ = model.objective(model.windows(windows))
+        torch.manual_seed(1)
+        out = model.network(model.windows(windows))
+        torch.manual_seed(1)
+        loss = model.loss(windows)
+    after = out["next"]
+    error = (after["decoded"] - model.codec.encode_obs(windows.obs)).square().sum(-1).mean()
+    assert parts["loss_model_reco"].item() == pytest.approx(error.item(), rel=1e-5)
+    assert parts["loss_model_reward"].item() == pytest.approx(math.log(21), rel=1e-5)
+    logit = after["continue_pred"].squeeze(-1)
+    chance = torch.where(windows.terminated, (-logit).sigmoid(), logit.sigmoid())
+    assert parts["loss_model_continue"].item() == pytest.approx(-chance.log().mean().item(), rel=1e-5)
+    assert parts["loss_model_dynamic"].item() >= 0.5 * 1.0  # free nats
+    acted = model.behaviour.log_prob(model.codec.encode_obs(windows.obs), windows.action).mean()
+    assert loss.item() == pytest.approx(sum(p.item() for p in parts.values()) - acted.item(), rel=1e-5)

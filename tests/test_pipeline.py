@@ -240,11 +240,11 @@ def test_pets_trains_an_agent_and_is_analysed(finished, recording, monkeypatch, 
 
 SMALL_BASELINES = [
     "synther.steps=30", "synther.batch_size=64", "vae.steps=30", "autoregressive.steps=30", "ensemble.steps=30",
-    "updates=20", "synthetic.lifetime=10", "evaluation.every=20",
+    "transformer.steps=20", "rssm.steps=10", "updates=20", "synthetic.lifetime=10", "evaluation.every=20",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive"])
+@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive", "transformer", "rssm"])
 def test_each_baseline_trains_an_agent(finished, recording, monkeypatch, name):
     """Also beside settings of the chosen generator, which no other arm of the comparison may inherit."""
     more = [f"generator={name}", "compare=[]", *SMALL_BASELINES]
@@ -360,6 +360,7 @@ except UserError as error:
         (["train", "prior.steps=many"], "prior.steps=many does not fit"),
         (["train", "seeds=0"], "at least 1"),
         (["train", "seeds=-3"], "does not fit"),
+        (["train", "data.horizon=1"], "data.horizon=1 does not fit: it is at least 2"),
         (["trian"], "did you mean train"),
         (["train", "foo"], "write key=value"),
         (["train", "--fast"], "Unknown option --fast"),

@@ -282,7 +282,7 @@ def test_residual_network():
 
 
 def test_transformer():
-    network = WindowTransformer(rows=4, channels=5, predicted=4, features=16, num_blocks=2, heads=4)
+    network = WindowTransformer(rows=4, channels=5, predicted=4, features=16, num_blocks=2, heads=4, denoises=True)
     blocks = [getattr(b, n) for b in network.blocks for n in ("norm_a", "qkv", "project", "norm_b", "up", "down")]
     layers = [network.time.layers[0], network.time.layers[2], network.token, network.position, *blocks, network.head]
     for k, layer in enumerate(layers):
@@ -309,7 +309,7 @@ def test_parameters_of_the_residual_network(rows, obs, action, width, parameters
 
 @pytest.mark.parametrize(("rows", "obs", "action", "parameters"), [(10, 11, 3, 7_240_909), (200, 17, 6, 7_304_875)])
 def test_parameters_of_the_transformer(rows, obs, action, parameters):
-    network = WindowTransformer(rows, obs + action + 2, obs + 2, 312, 6, 4)
+    network = WindowTransformer(rows, obs + action + 2, obs + 2, 312, 6, 4, denoises=True)
     assert sum(p.numel() for p in network.parameters()) == parameters
 
 

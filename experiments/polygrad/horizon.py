@@ -2,9 +2,10 @@
 
     python experiments/polygrad/horizon.py OUT.json env=hopper-medium data.source=FILE [more settings]
 
-The policy is the clone of the data's. Start states are those of held-out episodes. Each model imagines windows, the
-simulator repeats their actions from the same start; e_k is the mean over dims of the squared difference at row k, in
-the data's variance; windows count up to where the simulator's or the model's episode ends.
+OUT.json may hold models already, which are not measured again. The policy is the clone of the data's. Start states are
+those of held-out episodes. Each model imagines windows, the simulator repeats their actions from the same start; e_k is
+the mean over dims of the squared difference at row k, in the data's variance; windows count up to where the simulator's
+or the model's episode ends.
 """
 
 import json
@@ -31,6 +32,8 @@ MODELS: dict[str, tuple[int, list[str]]] = {  # name: (rows imagined, settings)
     "PolyGRAD, 50 rows": (50, ["generator=polygrad", "data.horizon=50"]),
     "autoregressive diffusion": (50, ["generator=autoregressive_diffusion"]),
     "PETS": (200, ["generator=pets"]),
+    "transformer": (200, ["generator=transformer", "data.horizon=16"]),
+    "Dreamer's RSSM": (200, ["generator=rssm"]),
     "recurrent mixture density": (200, ["generator=autoregressive"]),
 }
 
@@ -80,8 +83,10 @@ def measured(name: str, rows: int, settings: list[str], overrides: list[str], st
 def main(out: str, overrides: list[str]) -> None:
     dataset = open_dataset(compose_config("train", overrides))
     starts = held_out_starts(dataset)
-    found = []
+    found = json.loads(Path(out).read_text())["models"] if Path(out).exists() else []
     for name, (rows, settings) in MODELS.items():
+        if name in [model["model"] for model in found]:
+            continue
         found.append(measured(name, rows, settings, overrides, starts))
         print(json.dumps(found[-1]), flush=True)
         Path(out).write_text(json.dumps({"data": dataset.label, "starts": starts.shape[1], "models": found}, indent=1))

@@ -19,9 +19,10 @@ OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs
 
 CONF = files("pgd_lightning.conf")
 AT_LEAST_1 = (
-    "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime", "data.horizon",
+    "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime",
     "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
 )  # fmt: skip
+AT_LEAST = {**dict.fromkeys(AT_LEAST_1, 1), "data.horizon": 2}  # a window of one row holds no step
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
 }
@@ -75,10 +76,10 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
         number = isinstance(before, int | float) and not isinstance(before, bool)
         if number and (isinstance(value, str | bool) or (value is not None and before > 0 and value < 0)):
             raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")
-    for key in AT_LEAST_1:
+    for key, least in AT_LEAST.items():
         value = OmegaConf.select(config, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value} does not fit: it is at least 1.")
+        if value is not None and value < least:
+            raise UserError(f"{key}={value} does not fit: it is at least {least}.")
 
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:

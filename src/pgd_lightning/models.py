@@ -15,10 +15,15 @@ from pgd_lightning.runs import Run, build, newest_checkpoint
 
 
 def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
-    """An untrained prior; the seed alone decides its first weights."""
+    """An untrained prior; the seed alone decides its first weights. Raises UserError where windows are too short."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "prior/init"))
         denoiser = Denoiser(build(config.network), build(config.process))
+    if config.data.horizon < denoiser.network.min_length:
+        raise UserError(
+            f"data.horizon={config.data.horizon} is too short for network.num_blocks={config.network.num_blocks}, "
+            f"whose windows have at least {denoiser.network.min_length} rows."
+        )
     settings = config.prior
     return DiffusionPrior(
         denoiser=denoiser,

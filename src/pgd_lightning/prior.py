@@ -1,7 +1,7 @@
 """``pgd prior``: train the model behind a generator, once; every agent on the same data finds it by rule.
 
-A section of the config describes each model: ``prior`` PGD's diffusion model, ``ensemble``, ``synther``, ``vae`` and
-``autoregressive`` those of the baselines. A generator names its section (conf/generator), and several may share one.
+A section of the config describes each model: ``prior`` PGD's diffusion model, others those of the baselines
+(conf/model). A generator names its section (conf/generator), and several may share one.
 """
 
 from typing import Any

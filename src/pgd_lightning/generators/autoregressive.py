@@ -11,9 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.prior import WindowModel, warmup_cosine
+from pgd_lightning.generators.row_by_row import Memory, RowByRow, happens
 from pgd_lightning.networks.window_gru import WindowGRU
-from pgd_lightning.randomness import seeded, stream
-from pgd_lightning.trajectory import Policy, Trajectory
+from pgd_lightning.trajectory import Trajectory
 
 
 class AutoregressiveModel(WindowModel):
@@ -53,58 +53,37 @@ class AutoregressiveModel(WindowModel):
         )
 
 
-class Autoregressive:
-    """Windows of a trained :class:`AutoregressiveModel`, row by row."""
+class Autoregressive(RowByRow):
+    """Windows of a trained :class:`AutoregressiveModel`."""
+
+    purpose = "autoregressive"
 
     def __init__(self, model: AutoregressiveModel, rows: int) -> None:
-        self.model, self.rows = model, rows
+        self.model: AutoregressiveModel = model
+        self.rows = rows
 
-    @torch.no_grad()
-    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
-        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
+    @property
+    def action_dim(self) -> int:
+        return self.model.codec.action_dim
 
-        Actions are drawn from the policy (the mean plus its noise) or, where there is none, from the model. A row
-        that ends an episode is followed by the start again, with nothing remembered.
-        """
-        model = self.model.to(starts.device)
-        random = stream(seed, "autoregressive", device=starts.device)
-        first = model.codec.encode_obs(starts)
-        obs, state, rows = starts, first, []
-        memory = starts.new_zeros(*starts.shape[:-1], model.network.hidden)
-        with seeded(seed, "autoregressive/policy"):  # of policies whose noise is their own
-            for _ in range(self.rows):
-                action = self._act(policy, memory, obs, state, random)
-                memory, state, reward, terminated = self._step(memory, state, action, random)
-                rows.append(
-                    Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
-                )
-                ended = terminated.unsqueeze(-1)
-                memory, state = memory.masked_fill(ended, 0), torch.where(ended, first, state)
-                obs = torch.where(ended, starts, model.codec.decode_obs(state))
-        return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
+    def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
+        """What the recurrent cell has read: nothing."""
+        return (starts.new_zeros(*starts.shape[:-1], self.model.network.hidden),)
 
-    def _act(
-        self, policy: Policy | None, memory: Tensor, obs: Tensor, state: Tensor, random: torch.Generator
-    ) -> Tensor:
-        """An action ``[..., A]`` in [-1, 1]."""
+    def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
         codec, net = self.model.codec, self.model.network
-        if policy is not None:
-            noise = torch.randn(*obs.shape[:-1], codec.action_dim, generator=random, device=obs.device)
-            return policy.draw(obs, noise)
-        x = net.action.sample(net.before_action(memory, state), random)
+        x = net.action.sample(net.before_action(memory[0], codec.encode_obs(obs)), random)
         where = codec.action_channels
         return (x * codec.std[where] + codec.mean[where]).tanh()
 
-    def _step(
-        self, memory: Tensor, state: Tensor, action: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(memory, state, reward, terminated)`` after ``action [..., A]`` in the standardised ``state [..., O]``."""
+    def step(
+        self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
+    ) -> tuple[Memory, Tensor, Tensor, Tensor]:
         codec, net = self.model.codec, self.model.network
-        taken = codec.encode_action(action)
-        memory = net.remember(memory, state, taken)
-        features = net.after_action(memory, state, taken)
+        state, taken = codec.encode_obs(obs), codec.encode_action(action)
+        hidden = net.remember(memory[0], state, taken)
+        features = net.after_action(hidden, state, taken)
         change, reward = net.outcome.sample(features, random).split([codec.obs_dim, 1], dim=-1)
         reward = reward * codec.std[-2] + codec.mean[-2]
-        chance = torch.rand(memory.shape[:-1], generator=random, device=memory.device)
-        ended = chance < net.terminal(features).squeeze(-1).sigmoid()
-        return memory, state + change, reward.squeeze(-1), ended
+        ended = happens(net.terminal(features).squeeze(-1), random)
+        return (hidden,), codec.decode_obs(state + change), reward.squeeze(-1), ended

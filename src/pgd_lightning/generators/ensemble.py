@@ -18,10 +18,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.prior import HeldOut, WindowModel
+from pgd_lightning.generators.row_by_row import Memory, RowByRow, happens
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.probabilistic_ensemble import ProbabilisticEnsemble
-from pgd_lightning.randomness import seeded, stream
-from pgd_lightning.trajectory import Policy, Trajectory, Transition
+from pgd_lightning.trajectory import Trajectory, Transition
 
 PROPAGATIONS = ("ts1", "ts_inf")
 
@@ -157,11 +157,10 @@ class Ensemble(WindowModel):
         )
 
 
-class PETS:
-    """Rolls a trained ensemble out from data states. A row that ends an episode is followed by one of the starts.
+class PETS(RowByRow):
+    """Rolls a trained ensemble out."""
 
-    So every step inside a window is one to learn from, as after the reset of a real environment.
-    """
+    purpose = "pets"
 
     def __init__(
         self,
@@ -172,52 +171,40 @@ class PETS:
     ) -> None:
         if propagation not in PROPAGATIONS:
             raise UserError(f"propagation={propagation} is neither {' nor '.join(PROPAGATIONS)}.")
-        self.model, self.rows, self.propagation, self.penalty = model, rows, propagation, penalty
+        self.model: Ensemble = model
+        self.rows, self.propagation, self.penalty = rows, propagation, penalty
 
-    @torch.no_grad()
-    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
-        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
+    @property
+    def action_dim(self) -> int:
+        return self.model.action_dim
 
-        Actions are drawn from the policy (the mean plus its noise), without one from the fitted behaviour.
-        """
-        self.model.to(starts.device)
-        random = stream(seed, "pets", device=starts.device)
-        obs, rows = starts, []
-        member = self.draw_members(starts.shape[:-1], random)
-        with seeded(seed, "pets/policy"):  # of policies whose noise is their own
-            for _ in range(self.rows):
-                action = self._act(policy, obs, random)
-                next_obs, reward, terminated = self.step(obs, action, member, random)
-                rows.append(
-                    Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
-                )
-                obs = torch.where(terminated.unsqueeze(-1), starts, next_obs)
-                member = member if self.propagation == "ts_inf" else self.draw_members(starts.shape[:-1], random)
-        return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
+    def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
+        """The elites that make the first step."""
+        return (self.draw_members(starts.shape[:-1], random),)
 
     def draw_members(self, shape: Sequence[int], random: torch.Generator) -> Tensor:
         """Numbers of elites, uniform."""
         elites = self.model.elites
         return elites[torch.randint(len(elites), tuple(shape), generator=random, device=elites.device)]
 
-    def _act(self, policy: Policy | None, obs: Tensor, random: torch.Generator) -> Tensor:
-        noise = torch.randn(*obs.shape[:-1], self.model.action_dim, generator=random, device=obs.device)
-        if policy is not None:
-            return policy.draw(obs, noise)
-        return self.model.behaviour.draw(self.model.codec.seen_obs(obs), noise)
+    def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
+        return self.model.behaviour.draw(self.model.codec.seen_obs(obs), self.noise(obs, random))
 
     def step(
-        self, obs: Tensor, action: Tensor, member: Tensor, random: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``(next_obs [..., O], reward [...], terminated [...])`` of one ``member [...]`` for each row.
+        self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
+    ) -> tuple[Memory, Tensor, Tensor, Tensor]:
+        """By one member for each row.
 
         The reward is less ``penalty`` times the largest norm, over the elites, of the deviations of (s' - s, r).
         """
+        (member,) = memory
         mean, std, logit = self.model.predict(obs.flatten(0, -2), action.flatten(0, -2))
         uncertainty = std[self.model.elites].norm(dim=-1).amax(0)
         number, row = member.flatten(), torch.arange(std.shape[1], device=obs.device)
         noise = torch.randn(std.shape[1:], generator=random, device=obs.device)
         change = mean[number, row] + std[number, row] * noise
-        ended = torch.rand(len(row), generator=random, device=obs.device) < logit[number, row].sigmoid()
+        ended = happens(logit[number, row], random)
         reward = change[:, -1] - self.penalty * uncertainty
-        return obs + change[:, :-1].view_as(obs), reward.view(member.shape), ended.view(member.shape)
+        following = member if self.propagation == "ts_inf" else self.draw_members(member.shape, random)
+        next_obs = obs + change[:, :-1].view_as(obs)
+        return (following,), next_obs, reward.view(member.shape), ended.view(member.shape)

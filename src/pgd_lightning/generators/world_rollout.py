@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pgd_lightning.diffusion.samplers import Noise, normal_noise
+from pgd_lightning.diffusion.samplers import normal_noise
 from pgd_lightning.generators.guidance import Rule
 from pgd_lightning.generators.polygrad import imagine
+from pgd_lightning.generators.row_by_row import Memory, RowByRow
 from pgd_lightning.generators.world import WorldModel
-from pgd_lightning.randomness import seeded, stream
-from pgd_lightning.trajectory import Policy, Trajectory
+from pgd_lightning.trajectory import Trajectory
 
 
 class StepWorldModel(WorldModel):
@@ -29,50 +29,34 @@ class StepWorldModel(WorldModel):
         self.codec.fit(batch[..., :1] for batch in batches)
 
 
-class WorldRollout:
-    """Windows of a trained :class:`StepWorldModel`."""
+class WorldRollout(RowByRow):
+    """Windows of a trained :class:`StepWorldModel`; without a policy, actions have the data's mean and deviation."""
+
+    purpose = "world rollout"
 
     def __init__(self, model: StepWorldModel, guidance: Rule, num_steps: int, rows: int) -> None:
-        self.model, self.guidance, self.num_steps, self.rows = model, guidance, num_steps, rows
+        self.model: StepWorldModel = model
+        self.guidance, self.num_steps, self.rows = guidance, num_steps, rows
 
-    @torch.no_grad()
-    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
-        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
+    @property
+    def action_dim(self) -> int:
+        return self.model.codec.action_dim
 
-        Actions are drawn from the policy, kept in the box, or are the data's mean and deviation of noise where there
-        is none. A row that ends an episode is followed by the start again.
-        """
-        self.model.to(starts.device)
-        noise = normal_noise(stream(seed, "world rollout", device=starts.device))
-        obs, rows = starts, []
-        with seeded(seed, "world rollout/policy"):  # of policies whose noise is their own
-            for _ in range(self.rows):
-                action = self._act(policy, obs, noise)
-                row, following = self.step(obs, action, noise)
-                rows.append(row)
-                obs = torch.where(row.terminated.unsqueeze(-1), starts, following)
-        return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
-
-    def _act(self, policy: Policy | None, obs: Tensor, noise: Noise) -> Tensor:
+    def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
         codec = self.model.codec
-        drawn = noise(obs.new_zeros(*obs.shape[:-1], codec.action_dim))
-        if policy is not None:
-            return policy.draw(obs, drawn).clamp(-1, 1)
         where = codec.action_channels
-        return drawn * codec.std[where] + codec.mean[where]
+        return self.noise(obs, random) * codec.std[where] + codec.mean[where]
 
-    def step(self, obs: Tensor, action: Tensor, noise: Noise) -> tuple[Trajectory, Tensor]:
-        """The row ``[...]`` of ``action [..., A]`` in ``obs [..., O]``, and the next observation."""
+    def step(
+        self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
+    ) -> tuple[Memory, Tensor, Tensor, Tensor]:
         codec = self.model.codec
         given = codec.encode_action(torch.stack([action, torch.zeros_like(action)], dim=-2))
         windows = codec.decode(
             imagine(
                 self.model.denoise, self.model.ema, codec, None, self.guidance, None, codec.encode_obs(obs), 2,
-                self.num_steps, noise, given,
+                self.num_steps, normal_noise(random), given,
             )
         )  # fmt: skip
         first = windows[..., 0]
-        row = Trajectory(
-            obs=obs, action=action, reward=first.reward, terminated=first.terminated, batch_size=action.shape[:-1]
-        )
-        return row, windows.obs[..., 1, :]
+        return memory, windows.obs[..., 1, :], first.reward, first.terminated

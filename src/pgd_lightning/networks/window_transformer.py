@@ -1,4 +1,4 @@
-"""The causal transformer that denoises PolyGRAD's windows, one token a row (arXiv 2312.08533).
+"""The causal transformer of PolyGRAD's windows, one token a row, to denoise or to regress (arXiv 2312.08533).
 
 A row never sees later actions, which is physically right.
 """
@@ -48,23 +48,30 @@ class Block(nn.Module):
 
 
 class WindowTransformer(nn.Module):
-    """``(x [B, T, channels], label [B]) -> [B, T, predicted]``; no normalisation before the head.
+    """``(x [B, T, channels], label [B]) -> [B, T, predicted]``, T up to ``rows``; no normalisation before the head.
 
     Weights start as N(0, 0.02^2), those back into the residual stream divided by sqrt(2 num_blocks); biases at 0.
-    7,240,909 parameters for Hopper at T = 10 and the published size.
+    7,240,909 parameters for Hopper at T = 10 and the published size. Where it does not denoise it has no label and no
+    embedding of one.
     """
 
-    def __init__(self, rows: int, channels: int, predicted: int, features: int, num_blocks: int, heads: int) -> None:
+    def __init__(
+        self, rows: int, channels: int, predicted: int, features: int, num_blocks: int, heads: int, denoises: bool
+    ) -> None:
         super().__init__()
+        self.rows = rows
         self.token, self.position = nn.Linear(channels, features), nn.Embedding(rows, features)
-        self.time = SinusoidTime(features)
+        self.time = SinusoidTime(features) if denoises else None
         self.blocks = nn.ModuleList(Block(features, heads) for _ in range(num_blocks))
         self.head = nn.Linear(features, predicted)
         for name, parameter in self.named_parameters():
             _start(name, parameter, 0.02 / math.sqrt(2 * num_blocks))
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        h = self.token(x) + self.position.weight + self.time(label).unsqueeze(1)
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        h = self.token(x) + self.position.weight[: x.shape[1]]
+        if self.time is not None:
+            assert label is not None
+            h = h + self.time(label).unsqueeze(1)
         for block in self.blocks:
             h = block(h)
         return self.head(h)

@@ -1,0 +1,84 @@
+"""Windows made one row after the other: the loop that all models of single steps share."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.randomness import seeded, stream
+from pgd_lightning.trajectory import Policy, Trajectory
+
+Memory = tuple[Tensor, ...]  # [..., N, *] each: what a model keeps from row to row
+
+
+class RowByRow(ABC):
+    """Rolls a trained model of steps out from data states.
+
+    A row that ends an episode is followed by its start again, with nothing remembered: so every step inside a window is
+    one to learn from, as after the reset of a real environment.
+    """
+
+    model: WindowModel
+    rows: int
+    purpose: str  # names the streams of its noise
+
+    @torch.no_grad()
+    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
+        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``.
+
+        Actions are drawn from the policy, kept in the box, or from the model's own idea of the data's.
+        """
+        self.model.to(starts.device)
+        random = stream(seed, self.purpose, device=starts.device)
+        obs, rows = starts, []
+        with seeded(seed, f"{self.purpose}/policy"):  # of modules whose noise is their own
+            first = memory = self.begin(starts, random)
+            for _ in range(self.rows):
+                action = self.act(policy, memory, obs, random)
+                memory, next_obs, reward, terminated = self.step(memory, obs, action, random)
+                rows.append(
+                    Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
+                )
+                obs = _chosen(terminated, starts, next_obs)
+                memory = tuple(_chosen(terminated, a, b) for a, b in zip(first, memory, strict=True))
+        return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
+
+    def act(self, policy: Policy | None, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
+        """An action ``[..., A]`` in ``obs [..., O]``."""
+        if policy is None:
+            return self.act_alone(memory, obs, random)
+        return policy.draw(obs, self.noise(obs, random)).clamp(-1, 1)
+
+    def noise(self, obs: Tensor, random: torch.Generator) -> Tensor:
+        """Standard normal ``[..., A]`` for ``obs [..., O]``."""
+        size = (*obs.shape[:-1], self.action_dim)
+        return torch.randn(size, generator=random, device=obs.device, dtype=obs.dtype)
+
+    @property
+    @abstractmethod
+    def action_dim(self) -> int:
+        """A."""
+
+    def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
+        """What is remembered before the first row, at ``starts [..., O]``."""
+        return ()
+
+    @abstractmethod
+    def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
+        """An action ``[..., A]`` like the data's in ``obs [..., O]``."""
+
+    @abstractmethod
+    def step(
+        self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
+    ) -> tuple[Memory, Tensor, Tensor, Tensor]:
+        """``(memory, next_obs [..., O], reward [...], terminated [...])`` of ``action [..., A]`` in ``obs``."""
+
+
+def happens(logit: Tensor, random: torch.Generator) -> Tensor:
+    """True ``[...]`` with the probability whose ``logit [...]`` is given."""
+    return torch.rand(logit.shape, generator=random, device=logit.device) < logit.sigmoid()
+
+
+def _chosen(ended: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(ended.view(*ended.shape, *[1] * (one.dim() - ended.dim())), one, other)
