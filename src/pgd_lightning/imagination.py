@@ -17,7 +17,7 @@ from pgd_lightning.generators.matching import Bounds, adapted, shape_of, standar
 from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.progress import say
-from pgd_lightning.randomness import derive_seed
+from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.trajectory import Generator, Trajectory
 
 
@@ -62,7 +62,7 @@ class ImaginationLearner(LightningModule):
 
     def training_step(self, turn: dict[str, Any], batch_idx: int) -> None:
         number: int = turn["number"]
-        torch.manual_seed(derive_seed(self.seed, "online/noise", number))
+        seed_global(self.seed, "online/noise", number)
         if turn["statistics"] is not None:
             self.world.codec.set_statistics(*(t.to(self.device) for t in turn["statistics"]))
         logs: dict[str, Tensor | float] = {}

@@ -20,7 +20,7 @@ from pgd_lightning.agents.rewards import RewardScale
 from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
 from pgd_lightning.errors import UserError
-from pgd_lightning.randomness import derive_seed
+from pgd_lightning.randomness import seed_global
 from pgd_lightning.trajectory import Transition
 
 
@@ -95,7 +95,7 @@ class Agent(LightningModule):
         return (obs - self.obs_shift) / self.obs_scale if self.normalise_obs else obs
 
     def training_step(self, batch: Transition, batch_idx: int) -> None:
-        torch.manual_seed(derive_seed(self.seed, "agent/noise", self.global_step, self.global_rank))
+        seed_global(self.seed, "agent/noise", self.global_step, self.global_rank)
         step = self.global_step
         logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter, see fitting.py
         batch = batch.clone(recurse=False)  # type: ignore[attr-defined]

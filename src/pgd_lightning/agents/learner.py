@@ -1,8 +1,5 @@
 """One learner: networks, losses and Polyak pairs, in plain torch and without a seed axis."""
 
-from operator import attrgetter
-from typing import Any
-
 from torch import Tensor, nn
 
 from pgd_lightning.trajectory import Transition
@@ -39,7 +36,3 @@ class Learner(nn.Module):
     def values(self, batch: Transition) -> Tensor:
         """Value estimate of the data's actions ``[B]``; the agent watches its scale if ``discount`` is set."""
         raise NotImplementedError
-
-    def forward(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Any method by its dotted name, so that ``functional_call`` reaches all of them."""
-        return attrgetter(method)(self)(*args, **kwargs)

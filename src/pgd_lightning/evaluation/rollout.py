@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
-from pgd_lightning.randomness import derive_seed
+from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Policy
 
@@ -45,7 +45,7 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
-    torch.manual_seed(derive_seed(seed, "policy"))  # what a policy that draws its actions draws
+    seed_global(seed, "policy")  # what a policy that draws its actions draws
     simulators = [[make(env.task, env.physics) for _ in range(num_episodes)] for _ in range(num_seeds)]
     obs = np.stack([[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators])
     returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)

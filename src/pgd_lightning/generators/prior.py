@@ -16,7 +16,7 @@ from torch import Tensor
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.randomness import derive_seed
+from pgd_lightning.randomness import seed_global
 from pgd_lightning.trajectory import Trajectory
 
 
@@ -91,12 +91,12 @@ class WindowModel(LightningModule):
         """What is watched on held-out windows ``[B, T]``."""
         return self.loss(batch)
 
-    def noise_seed(self) -> int:
-        """Of this step's noise, another one on each rank."""
-        return derive_seed(self.seed, "prior/noise", self.global_step, self.global_rank)
+    def noise_path(self) -> tuple[int | str, ...]:
+        """What seeds this step's noise, another one on each rank."""
+        return self.seed, "prior/noise", self.global_step, self.global_rank
 
     def training_step(self, batch: Trajectory, batch_idx: int) -> Tensor:
-        torch.manual_seed(self.noise_seed())
+        seed_global(*self.noise_path())
         loss = self.loss(batch)
         if self.global_step == 0 or (self.global_step + 1) % self.log_every == 0:  # Lightning writes after the latter
             if not loss.isfinite():
@@ -109,7 +109,7 @@ class WindowModel(LightningModule):
 
     def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
         """Loss on held-out episodes, with the same noise at each validation."""
-        torch.manual_seed(derive_seed(self.seed, "prior/validation", batch_idx))
+        seed_global(self.seed, "prior/validation", batch_idx)
         self.log(f"{self.name}/val_loss", self.held_out_loss(batch), prog_bar=True, batch_size=len(batch))
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -150,9 +150,9 @@ class DiffusionPrior(WindowModel):
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.ema_decay, self.ema_every = ema_decay, ema_every
 
-    def noise_seed(self) -> int:
+    def noise_path(self) -> tuple[int | str, ...]:
         """The same on all ranks: each draws the noise of the whole batch and keeps that of its rows."""
-        return derive_seed(self.seed, "prior/noise", self.global_step, 0)
+        return self.seed, "prior/noise", self.global_step, 0
 
     def loss(self, batch: Trajectory) -> Tensor:
         ranks = self.trainer.world_size if self._trainer is not None else 1
