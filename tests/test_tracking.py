@@ -1,11 +1,19 @@
 """W&B mirrors a run and cannot hurt it."""
 
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
-import wandb
 from test_pipeline import pgd
 
+import wandb
 from pgd_lightning import dashboard
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.runs import Run
@@ -28,6 +36,7 @@ def test_offline_mirror_needs_no_account(config, run):
         logger.log_metrics({"loss": 1.5}, 3)
         logger.save()
     mirror.close()
+    wandb.teardown()  # its service may still be writing when a run has finished
     (stored,) = (run.folder / "wandb").glob("offline-run-*/*.wandb")
     assert b"loss" in stored.read_bytes()
     (table,) = (run.folder / "metrics").rglob("metrics.csv")
@@ -84,3 +93,98 @@ def test_dashboard_has_a_panel_for_every_metric_and_is_said_where_it_fails(monke
     monkeypatch.setattr(type(made), "save", refuse)
     assert pgd(monkeypatch, ["dashboard", "entity=somebody"]) == 1
     assert "W&B did not take the workspace (no route)" in capsys.readouterr().err
+
+
+class WandbServer:
+    """As much of W&B's server, on loopback, as `wandb sync` asks for: it keeps runs and lines of history."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict] = {}
+        self.history: dict[str, dict[int, dict]] = defaultdict(dict)
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def body(self):
+                data = self.rfile.read(int(self.headers.get("content-length") or 0))
+                return gzip.decompress(data) if self.headers.get("content-encoding") == "gzip" else data
+
+            def reply(self, answer):
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_PUT(self):
+                self.body()
+                self.reply({})
+
+            def do_POST(self):
+                asked = json.loads(self.body())
+                self.reply(server.graphql(asked) if self.path.endswith("graphql") else server.lines(self.path, asked))
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def graphql(self, asked):
+        given = asked.get("variables") or {}
+        if asked.get("operationName") == "UpsertBucket" and given.get("name"):
+            self.runs[given["name"]] = self.runs.get(given["name"], {}) | {k: v for k, v in given.items() if v}
+        files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given.get("files") or []]
+        name = given.get("name") or next(iter(self.runs), "")
+        return {
+            "data": {
+                "upsertBucket": {"bucket": self.bucket(name), "inserted": True},
+                "createRunFiles": {"runID": name, "uploadHeaders": [], "files": files},
+                "model": {"id": "p", "name": "p", "bucket": self.bucket(name) if self.history[name] else None},
+            }
+        }
+
+    def bucket(self, name):
+        lines = self.history[name]
+        tail = json.dumps([json.dumps(lines[max(lines)])]) if lines else "[]"
+        counts = {"historyLineCount": len(lines), "eventsLineCount": 0, "logLineCount": 0}
+        project = {"id": "p", "name": "pgd-lightning", "entity": {"id": "e", "name": "me"}}
+        texts = {"summaryMetrics": "{}", "config": "{}", "historyTail": tail, "eventsTail": "[]", "tags": []}
+        return {"id": name, "name": name, "displayName": name, "project": project} | counts | texts
+
+    def lines(self, path, asked):
+        sent = (asked.get("files") or {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+        for number, line in enumerate(sent["content"], sent["offset"]):
+            self.history[path.split("/")[-2]][number] = json.loads(line)
+        return {}
+
+
+def test_the_official_client_syncs_an_offline_run_and_its_resumed_part(config, run, tmp_path):
+    """Name, group, job type and config arrive; lines of the second attempt follow those of the first."""
+    for attempt in range(2):
+        _, mirror = loggers(config, run, {"label": "some recording"})
+        for step in range(3):
+            mirror.log_metrics({"train/critic_loss": 1.0}, 3 * attempt + step)
+        mirror.close()
+    wandb.teardown()
+    parts = sorted(str(part) for part in (run.folder / "wandb").glob("offline-run-*"))
+    assert len(parts) == 2
+    server = WandbServer()
+    environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "wandb", "sync", *parts]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    server.http.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert len(list((run.folder / "wandb").rglob("*.synced"))) == 2
+    ((name, sent),) = server.runs.items()
+    assert name.startswith("agent-iql-none-")
+    assert (sent["displayName"], sent["groupName"], sent["jobType"]) == (
+        "maze2d-umaze/iql-none/0",
+        "maze2d-umaze",
+        "agent",
+    )
+    assert "some recording" in sent["config"]
+    lines = server.history[name]
+    assert [lines[number]["trainer/global_step"] for number in range(len(lines))] == [0, 1, 2, 3, 4, 5]
