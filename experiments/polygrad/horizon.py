@@ -1,6 +1,7 @@
 """Error and time against horizon of world models, one policy, one run: no training but what is missing.
 
-    python experiments/polygrad/horizon.py OUT.json env=hopper-medium data.source=FILE [more settings]
+    python experiments/polygrad/horizon.py models    OUT.json env=hopper-medium data.source=FILE [more settings]
+    python experiments/polygrad/horizon.py ablations OUT.json env=hopper-medium data.source=FILE [more settings]
 
 OUT.json may hold models already, which are not measured again. The policy is the clone of the data's. Start states are
 those of held-out episodes. Each model imagines windows, the simulator repeats their actions from the same start; e_k is
@@ -27,7 +28,8 @@ from pgd_lightning.runs import build
 from pgd_lightning.simulators import make
 
 SEED, WINDOWS = 2026, 200
-MODELS: dict[str, tuple[int, list[str]]] = {  # name: (rows imagined, settings)
+Settings = dict[str, tuple[int, list[str]]]  # name: (rows imagined, settings)
+MODELS: Settings = {
     "PolyGRAD, 10 rows": (10, ["generator=polygrad", "data.horizon=10"]),
     "PolyGRAD, 50 rows": (50, ["generator=polygrad", "data.horizon=50"]),
     "autoregressive diffusion": (50, ["generator=autoregressive_diffusion"]),
@@ -35,6 +37,15 @@ MODELS: dict[str, tuple[int, list[str]]] = {  # name: (rows imagined, settings)
     "transformer": (200, ["generator=transformer", "data.horizon=16"]),
     "Dreamer's RSSM": (200, ["generator=rssm"]),
     "recurrent mixture density": (200, ["generator=autoregressive"]),
+}
+TEN, GUIDANCE = ["generator=polygrad", "data.horizon=10"], "generator.build.guidance"
+ABLATIONS: Settings = {
+    "score steps (the paper's)": (10, TEN),
+    "actions drawn anew": (10, [*TEN, f"{GUIDANCE}.kind=sample"]),
+    "no guidance": (10, [*TEN, f"{GUIDANCE}.kind=none"]),
+    "actions not clipped": (10, [*TEN, f"{GUIDANCE}.clip=null"]),
+    "states moved as well": (10, [*TEN, f"{GUIDANCE}.move_states=true"]),
+    "states of the step's mean": (10, [*TEN, f"{GUIDANCE}.point=mean"]),
 }
 
 
@@ -80,11 +91,11 @@ def measured(name: str, rows: int, settings: list[str], overrides: list[str], st
     }
 
 
-def main(out: str, overrides: list[str]) -> None:
+def main(which: str, out: str, overrides: list[str]) -> None:
     dataset = open_dataset(compose_config("train", overrides))
     starts = held_out_starts(dataset)
     found = json.loads(Path(out).read_text())["models"] if Path(out).exists() else []
-    for name, (rows, settings) in MODELS.items():
+    for name, (rows, settings) in {"models": MODELS, "ablations": ABLATIONS}[which].items():
         if name in [model["model"] for model in found]:
             continue
         found.append(measured(name, rows, settings, overrides, starts))
@@ -93,4 +104,4 @@ def main(out: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
