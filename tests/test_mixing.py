@@ -1,5 +1,8 @@
 """Batches: exact shares, each seed's own rows, and the same stream whoever asks and whenever."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
-from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule, finite_only
+from pgd_lightning.data.modules import Share, SyntheticDataModule, WindowDataModule, finite_only
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
@@ -188,3 +191,64 @@ def test_resumed_prior_sees_the_windows_of_the_uninterrupted_one(tmp_path):
     assert len({w for batch in whole[:7] for w in batch}) == 28  # a pass of 7 batches repeats nothing
     for at in (1, 6, 7, 13, 22):
         assert fit_windows(tmp_path / "again", resume=tmp_path / f"step={at}.ckpt") == whole[at:]
+
+
+class Echo:
+    """Windows whose rewards are their starts' first observation; it notes which starts and seeds it was given."""
+
+    def __init__(self):
+        self.starts, self.seeds = [], []
+
+    def generate(self, policy, starts, seed):
+        self.starts.append(starts)
+        self.seeds.append(seed)
+        rows = starts.unsqueeze(2).expand(-1, -1, 4, -1)
+        size = rows.shape[:-1]
+        return Trajectory(
+            obs=rows, action=torch.zeros(*size, 1), reward=rows[..., 0], terminated=torch.zeros(size, dtype=torch.bool),
+            batch_size=size,
+        )  # fmt: skip
+
+
+def shared(share, echo, **changes):
+    data = REAL.clone()
+    data.obs = torch.stack([data.reward, -data.reward], dim=-1)
+    settings = {"batch_size": 16, "synthetic_batch": 12, "num_windows": 10} | changes
+    return SyntheticDataModule(
+        data, echo, "blend", **settings, lifetime=10, first_unguided=True, keep_terminal=False, seed=0, num_seeds=1,
+        total_steps=20, observers=[], share=share,
+    )  # fmt: skip
+
+
+def test_processes_that_share_rows_make_a_part_of_each_set_and_take_a_part_of_each_batch():
+    parts, everyone = [None, None], Barrier(2)
+
+    def gathered_by(number):
+        def gathered(mine):
+            parts[number] = mine
+            everyone.wait(timeout=20)
+            return list(parts)
+
+        return gathered
+
+    echoes = [Echo(), Echo()]
+    modules = [shared(Share(k, 2, gathered_by(k)), echo) for k, echo in enumerate(echoes)]
+    with ThreadPoolExecutor(2) as pool:
+        batches = list(pool.map(lambda module: module.batch(3, Counter()), modules))
+    whole = shared(Share(), alone := Echo())
+    whole.regenerate(0, Counter())
+    assert torch.equal(modules[0].synthetic.reward, modules[1].synthetic.reward)
+    assert sorted(modules[0].synthetic.reward[0].tolist()) == sorted(whole.synthetic.reward[0].tolist())
+    assert [len(echo.starts[0][0]) for echo in echoes] == [5, 5]
+    assert len({*alone.seeds, *echoes[0].seeds, *echoes[1].seeds}) == 3  # streams of their own
+    assert [batch.batch_size for batch in batches] == [(1, 8), (1, 8)]
+    modules[0].share = Share()
+    expected = modules[0].batch(3, Counter())
+    assert torch.equal(torch.stack([b.reward[0] for b in batches], dim=1).flatten(), expected.reward[0])
+
+
+def test_what_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(UserError, match="batch_size=15 .* a multiple of their number"):
+        shared(Share(0, 2), None, batch_size=15)
+    with pytest.raises(UserError, match="num_windows=1"):
+        shared(Share(0, 2), None, num_windows=1)

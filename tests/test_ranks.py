@@ -55,6 +55,25 @@ def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
     assert len(list(two.folder.glob("metrics/*/metrics.csv"))) == 1
 
 
+def test_two_ranks_share_the_batches_of_one_learner(recording, tmp_path):  # noqa: F811
+    """TD3+BC has two optimiser steps an update and a mean over the batch that is not a loss's."""
+    settings = [
+        "agent=td3_bc", "agent.learner.policy_noise=0", "seeds=1", "ranks.agents=rows", "generator=none", "compare=[]",
+        "updates=30", "evaluation.every=30", "evaluation.episodes=3", "evaluation.final_episodes=3",
+    ]  # fmt: skip
+    for name, extra in (("one", []), ("two", TWO)):
+        output, _ = (process := train(recording, tmp_path / name, *settings, *extra)).communicate(timeout=240)
+        assert process.returncode == 0, output
+    one, two = (run_of(tmp_path / name, "none", "td3_bc") for name in ("one", "two"))
+    ours, theirs = weights(one), weights(two)
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    rows, again = one.rows("ledger.jsonl"), two.rows("ledger.jsonl")
+    assert keys(rows) == keys(again)
+    assert len(rows) == 6
+    assert [row["return"] for row in rows] == pytest.approx([row["return"] for row in again], abs=1.0)
+
+
 def keys(rows: list[dict]) -> list[tuple[int, int, int]]:
     return sorted((row["step"], row["seed"], row["index"]) for row in rows)
 

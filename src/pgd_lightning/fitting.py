@@ -15,7 +15,7 @@ from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal, say
 from pgd_lightning.runs import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
-from pgd_lightning.spreading import JoinSeeds, SeedsApart, TakeSeeds, seeds_here
+from pgd_lightning.spreading import JoinSeeds, RowsTogether, SeedsApart, TakeSeeds, seeds_here
 from pgd_lightning.tracking import Mirror, loggers
 
 # Lightning sets its level at import; its hints are not about what our users do.
@@ -40,8 +40,8 @@ def fit(
 ) -> None:
     """Train ``module`` to ``steps`` in ``run``, from its newest checkpoint if there is one.
 
-    ``spread`` says what several ranks do: take the ROWS of each batch among themselves, train the SEEDS that each has,
-    or leave it ALONE to the first. Afterwards every rank has the trained module (of SEEDS its own).
+    ``spread`` says what several ranks do: share the ROWS of each batch, train the SEEDS that each has, or leave it
+    ALONE to the first. Afterwards every rank has the trained module (of SEEDS its own).
     Raises UserError where the checkpoint is of a module of another shape.
     """
     last = run.checkpoints / f"step={steps:09d}.ckpt"
@@ -101,13 +101,15 @@ def fit(
 def trainer_of(config: DictConfig, spread: str, module: LightningModule) -> dict[str, Any]:
     """Lightning's settings of devices, ranks and precision. Agents are trained in float32, whatever the prior is."""
     settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    if spread != ROWS:
+    if spread != ROWS or isinstance(module, Agent):
         settings["precision"] = "32-true"
     checkpoints: AtomicCheckpointIO = AtomicCheckpointIO()
     if ranks.count() == 1 or spread == ALONE:
         alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": [checkpoints, LightningEnvironment()]}
         return settings | alone
-    if spread == SEEDS:
+    if isinstance(module, Agent) and spread == ROWS:
+        settings["strategy"] = RowsTogether()
+    elif spread == SEEDS:
         assert isinstance(module, Agent)
         settings["strategy"] = SeedsApart()
         checkpoints = TakeSeeds(module, seeds_here(int(config.seeds)))

@@ -76,6 +76,15 @@ def gathered(mine: T) -> list[T]:
     return everyone
 
 
+def mean(value: torch.Tensor) -> torch.Tensor:
+    """The mean over ranks."""
+    if count() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / count()
+
+
 def decided(choose: Callable[[], T]) -> T:
     """What the first rank chooses; the others do not look."""
     if count() == 1:

@@ -1,8 +1,11 @@
-"""The seeds of an agent, spread over ranks: each trains, evaluates and generates for its own.
+"""An agent, spread over ranks: by its seeds, or the only seed's batches by their rows.
 
-Seeds are independent, so nothing is averaged and every agent is spread correctly. Checkpoints hold all seeds, as those
-of one process do: ranks join their parts when saving and take them when loading, and a run may continue on another
-number of ranks.
+Of seeds, each rank trains, evaluates and generates for its own. They are independent, so nothing is averaged and every
+agent is spread correctly. Checkpoints hold all seeds, as those of one process do: ranks join their parts when saving
+and take them when loading, and a run may continue on another number of ranks.
+
+Of rows, each rank takes its part of every batch, synthetic set and evaluation, and gradients are averaged: the update
+is that of one process, up to rounding and to the noise that a learner draws, another one on each rank.
 """
 
 from collections.abc import Callable
@@ -11,12 +14,13 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from pgd_lightning import ranks
 from pgd_lightning.agents.agent import Agent
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import ALL, Share, SyntheticDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs import AtomicCheckpointIO
 
@@ -36,6 +40,36 @@ def seeds_here(num_seeds: int) -> range:
             f"seeds={num_seeds} are too few for {count} processes: set seeds={count} or trainer.devices={num_seeds}."
         )
     return range(num_seeds * rank // count, num_seeds * (rank + 1) // count)
+
+
+def rows_together(config: DictConfig) -> bool:
+    """Whether ranks share the rows of one learner's batches. Raises UserError where there are several learners."""
+    choice = config.ranks.agents
+    if choice not in ("seeds", "rows"):
+        raise UserError(f"ranks.agents={choice} is neither seeds nor rows.")
+    if choice == "rows" and config.seeds > 1 and ranks.count() > 1:
+        raise UserError(f"ranks.agents=rows shares the batches of one learner: set seeds=1 (now {config.seeds}).")
+    return choice == "rows" and ranks.count() > 1
+
+
+def share_of_rows(config: DictConfig) -> Share:
+    """What this rank takes of each batch, set and evaluation."""
+    return Share(ranks.rank(), ranks.count(), ranks.gathered) if rows_together(config) else ALL
+
+
+class RowsTogether(DDPStrategy):
+    """Averages gradients by itself: DDP expects one backward pass an update, and agents of several phases have more."""
+
+    def configure_ddp(self) -> None:
+        """The module stays as it is."""
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        """Every gradient becomes its mean over ranks."""
+        assert self.lightning_module is not None
+        gradients = [p.grad for p in self.lightning_module.parameters() if p.grad is not None]
+        together = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 class SeedsApart(DDPStrategy):

@@ -18,14 +18,14 @@ from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.experience import model_identity, ready_generator
-from pgd_lightning.fitting import ALONE, SEEDS, fit
+from pgd_lightning.fitting import ALONE, ROWS, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour, part_of_identity
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, command_line, config_hash, settings_hash
 from pgd_lightning.simulators import make
-from pgd_lightning.spreading import seeds_here
+from pgd_lightning.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
@@ -104,14 +104,23 @@ def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[
         module.num_seeds,
         config.evaluation.final_episodes,
         derive_seed(config.seed, "final"),
+        episodes_here(config),
     )
-    return all_seeds(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config.seeds)
+    return of_all_ranks(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config)
 
 
-def all_seeds(rows: list[dict[str, Any]], num_seeds: int) -> list[dict[str, Any]]:
-    """The rows of all ranks, each of which has those of its own seeds."""
+def episodes_here(config: DictConfig) -> tuple[int, int]:
+    """Which episodes of an evaluation this rank runs, see :func:`rollout`."""
+    share = share_of_rows(config)
+    return share.number, share.count
+
+
+def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[str, Any]]:
+    """The rows of all ranks, each of which has those of its own seeds or episodes."""
     parts = ranks.gathered(rows)
-    return parts[0] if num_seeds == 1 else [row for part in parts for row in part]
+    if config.seeds == 1 and not rows_together(config):
+        return parts[0]
+    return sorted((row for part in parts for row in part), key=lambda row: (row["seed"], row["index"]))
 
 
 def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
@@ -188,8 +197,10 @@ def fit_agent(
     behaviour: Policy | None,
 ) -> None:
     """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
-    # Each rank trains, evaluates and generates for its own seeds; the first looks at the health of its sets.
-    seeds = seeds_here(config.seeds)
+    # Each rank trains, evaluates and generates for its own seeds or rows; the first looks at the health of its sets.
+    seeds, share = seeds_here(config.seeds), share_of_rows(config)
+    if share.count > 1:
+        module.learner.across = ranks.mean
     observers = []
     if behaviour is not None and ranks.rank() == 0:
         observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)]
@@ -201,14 +212,16 @@ def fit_agent(
         num_seeds=len(seeds),
         total_steps=config.updates,
         observers=observers,
+        share=share,
     )
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
-        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", all_seeds(rows, config.seeds)),
+        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
+        episodes_here(config),
     )  # fmt: skip
     fit(
         run, config, dataset.provenance, module, data,
         steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
         callbacks=[evaluation] if behaviour else [],
-        spread=SEEDS if config.seeds > 1 else ALONE,
+        spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
     )  # fmt: skip

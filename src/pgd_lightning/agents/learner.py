@@ -1,5 +1,7 @@
 """One learner: networks, losses and Polyak pairs, in plain torch and without a seed axis."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from pgd_lightning.trajectory import Transition
@@ -16,6 +18,7 @@ class Learner(nn.Module):
     discount: float | None = None  # None: the learner has no value estimate
     shared: tuple[str, ...] = ()  # submodules that all seeds have in common and none trains
     polyak_phase: int = 0  # the phase before which the targets move
+    across: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)  # rows of this process to the whole batch
 
     def phases(self) -> list[tuple[str, ...]]:
         """The losses that each optimiser step of one update sums."""

@@ -60,7 +60,7 @@ class TD3BC(Learner):
 
     def q_scale(self, q: Tensor) -> Tensor:
         """lambda = alpha / (mean |Q| + 1e-7), a constant for the gradient."""
-        return self.q_weight / (q.detach().abs().mean() + 1e-7)
+        return self.q_weight / (self.across(q.detach().abs().mean()) + 1e-7)
 
     def critic_loss(self, batch: Transition) -> Tensor:
         """sum_j mean (Q_j(s, a) - y)^2, y = r + gamma (1 - d) min_j Q'_j(s', a'), a' the smoothed target action."""

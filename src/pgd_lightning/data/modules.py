@@ -5,6 +5,7 @@ Lightning counts an interrupted pass over a sized loader in its own way and then
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,22 @@ from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.trajectory import Generator, Trajectory, Transition
 
 Observer = Callable[[int, Trajectory], None]  # (step, windows [S, N, T])
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of each batch and makes of each synthetic set."""
+
+    number: int = 0  # of this process
+    count: int = 1  # of all
+    gathered: Callable[[Any], list[Any]] = lambda mine: [mine]  # what each of them has, for all
+
+    def of(self, batch: Any) -> Any:
+        """The rows ``[:, ...]`` that are this process's."""
+        return batch if self.count == 1 else batch[:, self.number :: self.count]
+
+
+ALL = Share()
 
 
 class Stream:
@@ -67,7 +84,8 @@ class SyntheticDataModule(LightningDataModule):
 
     Before the updates 0, ``lifetime``, 2 ``lifetime``, ... a new synthetic set is generated, guided by the policy of
     that moment (the first one by none if ``first_unguided``), shown to ``observers``, and kept in the checkpoint.
-    ``generator=None`` gives real batches alone.
+    ``generator=None`` gives real batches alone. Processes that ``share`` the rows make a part of each set, all have the
+    whole of it, and take a part of each batch. Raises UserError where a batch cannot be shared evenly.
     """
 
     def __init__(
@@ -85,8 +103,15 @@ class SyntheticDataModule(LightningDataModule):
         num_seeds: int,
         total_steps: int,
         observers: Sequence[Observer],
+        share: Share = ALL,
     ) -> None:
         super().__init__()
+        if batch_size % share.count or num_windows < share.count:
+            raise UserError(
+                f"synthetic.batch_size={batch_size} and num_windows={num_windows} cannot be spread over {share.count} "
+                "processes: the first must be a multiple of their number, the second at least as large."
+            )
+        self.share = share
         if synthetic_batch > batch_size:
             raise UserError(f"synthetic.synthetic_batch={synthetic_batch} is more than batch_size={batch_size}.")
         self.real, self.generator, self.mix = real, generator, mixing_named(mixing)
@@ -111,7 +136,10 @@ class SyntheticDataModule(LightningDataModule):
         return self.trainer
 
     def batch(self, step: int, module: LightningModule) -> Transition:
-        """The batch ``[S, B]`` of update ``step``, after a new synthetic set if one is due."""
+        """This process's part of the batch ``[S, B]`` of update ``step``, after a new synthetic set if one is due."""
+        return cast(Transition, self.share.of(self._whole_batch(step, module)))
+
+    def _whole_batch(self, step: int, module: LightningModule) -> Transition:
         self.real = self.real.to(module.device)
         if self.generator is None:
             return real_batch(self.real, self.num_seeds, self.batch_size, self.seed, step)
@@ -128,8 +156,12 @@ class SyntheticDataModule(LightningDataModule):
         rows = torch.randint(
             len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
         )
-        starts = self.real[rows.to(device_of(self.real))].obs
-        windows = self.generator.generate(policy, starts, derive_seed(self.seed, "synthetic", step))  # type: ignore[arg-type]
+        starts = self.share.of(self.real[rows.to(device_of(self.real))].obs)
+        part = () if self.share.count == 1 else (self.share.number,)
+        windows = self.generator.generate(policy, starts, derive_seed(self.seed, "synthetic", step, *part))  # type: ignore[arg-type]
+        if part:
+            parts: Any = self.share.gathered(windows.cpu())
+            windows = cast(Trajectory, torch.cat(parts, dim=1)).to(starts.device)
         for observe in self.observers:
             observe(step, windows)
         self.synthetic = finite_only(windows.transitions(self.keep_terminal), step)

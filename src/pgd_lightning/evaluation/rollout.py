@@ -18,6 +18,7 @@ class Episodes:
 
     returns: NDArray[np.float64]  # [S, E]
     lengths: NDArray[np.int64]  # [S, E] steps
+    numbers: range  # of the E episodes
     physics: str  # simulator and version
 
     def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[dict[str, object]]:
@@ -27,7 +28,7 @@ class Episodes:
                 "purpose": purpose,
                 "step": step,
                 "seed": first_seed + s,
-                "index": e,
+                "index": self.numbers[e],
                 "return": float(self.returns[s, e]),
                 "score": env.score(float(self.returns[s, e])),
                 "length": int(self.lengths[s, e]),
@@ -38,16 +39,24 @@ class Episodes:
 
 
 @torch.no_grad()
-def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, seed: int) -> Episodes:
+def rollout(
+    env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, seed: int, share: tuple[int, int] = (0, 1)
+) -> Episodes:
     """Run the S policies of ``policy`` for ``num_episodes`` whole episodes each, all of them side by side.
+
+    With a ``share`` (k, n) only the episodes k, k + n, k + 2 n, ...: of n processes each takes its own.
 
     Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
     seed_global(seed, "policy")  # what a policy that draws its actions draws
-    simulators = [[make(env.task, env.physics) for _ in range(num_episodes)] for _ in range(num_seeds)]
-    obs = np.stack([[sim.reset(derive_seed(seed, "episode", e)) for e, sim in enumerate(row)] for row in simulators])
+    numbers = range(share[0], num_episodes, share[1])
+    if not numbers:
+        raise UserError(f"{num_episodes} evaluation episodes cannot be spread over {share[1]} processes: ask for more.")
+    simulators = [[make(env.task, env.physics) for _ in numbers] for _ in range(num_seeds)]
+    starts = [derive_seed(seed, "episode", e) for e in numbers]
+    obs = np.stack([[sim.reset(start) for start, sim in zip(starts, row, strict=True)] for row in simulators])
     returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
     running = np.ones(obs.shape[:2], dtype=bool)
     while running.any():
@@ -62,7 +71,7 @@ def rollout(env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, see
             returns[s, e] += reward
             lengths[s, e] += 1
             running[s, e] = not (terminated or lengths[s, e] >= env.max_episode_steps)
-    return Episodes(returns, lengths, simulators[0][0].physics)
+    return Episodes(returns, lengths, numbers, simulators[0][0].physics)
 
 
 @torch.no_grad()
