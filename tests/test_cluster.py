@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
 
-from pgd_lightning import doctor
+from pgd_lightning import doctor, slurm
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.runs import Run
 
@@ -34,13 +34,20 @@ def test_sbatch_file_says_what_the_config_says(monkeypatch, tmp_path, capsys):
             "--requeue", "--open-mode=append"} <= set(options)  # fmt: skip
     assert not [o for o in options if "gpus" in o or "partition" in o]
     assert "module load cuda" in text
-    assert '[ $code -eq 75 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text
+    assert "[ $code -eq 75 ] || [ $code -eq 138 ] && scontrol requeue" in text
+    assert '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text
+    assert "# Task 3: agent=td3_bc seed=1" in text
+    assert f"--chdir={Path.cwd()}" in options
     points = sorted(tmp_path.glob("sweep/*/points/*"))
     assert [p.name for p in points] == ["0", "1", "2", "3"]
     assert points[3].read_text().split() == [
         "scale=laptop", "env=maze2d-umaze", "agent=td3_bc", "seed=1", f"runs_dir={tmp_path}"
     ]  # fmt: skip
-    assert "4 points, 0 in the queue, 4 to submit" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 points, 0 in the queue, 4 to submit" in said
+    assert "each may take 120 minutes" in said
+    assert "submit it with: sbatch" in said
+    assert f"logs:   {points[0].parents[1]}/logs/<task>.log" in said
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
@@ -68,6 +75,54 @@ def test_without_sbatch_the_file_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None if name in ("sbatch", "squeue") else real(name))
     assert pgd(monkeypatch, ["slurm", "env=maze2d-umaze", f"runs_dir={tmp_path}"]) == 1
     assert "There is no sbatch here: run 'sbatch " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("time", "found"),
+    [("30", 1800), (30, 1800), ("02:30", 150), ("08:00:00", 28800), ("1-0", 86400), ("2-12:30", 217800), ("1-0:0:1", 86401)],
+)  # fmt: skip
+def test_time_limits_are_slurms(time, found):
+    assert slurm.seconds(time) == found
+
+
+@pytest.mark.parametrize(
+    ("time", "sentence"),
+    [("8h", "launcher.time=8h is no time"), ("'00:05:00'", "is not longer than launcher.lead=300")],
+)
+def test_time_limits_that_leave_no_time_are_refused(monkeypatch, tmp_path, capsys, time, sentence):
+    settings = ["slurm", "env=maze2d-umaze", f"runs_dir={tmp_path}", f"launcher.time={time}", "launcher.submit=false"]
+    assert pgd(monkeypatch, settings) == 1
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_settings_in_other_words_are_the_same_sweep(monkeypatch, tmp_path):
+    base = ["slurm", f"runs_dir={tmp_path}", "launcher.submit=false", "compare=[]"]
+    for settings in (["env=maze2d-umaze", "agent=iql"], ["agent=iql", "seed=0", "env=maze2d-umaze"]):
+        assert pgd(monkeypatch, [*base, *settings]) == 0
+    assert len(list(tmp_path.glob("sweep/*"))) == 1
+    assert pgd(monkeypatch, [*base, "env=maze2d-umaze", "agent=iql", "seed=1"]) == 0
+    assert len(list(tmp_path.glob("sweep/*"))) == 2
+
+
+def test_ls_names_points_that_have_not_begun_and_what_their_log_says(monkeypatch, tmp_path, capsys):
+    written(monkeypatch, tmp_path, "compare=[]")
+    (folder,) = tmp_path.glob("sweep/*")
+    (folder / "logs" / "2.log").write_text("--- job 7_2\nerror: There is no file /nope.hdf5.\n\n")
+    capsys.readouterr()
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("  missing ") == 4
+    assert "\n4 missing\n" in said
+    assert f"{folder}/logs/2.log: error: There is no file /nope.hdf5." in said
+    assert "agent=td3_bc seed=1  (in " in said
+
+
+def test_what_is_in_the_queue_is_shown_with_slurms_reason(monkeypatch):
+    lines = "0 job 1_0, PENDING (PartitionTimeLimit)\n3 job 1_3, RUNNING n1\nN/A job 5, RUNNING n1\n"
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, lines))
+    assert slurm.queued("pgd-x") == {0: "job 1_0, PENDING (PartitionTimeLimit)", 3: "job 1_3, RUNNING n1"}
 
 
 # --- the doctor ---
@@ -113,6 +168,20 @@ def test_every_job_begins_with_the_count_of_processes(monkeypatch, tmp_path, cap
     assert pgd(monkeypatch, ["prior", "env=maze2d-umaze", "scale=smoke", f"runs_dir={tmp_path}"]) == 1
     assert "srun started 2 on 1 nodes" in capsys.readouterr().err
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_job_with_gpus_that_torch_cannot_use_does_not_run_on_the_cpu(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    assert pgd(monkeypatch, ["prior", "env=maze2d-umaze", "scale=smoke", f"runs_dir={tmp_path}"]) == 1
+    assert "this job was given GPUs that torch does not use" in capsys.readouterr().err
+
+
+def test_doctor_takes_what_slurm_takes(monkeypatch, tmp_path, capsys):
+    settings = ["env=maze2d-umaze", "agent=iql,td3_bc", "launcher.time='01:00:00'", f"runs_dir={tmp_path}"]
+    monkeypatch.setattr(doctor, "opengl", lambda config: iter(()))
+    assert pgd(monkeypatch, ["doctor", *settings]) == 0
+    assert "mujoco" in capsys.readouterr().out
 
 
 # --- the list ---

@@ -74,6 +74,15 @@ def test_two_ranks_share_the_batches_of_one_learner(recording, tmp_path):  # noq
     assert [row["return"] for row in rows] == pytest.approx([row["return"] for row in again], abs=1.0)
 
 
+def test_first_error_of_a_rank_is_the_commands(recording, tmp_path):  # noqa: F811
+    """The others are ended by the launcher, which is not why the command failed."""
+    process = train(recording, tmp_path, *TWO, "data.horizon=32", "seeds=2", "ranks.agents=rows", "prior.steps=1")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert output.count("error: ranks.agents=rows shares the batches of one learner: set seeds=1 (now 2).") == 1
+    assert "Traceback" not in output
+
+
 def keys(rows: list[dict]) -> list[tuple[int, int, int]]:
     return sorted((row["step"], row["seed"], row["index"]) for row in rows)
 

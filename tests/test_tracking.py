@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import wandb
 from test_pipeline import pgd
 
-import wandb
 from pgd_lightning import dashboard
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.runs import Run
@@ -174,7 +174,7 @@ def test_the_official_client_syncs_an_offline_run_and_its_resumed_part(config, r
     server = WandbServer()
     environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "wandb", "sync", *parts]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     server.http.shutdown()
     assert done.returncode == 0, done.stderr
     assert len(list((run.folder / "wandb").rglob("*.synced"))) == 2

@@ -28,7 +28,7 @@ VERBS = {
 }
 
 TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
-SEVERAL = ("sweep", "slurm")  # take key=a,b
+SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
 
@@ -107,6 +107,9 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
 
         print(OmegaConf.to_yaml(config))
     elif verb in TRAINING and ranks.must_launch(config):
+        from pgd_lightning import doctor
+
+        doctor.preflight(config)
         ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
     else:
         start(verb, overrides, config)
@@ -120,7 +123,8 @@ def start(verb: str, overrides: list[str], config: Any) -> None:
         return
     from pgd_lightning import doctor, ranks
 
-    doctor.preflight(config)
+    if not ranks.handed():  # the launcher looked
+        doctor.preflight(config)
     with ranks.group(config):
         main(config, overrides)
 

@@ -1,6 +1,7 @@
 """From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks."""
 
 from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from itertools import product
 
@@ -70,7 +71,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
 
 def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
     """A number may not become a word, nor a size or a count negative."""
-    defaults = compose(verb, composed(verb, [])) if overrides else config
+    defaults = _defaults(verb) if overrides else config
     for key in (o.split("=")[0].lstrip("+~") for o in overrides):
         value, before = OmegaConf.select(config, key), OmegaConf.select(defaults, key)
         number = isinstance(before, int | float) and not isinstance(before, bool)
@@ -80,6 +81,11 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value < least:
             raise UserError(f"{key}={value} does not fit: it is at least {least}.")
+
+
+@cache
+def _defaults(verb: str) -> DictConfig:
+    return compose(verb, composed(verb, []))
 
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:

@@ -58,11 +58,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def preflight(config: DictConfig) -> None:
-    """Raises UserError if processes or GPUs are not what ``config.trainer`` counts on."""
+    """Raises UserError if processes or GPUs are not what ``config.trainer`` counts on; says what is odd."""
     for check in (gpu, slurm):
         for finding in check(config):
             if finding.status == "error":
                 raise UserError(f"{finding.text}: {finding.fix}.")
+            if finding.status == "warning":
+                say(f"warning: {finding.text}; {finding.fix}")
 
 
 def python(config: DictConfig) -> Iterator[Finding]:
@@ -86,6 +88,8 @@ def gpu(config: DictConfig) -> Iterator[Finding]:
     elif 0 < found < wanted and config.trainer.accelerator != "cpu":
         fix = f"set trainer.devices={found}, or ask for {wanted} GPUs a node"
         yield Finding("gpu", "error", f"trainer.devices={wanted}, but there are {found} GPUs ({names})", fix)
+    elif found == 0 and os.environ.get("SLURM_GPUS_ON_NODE") and config.trainer.accelerator != "cpu":
+        yield Finding("gpu", "error", "this job was given GPUs that torch does not use", _no_gpu())
     elif found == 0 and shutil.which("nvidia-smi"):
         yield Finding("gpu", "warning", f"there is a GPU that torch {torch.__version__} does not use", _no_gpu())
     else:
@@ -94,7 +98,9 @@ def gpu(config: DictConfig) -> Iterator[Finding]:
 
 def _no_gpu() -> str:
     if torch.version.cuda is None:
-        return "this torch is a CPU build: remove .venv and call make again where nvidia-smi works"
+        return (
+            "this torch is a CPU build: remove .venv and call make again where nvidia-smi works, or with TORCH_INDEX="
+        )
     return "look at nvidia-smi and CUDA_VISIBLE_DEVICES; in a job, ask for GPUs (launcher.gpus_per_node=1)"
 
 

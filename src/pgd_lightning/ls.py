@@ -9,12 +9,16 @@ from omegaconf import DictConfig
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run
+from pgd_lightning.sweep import Point, recorded
+
+MISSING = "missing"
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     root = Path(config.runs_dir)
     runs = all_runs(root)
-    if not runs:
+    waiting = [point_line(file, point) for file in sorted(root.glob("sweep/*/sweep.json")) for point in missing(file)]
+    if not runs and not waiting:
         raise UserError(f"There are no runs in '{root}': give their folder, runs_dir=<folder>.")
     states = [run.state(config.stale_after) for run in runs]
     if config.state is not None:
@@ -22,16 +26,36 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     else:
         chosen = list(zip(runs, states, strict=True))
     for folder in sorted({run.folder.parents[1] for run, _ in chosen}):
-        say(f"\n{folder}")
+        say(f"\n{folder}\n  {'state':<9}{'steps':>17}{'score':>8}{'heard':>7}  run")
         for run, state in chosen:
             if run.folder.parents[1] == folder:
                 say(line(run, state))
-    say("\n" + ", ".join(f"{number} {state}" for state, number in sorted(Counter(states).items())))
+    if waiting and config.state in (None, MISSING):
+        say("\npoints of sweeps that have not begun")
+        for text in waiting:
+            say(text)
+    counts = Counter(states) + Counter({MISSING: len(waiting)})
+    say("\n" + ", ".join(f"{number} {state}" for state, number in sorted(counts.items())))
 
 
 def all_runs(root: Path) -> list[Run]:
     """The runs below ``root``, in the order of their folders."""
     return [Run(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
+
+
+def missing(sweep: Path) -> list[Point]:
+    """The points of a sweep some of whose agents have no run, not even a failed one."""
+    return [point for point in recorded(sweep) if any(run is None for run in point.runs())]
+
+
+def point_line(sweep: Path, point: Point) -> str:
+    """Number and label of a point, and the last line of its job's log, if it had one."""
+    log = sweep.parent / "logs" / f"{point.number}.log"
+    text = f"  {MISSING:<9}{point.number:>5}  {point.label}"
+    if not log.exists():
+        return f"{text}  (in {sweep.parent}; without that folder it is forgotten)"
+    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+    return f"{text}\n{'':18}{log}: {''.join(last)}"
 
 
 def line(run: Run, state: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -40,7 +41,7 @@ from pgd_lightning.evaluation.statistics import (
 )
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, command_line, write_atomic
-from pgd_lightning.sweep import Point
+from pgd_lightning.sweep import recorded
 
 Array = NDArray[np.float64]
 Tables = dict[tuple[str, str], list[Row]]
@@ -218,9 +219,10 @@ def unfinished(where_from: Any) -> list[dict[str, str]]:
             named.append({"what": str(path.parent), "state": record["state"], "reason": record.get("reason") or ""})
     folders = {path.parents[4] for path in below(where_from) if len(path.parents) > 4}
     for sweep in sorted({file for folder in folders for file in folder.glob("sweep/*/sweep.json")}):
-        for number, overrides in enumerate(json.loads(sweep.read_text())["points"]):
-            if any(run is None for run in Point(number, overrides, "").runs()):
-                named.append({"what": f"pgd train {' '.join(overrides)}", "state": "missing", "reason": str(sweep)})
+        for point in recorded(sweep):
+            if any(run is None for run in point.runs()):
+                reason = f"{sweep} (without its folder the sweep is forgotten)"
+                named.append({"what": f"pgd train {shlex.join(point.overrides)}", "state": "missing", "reason": reason})
     return named
 
 

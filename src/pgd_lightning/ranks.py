@@ -141,19 +141,32 @@ def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
 
 
 def _sentence(failures: dict[int, ProcessFailure]) -> UserError:
-    """One error for the group: a rank that was lost is the cause of what the others complain of."""
+    """One error for the group. A rank that was lost is the cause of what the others complain of.
+
+    Unless TERM ended it: that is how the launcher ends the others after a first one failed with a sentence.
+    """
+    said = {number: _said(failure) for number, failure in failures.items()}
     lost = [number for number, failure in failures.items() if failure.exitcode < 0]
-    if lost:
+    killed = [number for number in lost if failures[number].exitcode != -signal.SIGTERM]
+    if lost and (killed or len(lost) == len(failures)):
+        lost = killed or lost
         ended = signal.Signals(-failures[lost[0]].exitcode).name
         return UserError(
             f"Rank {lost[0]} was lost ({ended}), so the others were ended; the same command continues from the last "
             "checkpoint."
         )
-    number, failure = min(failures.items(), key=lambda item: (not item[1].message.startswith("UserError"), item[0]))
-    kind, _, sentence = failure.message.partition(": ")
+    heard = [number for number in failures if number not in lost]
+    number = min(heard, key=lambda number: (not said[number].startswith("UserError"), number))
+    kind, _, sentence = said[number].partition(": ")
     if kind == "Stopped":
         return Stopped(sentence)
-    return UserError(sentence if kind == "UserError" else f"Rank {number} failed with {failure.message}")
+    return UserError(sentence if kind == "UserError" else f"Rank {number} failed with {said[number]}")
+
+
+def _said(failure: ProcessFailure) -> str:
+    """``Error: sentence``, also where torch hands on the whole record of an error instead of its text."""
+    message: Any = failure.message
+    return str(message["message"] if isinstance(message, dict) else message)
 
 
 def lost(error: RuntimeError) -> UserError | None:

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -204,11 +205,16 @@ class Run:
         waiting = False
         while not ranks.decided(lambda: _locked(lock)):
             if not shared:
-                raise UserError(f"Another process is working in {self.folder}; wait for it, or choose another seed=.")
+                raise UserError(f"{self._other()} is working in {self.folder}; wait for it, or choose another seed=.")
             if not waiting:
                 print(f"waiting for another process that trains {self.folder}", flush=True)
             waiting = True
             time.sleep(LOOK_EVERY)
+
+    def _other(self) -> str:
+        beat = self.heartbeat
+        job = f"job {beat['job']}, " if beat.get("job") else ""
+        return f"Another process ({job}process {beat['pid']} on {beat['host']})" if "pid" in beat else "Another process"
 
     @contextmanager
     def _ending_noted(self) -> Iterator[None]:
@@ -338,7 +344,7 @@ def start_record() -> dict[str, Any]:
 
 def command_line() -> str:
     """The command that repeats this one."""
-    return " ".join(["pgd", *(repr(a) if " " in a else a for a in sys.argv[1:])])
+    return shlex.join(["pgd", *sys.argv[1:]])
 
 
 def device_name() -> str:

@@ -7,14 +7,17 @@ preemption or a lost node. Requeued, it continues in the same run folder and the
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 import pgd_lightning
@@ -27,29 +30,54 @@ from pgd_lightning.sweep import Point, all_points, sweep_folder
 SCRIPT = """#!/bin/bash
 {options}
 # Written by: {command}
+{tasks}
+echo "--- job ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID on $SLURM_JOB_NODELIST, $(date '+%F %T')"
 {setup}
 export PYTHONPATH={source} OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" PYTHONUNBUFFERED=1
+# The settings of this task, a line each
 mapfile -t settings < {folder}/points/"$SLURM_ARRAY_TASK_ID"
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" {python} -m pgd_lightning train "${{settings[@]}}"
 code=$?
 # One task: the number of the last one is also that of the whole array.
-[ $code -eq {stopped} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+# {unready}: told to stop (USR1) before it could listen.
+[ $code -eq {stopped} ] || [ $code -eq {unready} ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $code
 """
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Write and submit the array of the points that are neither trained nor in the queue."""
+    """Write and submit the array of the points that are neither trained nor in the queue.
+
+    Raises UserError where the time limit leaves no time to work.
+    """
+    if seconds(config.launcher.time) <= config.launcher.lead:
+        raise UserError(
+            f"launcher.time={config.launcher.time} ({seconds(config.launcher.time)} seconds) is not longer than "
+            f"launcher.lead={config.launcher.lead}, the seconds before its end at which a job is told to save."
+        )
+    if config.launcher.gpus_per_node and torch.version.cuda is None:
+        say(
+            f"warning: jobs with GPUs will refuse to run with torch {torch.__version__}, a CPU build: install where "
+            "nvidia-smi works, or with TORCH_INDEX= (docs/slurm.md)"
+        )
     points = all_points(with_scale(config, overrides))
     folder = sweep_folder(config, points).absolute()
     name = f"pgd-{folder.name}"
     waiting = queued(name)
     missing = [point for point in points if point.number not in waiting and not point.finished]
     say(f"slurm: {len(points)} points, {len(waiting)} in the queue, {len(missing)} to submit, in {folder}")
+    for task, state in waiting.items():
+        say(f"  in the queue: task {task}, {state}")
+    if waiting:
+        say("  with the resources they were submitted with: scancel them first to change those")
     if missing:
+        say(
+            f"slurm: each may take {seconds(config.launcher.time) / 60:.0f} minutes, then it is put back into the queue"
+        )
         file = write(config, folder, name, missing)
-        say(f"slurm: {submit(file) if config.launcher.submit else f'written: {file}'}")
-    say(f"states: pgd ls runs_dir={config.runs_dir}\nagain:  the same command submits what is missing then")
+        say(f"slurm: {submit(file) if config.launcher.submit else f'written; submit it with: sbatch {file}'}")
+    say(f"logs:   {folder}/logs/<task>.log\nstates: pgd ls runs_dir={config.runs_dir}")
+    say("again:  the same command submits what is missing then")
 
 
 def with_scale(config: DictConfig, overrides: list[str]) -> list[str]:
@@ -59,12 +87,28 @@ def with_scale(config: DictConfig, overrides: list[str]) -> list[str]:
     return [f"scale={'paper' if config.launcher.gpus_per_node else 'laptop'}", *overrides]
 
 
-def queued(name: str) -> set[int]:
-    """Numbers of the tasks of jobs called ``name`` that wait or run."""
+def seconds(time: str | int) -> int:
+    """SLURM's notations of a time limit: minutes, mm:ss, hh:mm:ss, d-hh, d-hh:mm, d-hh:mm:ss.
+
+    Raises UserError for any other.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
+    if not found:
+        raise UserError(f"launcher.time={time} is no time: write hh:mm:ss, for example '08:00:00', or d-hh:mm:ss.")
+    days, *parts = found.groups()
+    one, two, three = (int(part) if part else 0 for part in parts)
+    if days is not None:
+        return ((int(days) * 24 + one) * 60 + two) * 60 + three
+    return one * 60 + two if parts[2] is None else (one * 60 + two) * 60 + three
+
+
+def queued(name: str) -> dict[int, str]:
+    """The tasks of jobs called ``name`` that wait or run: their job, state and SLURM's reason."""
     if shutil.which("squeue") is None:
-        return set()
-    asked = subprocess.run(["squeue", "-h", "-r", "-n", name, "-o", "%K"], capture_output=True, text=True)
-    return {int(word) for word in asked.stdout.split() if word.isdigit()}
+        return {}
+    asked = subprocess.run(["squeue", "-h", "-r", "-n", name, "-o", "%K job %i, %T %R"], capture_output=True, text=True)
+    lines = (line.partition(" ") for line in asked.stdout.splitlines())
+    return {int(task): state for task, _, state in lines if task.isdigit()}
 
 
 def write(config: DictConfig, folder: Path, name: str, points: list[Point]) -> Path:
@@ -76,11 +120,13 @@ def write(config: DictConfig, folder: Path, name: str, points: list[Point]) -> P
     script = SCRIPT.format(
         options="\n".join(f"#SBATCH {option}" for option in sbatch_options(config, folder, name, points)),
         command=shlex.join(["pgd", *sys.argv[1:]]),
+        tasks="\n".join(f"# Task {point.number}: {point.label}" for point in points),
         setup="\n".join(config.launcher.setup),
         source=shlex.quote(str(snapshot(folder))),
         folder=shlex.quote(str(folder)),
         python=shlex.quote(sys.executable),
         stopped=Stopped.exit_code,
+        unready=128 + signal.SIGUSR1,
     )
     write_atomic(folder / "array.sbatch", script)
     return folder / "array.sbatch"
@@ -95,6 +141,7 @@ def sbatch_options(config: DictConfig, folder: Path, name: str, points: list[Poi
         "array": ",".join(str(point.number) for point in points) + at_once,
         "output": f"{folder}/logs/%a.log",
         "open-mode": "append",
+        "chdir": Path.cwd(),
         "signal": f"USR1@{launcher.lead}",
         "nodes": nodes(config),
         "ntasks-per-node": per_node(config),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,26 +21,36 @@ from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, config_hash, settings_hash, write_atomic
 from pgd_lightning.train import arms
 
+SAY_EVERY = 10.0  # seconds without a word
+
+
+@dataclass(frozen=True)
+class Made:
+    """An agent that a point trains: where its run will be, and the settings by which it is known."""
+
+    env: str
+    seed: int
+    settings: str
+
+    def run(self, runs_dir: Path) -> Run | None:
+        """The run, None where there is none yet."""
+        candidates = (Run(path.parent) for path in runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
+        return next((run for run in candidates if self.settings in run.record.get("settings", [])), None)
+
 
 @dataclass(frozen=True)
 class Point:
-    """One combination: a command ``pgd train …`` and the runs that it makes."""
+    """One combination: a command ``pgd train …`` and the agents that it trains."""
 
     number: int
     overrides: list[str]
     label: str  # what tells it from the others
+    runs_dir: Path
+    agents: list[Made]
 
     def runs(self) -> list[Run | None]:
-        """Of each of its agents the run that these settings made, None where there is none yet."""
-        config = compose_config("train", self.overrides)
-        return [self._run(arm) for arm in arms(config, self.overrides)]
-
-    @staticmethod
-    def _run(config: DictConfig) -> Run | None:
-        wanted = settings_hash(config)
-        places = Path(config.runs_dir).glob(f"agent/{config.env.name}/*/{config.seed}/run.json")
-        candidates = (Run(path.parent) for path in places)
-        return next((run for run in candidates if wanted in run.record.get("settings", [])), None)
+        """Of each of its agents the run, None where there is none yet."""
+        return [agent.run(self.runs_dir) for agent in self.agents]
 
     @property
     def finished(self) -> bool:
@@ -68,19 +79,36 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def all_points(overrides: list[str]) -> list[Point]:
     """The combinations of ``overrides``, without what is the launcher's."""
-    points = combinations([o for o in overrides if not o.startswith("launcher")])
-    varied = {o for point in points for o in point if any(o not in other for other in points)}
-    labels = [" ".join(o for o in point if o in varied) or "the only point" for point in points]
-    return [Point(n, point, label) for n, (point, label) in enumerate(zip(points, labels, strict=True))]
+    commands = combinations([o for o in overrides if not o.startswith("launcher")])
+    varied = {o for command in commands for o in command if any(o not in other for other in commands)}
+    points, said = [], time.monotonic()
+    for number, command in enumerate(commands):
+        config = compose_config("train", command)
+        agents = [Made(arm.env.name, arm.seed, settings_hash(arm)) for arm in arms(config, command)]
+        label = " ".join(o for o in command if o in varied) or "the only point"
+        points.append(Point(number, command, label, Path(config.runs_dir), agents))
+        if time.monotonic() - said > SAY_EVERY:
+            said = time.monotonic()
+            say(f"reading settings: {number + 1} of {len(commands)} points")
+    return points
 
 
 def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
-    """Where the sweep is written down (``sweep.json``); its name comes from its points."""
-    commands = [point.overrides for point in points]
-    folder = Path(config.runs_dir) / "sweep" / config_hash(commands)
+    """Where the sweep is written down (``sweep.json``); its name comes from what it trains, however that is spelled."""
+    agents = [[asdict(agent) for agent in point.agents] for point in points]
+    folder = Path(config.runs_dir) / "sweep" / config_hash(agents)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "sweep.json", json.dumps({"points": commands}, indent=2))
+    written = {"points": [point.overrides for point in points], "labels": [point.label for point in points]}
+    write_atomic(folder / "sweep.json", json.dumps(written | {"agents": agents}, indent=2))
     return folder
+
+
+def recorded(sweep: Path) -> list[Point]:
+    """The points of a ``sweep.json``, whose agents lie in the same runs folder."""
+    found = json.loads(sweep.read_text())
+    rows = zip(found["points"], found["labels"], found["agents"], strict=True)
+    runs_dir = sweep.parents[2]
+    return [Point(n, p, label, runs_dir, [Made(**agent) for agent in made]) for n, (p, label, made) in enumerate(rows)]
 
 
 def train(overrides: list[str]) -> int:

@@ -3,6 +3,7 @@
 import netrc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ class Mirror(Logger):
             action()
         except Exception as error:
             self.wandb = None
-            say(f"warning: W&B failed ({error.__class__.__name__}: {error}); the run goes on, its files are the record")
+            say(f"warning: W&B failed ({error.__class__.__name__}: {error}); the run's files are the record")
+            with suppress(Exception):  # else its service, where that died, fails once more when this process ends
+                wandb.teardown()
 
     @property
     def name(self) -> str:
