@@ -20,7 +20,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     module = build_agent(settings, dataset)
     load_agent(module, run)
     seed = derive_seed(config.seed, "evaluate")
-    result = rollout(dataset.env, module.policy, settings.seeds, config.episodes, seed)
+    result = rollout(dataset.env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
     name = f"evaluation-{config.seed}-{config.episodes}.json"
     write_atomic(run.folder / name, json.dumps(result.ledger(dataset.env, settings.updates, "final"), indent=1))
     scores = (

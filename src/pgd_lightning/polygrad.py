@@ -129,15 +129,18 @@ def train(
     provenance: dict[str, Any],
 ) -> None:
     """From the newest checkpoint, if there is one, to the last turn."""
-    turn = config.online.turn
+    turn, workers = config.online.turn, config.ranks.simulators
 
     def record(rows: list[dict[str, Any]]) -> None:
         run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
 
     monitor = derive_seed(config.seed, "monitor")
     if newest_checkpoint(run.checkpoints) is None:
-        record(rollout(env, module.policy, 1, config.evaluation.episodes, monitor).ledger(env, 0, "monitor"))
-    evaluation = Evaluation(env, config.evaluation.every // turn, config.evaluation.episodes, range(1), monitor, record)
+        first = rollout(env, module.policy, 1, config.evaluation.episodes, monitor, workers=workers)
+        record(first.ledger(env, 0, "monitor"))
+    evaluation = Evaluation(
+        env, config.evaluation.every // turn, config.evaluation.episodes, range(1), monitor, record, workers=workers
+    )
     say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
     fit(
         run, config, provenance, module, data,
@@ -148,7 +151,8 @@ def train(
 
 def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[dict[str, Any]]:
     """The ledger's rows of the last policy, which acts by its mean."""
-    result = rollout(env, module.policy, 1, config.evaluation.final_episodes, derive_seed(config.seed, "final"))
+    final = derive_seed(config.seed, "final")
+    result = rollout(env, module.policy, 1, config.evaluation.final_episodes, final, workers=config.ranks.simulators)
     return result.ledger(env, config.online.steps, "final")
 
 

@@ -104,8 +104,10 @@ def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
 
 
 def recorded(sweep: Path) -> list[Point]:
-    """The points of a ``sweep.json``, whose agents lie in the same runs folder."""
+    """The points of a ``sweep.json``, whose agents lie in the same runs folder; none of one of an earlier version."""
     found = json.loads(sweep.read_text())
+    if "agents" not in found:
+        return []
     rows = zip(found["points"], found["labels"], found["agents"], strict=True)
     runs_dir = sweep.parents[2]
     return [Point(n, p, label, runs_dir, [Made(**agent) for agent in made]) for n, (p, label, made) in enumerate(rows)]

@@ -105,6 +105,7 @@ def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[
         config.evaluation.final_episodes,
         derive_seed(config.seed, "final"),
         episodes_here(config),
+        config.ranks.simulators,
     )
     return of_all_ranks(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config)
 
@@ -217,7 +218,7 @@ def fit_agent(
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
         derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
-        episodes_here(config),
+        episodes_here(config), config.ranks.simulators,
     )  # fmt: skip
     fit(
         run, config, dataset.provenance, module, data,

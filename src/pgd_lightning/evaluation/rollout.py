@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.simulators import make
+from pgd_lightning.simulators.fleet import fleet
 from pgd_lightning.trajectory import EnvSpec, Policy
 
 
@@ -40,11 +41,18 @@ class Episodes:
 
 @torch.no_grad()
 def rollout(
-    env: EnvSpec, policy: Policy, num_seeds: int, num_episodes: int, seed: int, share: tuple[int, int] = (0, 1)
+    env: EnvSpec,
+    policy: Policy,
+    num_seeds: int,
+    num_episodes: int,
+    seed: int,
+    share: tuple[int, int] = (0, 1),
+    workers: int = 0,
 ) -> Episodes:
     """Run the S policies of ``policy`` for ``num_episodes`` whole episodes each, all of them side by side.
 
-    With a ``share`` (k, n) only the episodes k, k + n, k + 2 n, ...: of n processes each takes its own.
+    With a ``share`` (k, n) only the episodes k, k + n, k + 2 n, ...: of n processes each takes its own. ``workers`` are
+    processes that step this one's simulators.
 
     Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
@@ -54,24 +62,25 @@ def rollout(
     numbers = range(share[0], num_episodes, share[1])
     if not numbers:
         raise UserError(f"{num_episodes} evaluation episodes cannot be spread over {share[1]} processes: ask for more.")
-    simulators = [[make(env.task, env.physics) for _ in numbers] for _ in range(num_seeds)]
-    starts = [derive_seed(seed, "episode", e) for e in numbers]
-    obs = np.stack([[sim.reset(start) for start, sim in zip(starts, row, strict=True)] for row in simulators])
-    returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
-    running = np.ones(obs.shape[:2], dtype=bool)
-    while running.any():
-        action = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=policy.device)).cpu().numpy()
-        for s, e in zip(*running.nonzero(), strict=True):
-            if not np.isfinite(action[s, e]).all():
-                raise UserError(
-                    f"The policy of seed {s} gave a non-finite action at step {lengths[s, e]} of an evaluation "
-                    "episode: the run has failed; look at its losses and start again with another learning rate."
-                )
-            obs[s, e], reward, terminated = simulators[s][e].step(action[s, e])
-            returns[s, e] += reward
-            lengths[s, e] += 1
-            running[s, e] = not (terminated or lengths[s, e] >= env.max_episode_steps)
-    return Episodes(returns, lengths, numbers, simulators[0][0].physics)
+    simulators = fleet(env.task, env.physics, workers)
+    obs = simulators.reset([derive_seed(seed, "episode", e) for e in numbers] * num_seeds)  # [S * E, O]
+    returns, lengths = np.zeros(len(obs)), np.zeros(len(obs), dtype=np.int64)
+    going = np.arange(len(obs))
+    while len(going):
+        seen = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).unflatten(0, (num_seeds, len(numbers)))
+        action = policy.act(seen).flatten(0, 1).cpu().numpy()[going]
+        if not np.isfinite(action).all():
+            broken = going[~np.isfinite(action).all(-1)][0]
+            raise UserError(
+                f"The policy of seed {broken // len(numbers)} gave a non-finite action at step {lengths[broken]} of an "
+                "evaluation episode: the run has failed; look at its losses and start again with another learning rate."
+            )
+        obs[going], reward, terminated = simulators.step(going, action)
+        returns[going] += reward
+        lengths[going] += 1
+        going = going[~(terminated | (lengths[going] >= env.max_episode_steps))]
+    shape = (num_seeds, len(numbers))
+    return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics)
 
 
 @torch.no_grad()
