@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -102,8 +103,8 @@ def sampling(sampler: Any, num_steps: int) -> float:
         return 256 * rate(lambda: sampler(denoiser, x, PROCESS.schedule(num_steps)), repeats=5)
 
 
-def iql_updates(num_seeds: int) -> float:
-    """Updates of one seed a second, all seeds together."""
+def iql_updates(num_seeds: int, compiled: bool = False) -> float:
+    """Updates of one seed a second, all seeds together; the losses eager or by torch.compile."""
     make = partial(
         IQL,
         obs_dim=11,
@@ -122,9 +123,15 @@ def iql_updates(num_seeds: int) -> float:
         next_obs=torch.randn(*shape, 11), terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
     )  # fmt: skip
 
+    def losses_of() -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = call_stacked(learners, "losses", batch, names=learners.phases()[0])
+        return found
+
+    function: Callable[[], dict[str, torch.Tensor]] = torch.compile(losses_of) if compiled else losses_of
+
     def update() -> None:
         optimizer.zero_grad()
-        losses = call_stacked(learners, "losses", batch, names=learners.phases()[0])
+        losses = function()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
 
@@ -149,13 +156,14 @@ def polygrad_windows(num_steps: int, guided: bool) -> float:
     return 256 * rate(lambda: generator.generate(policy, torch.randn(256, 11), 0), repeats=5)
 
 
-def evaluation_steps() -> float:
-    """Steps of hopper a second in an evaluation of 5 seeds x 10 episodes, policies included."""
+def evaluation_steps(workers: int) -> float:
+    """Steps of hopper a second in an evaluation of 5 seeds x 10 episodes, policies included, simulators started."""
     env = environment("hopper-medium", physics="today")
     agent = IQL(11, 3, [256, 256], 0.99, 0.7, 3.0, 100.0)
     stacked = StackedPolicy(stacked_learners(lambda: agent, 5, 0), lambda obs: obs)
+    rollout(env, stacked, 1, 2, 0, workers=workers)
     began = time.perf_counter()
-    found = rollout(env, stacked, 5, 10, 0)
+    found = rollout(env, stacked, 5, 10, 0, workers=workers)
     return float(found.lengths.sum() / (time.perf_counter() - began))
 
 
@@ -211,6 +219,11 @@ def main() -> None:
     usual = rate(prior_step(plain(TemporalUNet(CHANNELS, FEATURES, 3, 8))))
     few, many, literal = sampling(dpmpp_2m, 16), sampling(heun, 16), literal_sampling(256)
     one, five, sixteen = iql_updates(1), iql_updates(5), iql_updates(16)
+    compiled = {}
+    if shutil.which("g++"):  # which torch.compile needs on a CPU
+        compiled["  compiled over eager, 1 seed"] = round(iql_updates(1, compiled=True) / one, 2)
+        compiled["  compiled over eager, 5 seeds"] = round(iql_updates(5, compiled=True) / five, 2)
+    alone, helped = evaluation_steps(0), evaluation_steps(2)
     short, whole = polygrad_windows(32, True), polygrad_windows(128, True)
     inside, bare = lightning_updates(600)
     achieved = counter.get_total_flops() * ours / 1e9
@@ -228,10 +241,12 @@ def main() -> None:
         "  over 1 seed": round(five / one, 2),
         "IQL seed-updates/s, 16 seeds": round(sixteen),
         "  over 1 seed ": round(sixteen / one, 2),
+        **compiled,
         "Lightning's share of an IQL update": round(1 - inside / bare, 2),
         "PolyGRAD windows/s, 10 rows, 32 steps": round(short),
         "  over the published 128 steps": round(short / whole, 2),
-        "hopper steps/s in evaluation, 5 x 10 episodes": round(evaluation_steps()),
+        "hopper steps/s in evaluation, 5 x 10 episodes": round(alone),
+        "  with two worker processes over that": round(helped / alone, 2),
         "rows/s read from compressed HDF5": round(loading()),
         "peak memory of this run, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
