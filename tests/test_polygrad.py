@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pgd_lightning.configuration import compose_config
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.cosine import Cosine
 from pgd_lightning.diffusion.denoiser import Denoiser
@@ -17,6 +18,7 @@ from pgd_lightning.generators.world import WorldCodec, WorldModel
 from pgd_lightning.generators.world_rollout import StepWorldModel, WorldRollout
 from pgd_lightning.networks.window_mlp import WindowMLP
 from pgd_lightning.networks.window_transformer import WindowTransformer
+from pgd_lightning.prior import build_model
 from pgd_lightning.trajectory import Trajectory
 
 
@@ -361,3 +363,12 @@ def test_given_nan_imagination_says_where():
     denoiser = WorldDenoiser(Broken(), cosine(16), 2, 1)
     with pytest.raises(UserError, match="denoising step 5 of 16: the world model predicted it"):
         imagine(denoiser, denoiser, codec, Tanh(), on_policy(0.02), None, torch.zeros(4, 2), 3, 16, torch.randn_like)
+
+
+@pytest.mark.parametrize("verb", ["train", "polygrad"])
+def test_the_transformer_is_a_choice_of_the_config(verb):
+    env = "env=hopper-medium" if verb == "train" else "env=hopper"
+    settings = [env, "data.horizon=10", "network@world.network=window_transformer"]
+    model = build_model(compose_config(verb, settings), "world", 10)
+    assert model.method == "polygrad-windowtransformer"
+    assert sum(p.numel() for p in model.denoiser.network.parameters()) == 7_240_909
