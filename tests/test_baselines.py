@@ -9,6 +9,7 @@ from test_generators import random_windows
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import heun
+from pgd_lightning.errors import UserError
 from pgd_lightning.generators.autoregressive import Autoregressive, AutoregressiveModel
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.rssm import RSSM, Dreamed, RSSMModel
@@ -65,7 +66,7 @@ def transformer_model(rows: int = 8) -> TransformerModel:
 
 
 def rssm_model() -> RSSMModel:
-    network = RSSM(3, 2, belief=16, hidden=16, latents=4, classes=4, depth=1, bins=21, unimix=0.01)
+    network = RSSM(3, 2, belief=16, blocks=4, hidden=16, latents=4, classes=4, depth=1, bins=21, unimix=0.01)
     units = WorldCodec(3, 2, clip_actions=True)
     units.fit([random_windows(64, 8)])
     return RSSMModel(
@@ -364,3 +365,10 @@ def test_loss_of_the_rssm_is_the_sum_of_its_parts():
     assert parts["loss_model_dynamic"].item() >= 0.5 * 1.0  # free nats
     acted = model.behaviour.log_prob(model.codec.encode_obs(windows.obs), windows.action).mean()
     assert loss.item() == pytest.approx(sum(p.item() for p in parts.values()) - acted.item(), rel=1e-5)
+
+
+def test_sizes_that_do_not_divide_get_a_sentence():
+    with pytest.raises(UserError, match=r"rssm.belief=20 is not a multiple of the 8 blocks"):
+        RSSM(3, 2, belief=20, blocks=8, hidden=16, latents=4, classes=4, depth=1, bins=21, unimix=0.01)
+    with pytest.raises(UserError, match="30 features are not a multiple of its 4 heads"):
+        WindowTransformer(8, 5, 5, features=30, num_blocks=1, heads=4, denoises=False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3, SymExpTwoHot
 from torchrl.objectives import DreamerV3ModelLoss
 
+from pgd_lightning.errors import UserError
 from pgd_lightning.generators.prior import WindowModel
 from pgd_lightning.generators.row_by_row import Memory, RowByRow, happens
 from pgd_lightning.generators.world import WorldCodec
@@ -26,13 +27,17 @@ from pgd_lightning.trajectory import Trajectory
 
 
 class RSSM(nn.Module):
-    """The networks. ``[obs, previous action]`` of windows to states, and heads that read them; all standardised."""
+    """The networks. ``[obs, previous action]`` of windows to states, and heads that read them; all standardised.
+
+    Raises UserError where ``blocks`` do not divide ``belief``.
+    """
 
     def __init__(
         self,
         obs_dim: int,
         action_dim: int,
         belief: int,  # width of the recurrent state
+        blocks: int,  # groups that its cell mixes within
         hidden: int,
         latents: int,  # categorical variables of the state
         classes: int,  # of each
@@ -41,12 +46,15 @@ class RSSM(nn.Module):
         unimix: float,  # share of the uniform distribution in each categorical
     ) -> None:
         super().__init__()
+        if belief % blocks:
+            raise UserError(f"rssm.belief={belief} is not a multiple of the {blocks} blocks of its recurrent cell.")
         self.belief, self.state, self.action_dim = belief, latents * classes, action_dim
         self.encoder = DreamerV3MLP(obs_dim, None, depth, hidden)
         shared = {"hidden_dim": hidden, "num_categoricals": latents, "num_classes": classes, "unimix": unimix}
+        cell = {"recurrent_model": "block_gru", "num_blocks": blocks}
         self.rollout = RSSMRolloutV3(
             TensorDictModule(
-                RSSMPriorV3(rnn_hidden_dim=belief, action_dim=action_dim, recurrent_model="block_gru", **shared),
+                RSSMPriorV3(rnn_hidden_dim=belief, action_dim=action_dim, **cell, **shared),
                 in_keys=["state", "belief", "action"],
                 out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
             ),

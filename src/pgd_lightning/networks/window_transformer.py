@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgd_lightning.errors import UserError
+
 
 class SinusoidTime(nn.Module):
     """Sines and cosines of the label at frequencies from 1 down to 1/10000, then two layers."""
@@ -52,13 +54,15 @@ class WindowTransformer(nn.Module):
 
     Weights start as N(0, 0.02^2), those back into the residual stream divided by sqrt(2 num_blocks); biases at 0.
     7,240,909 parameters for Hopper at T = 10 and the published size. Where it does not denoise it has no label and no
-    embedding of one.
+    embedding of one. Raises UserError where ``heads`` do not divide ``features``.
     """
 
     def __init__(
         self, rows: int, channels: int, predicted: int, features: int, num_blocks: int, heads: int, denoises: bool
     ) -> None:
         super().__init__()
+        if features % heads:
+            raise UserError(f"A transformer's {features} features are not a multiple of its {heads} heads.")
         self.rows = rows
         self.token, self.position = nn.Linear(channels, features), nn.Embedding(rows, features)
         self.time = SinusoidTime(features) if denoises else None
