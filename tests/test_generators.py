@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgd_lightning.configuration import compose_config
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
@@ -14,6 +15,7 @@ from pgd_lightning.generators.guidance import Literal, Score
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
 from pgd_lightning.networks.temporal_unet import TemporalUNet
+from pgd_lightning.prior import warn_of_width
 from pgd_lightning.trajectory import Trajectory
 
 
@@ -193,3 +195,11 @@ def test_windows_depend_on_the_seed_alone():
     one, same, other = (generator(None).generate(None, STARTS, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.obs, same.obs)
     assert not torch.equal(one.obs, other.obs)
+
+
+@pytest.mark.parametrize(("env", "said"), [("pen-expert", True), ("hopper-medium", False)])
+def test_a_network_narrower_than_a_row_is_said(capsys, env, said):
+    warn_of_width(compose_config("prior", [f"env={env}", "network.features=64"]))
+    text = capsys.readouterr().out
+    assert ("has 71 channels and the network 64 features" in text) == said
+    assert ("network.features=128" in text) == said

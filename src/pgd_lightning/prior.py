@@ -92,6 +92,17 @@ def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
         return model
 
 
+def warn_of_width(config: DictConfig) -> None:
+    """Say it if the network is narrower than a row, whose noise it then cannot tell (experiments/fidelity, pen)."""
+    width, channels = config.network.get("features"), config.env.obs_dim + config.env.action_dim + 2
+    if width is not None and width < channels:
+        wider = 2 ** channels.bit_length()
+        say(
+            f"warning: a row of {config.env.name} has {channels} channels and the network {width} features: windows "
+            f"will be poor; network.features={wider} takes some four times as long and is worth it"
+        )
+
+
 def check_size(train: Windows | StepWindows, batch_size: int, section: str, dataset: Dataset) -> None:
     """Raises UserError where the data do not fill a batch."""
     if batch_size % ranks.count():
@@ -119,6 +130,8 @@ def train_model(
     if ranks.rank() == 0:  # DDP hands the units, which are buffers, to the others
         model.fit_units(train.batches(1024))
     data = WindowDataModule(train, held_out, settings.batch_size, config.seed, steps)
+    if section == PRIOR:
+        warn_of_width(config)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"{section}: {size:,} parameters, {steps} steps, {run.folder}")
     fit(
