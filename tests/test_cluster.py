@@ -79,7 +79,7 @@ def test_without_sbatch_the_file_is_named(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("time", "found"),
-    [("30", 1800), (30, 1800), ("02:30", 150), ("08:00:00", 28800), ("1-0", 86400), ("2-12:30", 217800), ("1-0:0:1", 86401)],
+    [("30", 1800), (30, 1800), ("02:30", 150), ("08:00:00", 28800), ("1-0", 86400), ("2-12:30", 217800), ("1-0:0:1", 86401), (0, 0)],
 )  # fmt: skip
 def test_time_limits_are_slurms(time, found):
     assert slurm.seconds(time) == found
@@ -115,7 +115,7 @@ def test_ls_names_points_that_have_not_begun_and_what_their_log_says(monkeypatch
     assert said.count("  missing ") == 4
     assert "\n4 missing\n" in said
     assert f"{folder}/logs/2.log: error: There is no file /nope.hdf5." in said
-    assert "agent=td3_bc seed=1  (in " in said
+    assert "task 3, 1 of 1 agents  agent=td3_bc seed=1  (in " in said
 
 
 def test_what_is_in_the_queue_is_shown_with_slurms_reason(monkeypatch):

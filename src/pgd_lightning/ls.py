@@ -31,7 +31,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             if run.folder.parents[1] == folder:
                 say(line(run, state))
     if waiting and config.state in (None, MISSING):
-        say("\npoints of sweeps that have not begun")
+        say("\npoints of sweeps with agents that have not begun")
         for text in waiting:
             say(text)
     counts = Counter(states) + Counter({MISSING: len(waiting)})
@@ -51,11 +51,12 @@ def missing(sweep: Path) -> list[Point]:
 def point_line(sweep: Path, point: Point) -> str:
     """Number and label of a point, and the last line of its job's log, if it had one."""
     log = sweep.parent / "logs" / f"{point.number}.log"
-    text = f"  {MISSING:<9}{point.number:>5}  {point.label}"
+    runs = point.runs()
+    text = f"  {MISSING:<9}task {point.number}, {runs.count(None)} of {len(runs)} agents  {point.label}"
     if not log.exists():
         return f"{text}  (in {sweep.parent}; without that folder it is forgotten)"
     last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-    return f"{text}\n{'':18}{log}: {''.join(last)}"
+    return f"{text}\n{'':11}{log}: {''.join(last)}"
 
 
 def line(run: Run, state: str) -> str:

@@ -50,10 +50,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
     Raises UserError where the time limit leaves no time to work.
     """
-    if seconds(config.launcher.time) <= config.launcher.lead:
+    limit = seconds(config.launcher.time)
+    if 0 < limit <= config.launcher.lead:
         raise UserError(
-            f"launcher.time={config.launcher.time} ({seconds(config.launcher.time)} seconds) is not longer than "
-            f"launcher.lead={config.launcher.lead}, the seconds before its end at which a job is told to save."
+            f"launcher.time={config.launcher.time} ({limit} seconds) is not longer than launcher.lead="
+            f"{config.launcher.lead}, the seconds before its end at which a job is told to save."
         )
     if config.launcher.gpus_per_node and torch.version.cuda is None:
         say(
@@ -71,9 +72,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if waiting:
         say("  with the resources they were submitted with: scancel them first to change those")
     if missing:
-        say(
-            f"slurm: each may take {seconds(config.launcher.time) / 60:.0f} minutes, then it is put back into the queue"
-        )
+        if limit:
+            say(f"slurm: each may take {limit / 60:.0f} minutes, then it is put back into the queue")
         file = write(config, folder, name, missing)
         say(f"slurm: {submit(file) if config.launcher.submit else f'written; submit it with: sbatch {file}'}")
     say(f"logs:   {folder}/logs/<task>.log\nstates: pgd ls runs_dir={config.runs_dir}")
@@ -88,7 +88,7 @@ def with_scale(config: DictConfig, overrides: list[str]) -> list[str]:
 
 
 def seconds(time: str | int) -> int:
-    """SLURM's notations of a time limit: minutes, mm:ss, hh:mm:ss, d-hh, d-hh:mm, d-hh:mm:ss.
+    """SLURM's notations of a time limit: minutes, mm:ss, hh:mm:ss, d-hh, d-hh:mm, d-hh:mm:ss; 0 is none.
 
     Raises UserError for any other.
     """
