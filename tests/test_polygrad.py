@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.configuration import compose_config, options
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.cosine import Cosine
 from pgd_lightning.diffusion.denoiser import Denoiser
@@ -19,6 +19,7 @@ from pgd_lightning.generators.world_rollout import StepWorldModel, WorldRollout
 from pgd_lightning.networks.window_mlp import WindowMLP
 from pgd_lightning.networks.window_transformer import WindowTransformer
 from pgd_lightning.prior import build_model
+from pgd_lightning.runs import build
 from pgd_lightning.trajectory import Trajectory
 
 
@@ -372,3 +373,10 @@ def test_the_transformer_is_a_choice_of_the_config(verb):
     model = build_model(compose_config(verb, settings), "world", 10)
     assert model.method == "polygrad-windowtransformer"
     assert sum(p.numel() for p in model.denoiser.network.parameters()) == 7_240_909
+
+
+@pytest.mark.parametrize("name", [name for name in options("generator") if name != "none"])
+def test_every_generator_of_the_config_can_be_made(name):
+    """Each with the guidance that it names and no key of another one's."""
+    config = compose_config("train", [f"generator={name}", "scale=smoke"])
+    assert callable(build(config.generator.build))
