@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pgd_lightning.configuration import compose_config, options
@@ -373,6 +374,19 @@ def test_the_transformer_is_a_choice_of_the_config(verb):
     model = build_model(compose_config(verb, settings), "world", 10)
     assert model.method == "polygrad-windowtransformer"
     assert sum(p.numel() for p in model.denoiser.network.parameters()) == 7_240_909
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "sentence"),
+    [
+        ("rssm.model", "rssm.belief=100", r"^rssm\.belief=100 is not a multiple of the 8 blocks"),
+        ("generator.build", "generator.build.guidance.kind=wild", r"^guidance\.kind=wild is none of"),
+    ],
+)
+def test_what_a_part_of_the_config_refuses_is_one_sentence(section, setting, sentence):
+    config = compose_config("train", ["generator=polygrad", "scale=smoke", setting])
+    with pytest.raises(UserError, match=sentence):
+        build(OmegaConf.select(config, section))
 
 
 @pytest.mark.parametrize("name", [name for name in options("generator") if name != "none"])

@@ -31,6 +31,7 @@ from typing import IO, Any
 
 import hydra.utils
 import torch
+from hydra.errors import InstantiationException
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
@@ -63,12 +64,18 @@ def settings_hash(config: DictConfig) -> str:
 def build(config: Any) -> Any:
     """Instantiate a config whose every ``_target_`` lies in this package or Lightning.
 
-    Raises UserError for any other target: a config that came with a checkpoint is data, not code to run.
+    Raises UserError for any other target: a config that came with a checkpoint is data, not code to run; and whatever
+    UserError a target raises, without what Hydra wraps around it.
     """
     for target in _targets(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config):
         if not str(target).startswith(TARGETS):
             raise UserError(f"The config names '{target}' as something to build; only {' and '.join(TARGETS)} are.")
-    return hydra.utils.instantiate(config)
+    try:
+        return hydra.utils.instantiate(config)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.simulators import make
 from pgd_lightning.simulators.simulator import Array, Simulator
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -38,8 +39,6 @@ class Here:
     """All in this process."""
 
     def __init__(self, task: str, physics: str) -> None:
-        from pgd_lightning.simulators import make
-
         self.make = lambda: make(task, physics)
         self.simulators: list[Simulator] = [self.make()]
         self.physics = self.simulators[0].physics
