@@ -12,6 +12,7 @@ from pgd_lightning.errors import UserError
 VERBS = {
     "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
+    "imagine": "PolyGRAD offline: clone, then improve in a world model of the recording (also: train -cn imagine)",
     "prior": "train the diffusion prior alone (train does it by itself)",
     "evaluate": "roll a trained agent out once more: run=<folder>",
     "generate": "write a synthetic set as D4RL-layout HDF5: run=<folder> out=<file>",
@@ -27,7 +28,7 @@ VERBS = {
     "dashboard": "a W&B workspace with this project's panels: entity=<user or team>",
 }
 
-TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
+TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]

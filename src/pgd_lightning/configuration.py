@@ -22,10 +22,12 @@ CONF = files("pgd_lightning.conf")
 AT_LEAST_1 = (
     "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime",
     "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
+    "imagine.clone", "imagine.improve", "imagine.windows", "imagine.batch_size",
 )  # fmt: skip
 AT_LEAST = {**dict.fromkeys(AT_LEAST_1, 1), "data.horizon": 2, "ranks.simulators": 0}  # one row holds no step
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
+    "imagine": {"learner": "learner@imagine.learner"},
 }
 
 

@@ -177,6 +177,30 @@ class SyntheticDataModule(LightningDataModule):
         self.synthetic = Transition(**tensors, batch_size=tensors["reward"].shape) if tensors else None
 
 
+class StartsDataModule(LightningDataModule):
+    """Turns ``{number, starts [N, O], real [B]}``: uniform steps of a recording, to begin imagination and to repeat."""
+
+    def __init__(self, real: Transition | Steps, num_starts: int, batch_size: int, seed: int, total_turns: int) -> None:
+        super().__init__()
+        self.real, self.num_starts, self.batch_size = real, num_starts, batch_size
+        self.seed, self.total_turns = seed, total_turns
+
+    def train_dataloader(self) -> Iterable[int]:
+        """The numbers of the turns to come, see :class:`SyntheticDataModule`."""
+        return Stream(lambda: iter(range(self.trainer.global_step, self.total_turns)))  # type: ignore[union-attr]
+
+    def on_before_batch_transfer(self, batch: int, dataloader_idx: int) -> dict[str, Any]:
+        return self.turn(batch)
+
+    def turn(self, number: int) -> dict[str, Any]:
+        """Both draws depend on the seed and the turn alone."""
+        rows = torch.randint(
+            len(self.real), (self.num_starts + self.batch_size,), generator=stream(self.seed, "imagine", number)
+        )
+        steps = self.real[rows]
+        return {"number": number, "starts": steps.obs[: self.num_starts], "real": steps[self.num_starts :]}
+
+
 def finite_only(steps: Transition, at: int) -> Transition:
     """``[S, M]`` with each step that holds NaN or infinity replaced by a finite one of the same seed, and counted.
 

@@ -1,0 +1,171 @@
+"""PolyGRAD's learner on a recording: what each phase moves, what conservatism adds, the run, its faults and resume."""
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_pipeline import pgd, recording  # noqa: F401  (recording is a fixture)
+
+from pgd_lightning import imagine
+from pgd_lightning.agents.actor_critic import alive
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.errors import UserError
+from pgd_lightning.imagination import Conservatism, OfflineImagination, Phases
+from pgd_lightning.networks.actors import FlooredActor
+from pgd_lightning.runs import Run
+from pgd_lightning.trajectory import Trajectory, Transition
+
+SMALL = [
+    "scale=smoke", "env=maze2d-umaze", "world.steps=20", "world.width=32", "world.sampling.num_steps=8",
+    "imagine.clone=12", "imagine.warm_up=4", "imagine.improve=8", "imagine.log_every=1", "imagine.actor_rate=3e-3",
+    "checkpoint_every=5", "evaluation.every=12", "logger.wandb=disabled",
+]  # fmt: skip
+
+
+def settings(recording: Path, runs: Path, *more: str) -> list[str]:  # noqa: F811
+    return ["imagine", *SMALL, f"data.source={recording}", "data.cache=null", f"runs_dir={runs}", *more]
+
+
+def imagined(rows: int = 5) -> Trajectory:
+    generator = torch.Generator().manual_seed(3)
+    ends = torch.zeros(8, rows, dtype=torch.bool)
+    ends[:3, 2] = True
+    return Trajectory(
+        obs=torch.randn(8, rows, 4, generator=generator), action=torch.randn(8, rows, 2, generator=generator),
+        reward=torch.randn(8, rows, generator=generator), terminated=ends, batch_size=[8, rows],
+    )  # fmt: skip
+
+
+def steps() -> Transition:
+    windows = imagined()
+    return windows.transitions()[:16]
+
+
+def actors() -> tuple[FlooredActor, FlooredActor]:
+    torch.manual_seed(0)
+    actor, clone = FlooredActor(4, 2, [16], 0.7, 0.1), FlooredActor(4, 2, [16], 0.4, 0.1)
+    return actor, clone
+
+
+def test_what_conservatism_adds():
+    """KL(pi || clone) of torch's Gaussians over steps that are still alive, and -log pi of recorded actions."""
+    (actor, clone), windows, real = actors(), imagined(), steps()
+    obs = windows.obs[:, :-1]
+    normal = [torch.distributions.Normal(policy.act(obs), policy.std.expand(8, 4, 2)) for policy in (actor, clone)]
+    apart = torch.distributions.kl_divergence(*normal).sum(-1)
+    expected = 0.3 * (alive(windows.terminated) * apart).mean()
+    kl = Conservatism("kl", 0.3).anchor(actor, clone, real)
+    torch.testing.assert_close(kl(windows), expected)
+    assert float(Conservatism("kl", 0.3).anchor(clone, clone, real)(windows).detach()) == pytest.approx(0, abs=1e-6)
+    data = Conservatism("data", 0.3).anchor(actor, clone, real)
+    torch.testing.assert_close(data(windows), -0.3 * actor.log_prob(real.obs, real.action).mean())
+    assert Conservatism("none", 0.3).anchor(actor, clone, real) is None
+    kl(windows).backward()
+    assert clone.log_excess.grad is None
+    with pytest.raises(UserError, match="kind=some is none of none, kl, data"):
+        Conservatism("some", 1.0)
+
+
+def test_phases_move_what_they_say(recording, tmp_path, monkeypatch):  # noqa: F811
+    """Clone: the actor. Warm-up: the critic. Then both. The world model never; the clone is the actor of its time."""
+    seen: list[tuple[int, dict[str, torch.Tensor]]] = []
+    original = OfflineImagination.training_step
+
+    def watched(self, turn, index):
+        before = copy.deepcopy(self.state_dict())
+        original(self, turn, index)
+        after = self.state_dict()
+        moved = {
+            name.removeprefix("agent.").split(".")[0] for name in after if not torch.equal(before[name], after[name])
+        }
+        seen.append((turn["number"], moved))
+
+    monkeypatch.setattr(OfflineImagination, "training_step", watched)
+    assert pgd(monkeypatch, settings(recording, tmp_path, "seeds=1")) == 0
+    assert [number for number, _ in seen] == list(range(24))
+    for number, moved in seen:
+        if number < 11:
+            assert moved == {"actor"}
+        elif number == 11:
+            assert moved == {"actor", "clone"}
+        elif number < 16:
+            assert moved <= {"critic", "target", "strength"} and "critic" in moved
+        else:
+            assert {"actor", "critic"} <= moved <= {"actor", "critic", "target", "strength", "log_rate"}
+
+
+def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert pgd(monkeypatch, ["train", "-cn", *settings(recording, whole)]) == 0
+    said = capsys.readouterr().out
+    assert "improved in imagination" in said
+    assert "conservatism kl 0.1" in said
+    original = OfflineImagination.training_step
+
+    def interrupted(self, turn, index):
+        if turn["number"] == 18 and self.seed == 1:
+            raise RuntimeError("killed here")
+        original(self, turn, index)
+
+    monkeypatch.setattr(OfflineImagination, "training_step", interrupted)
+    assert pgd(monkeypatch, settings(recording, parts)) == 1
+    monkeypatch.setattr(OfflineImagination, "training_step", original)
+    capsys.readouterr()
+    assert pgd(monkeypatch, settings(recording, parts)) == 0
+    said = capsys.readouterr().out
+    assert "seed 0 is trained already" in said
+    assert "continues from step=000000015.ckpt" in said
+    for seed in ("0", "1"):
+        runs = [Run(next((root / "imagination").rglob(f"{seed}/run.json")).parent) for root in (whole, parts)]
+        assert runs[0].finished
+        ours, theirs = (
+            torch.load(sorted(run.checkpoints.glob("*.ckpt"))[-1], weights_only=True)["state_dict"] for run in runs
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        assert runs[0].rows("ledger.jsonl") == runs[1].rows("ledger.jsonl")
+        assert {row["purpose"] for row in runs[0].rows("ledger.jsonl")} == {"monitor", "clone", "final"}
+    report = next((whole / "imagination").rglob("report"))
+    assert (report / "learning_curves.png").stat().st_size > 10_000
+    summary = json.loads((report / "summary.json").read_text())
+    assert summary["scores"]["clone"]["num_seeds"] == 2
+    assert summary["windows"]["finite"] == 1
+
+
+def test_the_clone_learns_the_recorded_actions_and_kl_holds_the_policy_to_it(recording, tmp_path, monkeypatch):  # noqa: F811
+    found = {}
+    for kind in ("none", "kl"):
+        more = ("seeds=1", "imagine.clone=300", f"imagine.conservatism.kind={kind}", "imagine.conservatism.weight=30")
+        assert pgd(monkeypatch, settings(recording, tmp_path, *more)) == 0
+    for path in (tmp_path / "imagination").rglob("run.json"):
+        run = Run(path.parent)
+        config = run.load_config()
+        state = torch.load(sorted(run.checkpoints.glob("*.ckpt"))[-1], weights_only=True)["state_dict"]
+        apart = sum(
+            float((state[f"agent.actor.{name.removeprefix('clone.')}"] - state[name]).square().sum())
+            for name in state
+            if name.startswith("clone.")
+        )
+        found[config.imagine.conservatism.kind] = apart
+    assert found["kl"] < found["none"]
+
+
+def test_how_often_it_logs_makes_no_other_run(tmp_path):
+    known = SimpleNamespace(provenance={"sha256": "x"})
+    runs = [
+        imagine.run_of(compose_config("imagine", [*SMALL, f"runs_dir={tmp_path}", more]), known, 0).folder
+        for more in ("imagine.log_every=2", "imagine.log_every=3", "imagine.conservatism.weight=1")
+    ]
+    assert runs[0] == runs[1] != runs[2]
+    assert imagine.phases(compose_config("imagine", SMALL)) == Phases(12, 4, 8)
+
+
+def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.conservatism.kind=most", "seeds=1")) == 1
+    assert "imagine.conservatism.kind=most is none of none, kl, data" in capsys.readouterr().err
+    assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.windows=0")) == 1
+    assert "imagine.windows=0 does not fit: it is at least 1" in capsys.readouterr().err
+    assert pgd(monkeypatch, settings(recording, tmp_path, "data.horizon=2000")) == 1
+    assert "window" in capsys.readouterr().err
