@@ -96,9 +96,10 @@ class Recorder:
     """A generator whose windows carry the number of the policy that asked for them."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.seeds = [], []
 
     def generate(self, policy, starts, seed):
+        self.seeds.append(seed)
         version = -1.0 if policy is None else float(policy)
         self.seen.append(version)
         shape = (*starts.shape[:-1], 5)
@@ -131,11 +132,12 @@ class Counter(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def run(tmp_path, steps_to, resume=None, every=5, generator=None, first_unguided=True):
+def run(tmp_path, steps_to, resume=None, every=5, generator=None, first_unguided=True, lead=0):
     module, generator = Counter(), generator or Recorder()
     data = SyntheticDataModule(
         REAL, generator, "blend", batch_size=16, synthetic_batch=12, lifetime=10, num_windows=20,
         first_unguided=first_unguided, keep_terminal=False, seed=0, num_seeds=2, total_steps=steps_to, observers=[],
+        lead=lead,
     )  # fmt: skip
     trainer = Trainer(
         max_steps=steps_to, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,

@@ -35,7 +35,13 @@ def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
     """
     for name, extra in (("one", []), ("two", TWO)):
         process = train(
-            recording, tmp_path / name, "compare=[none]", "prior.log_every=1", "trainer.precision=64-true", *extra
+            recording,
+            tmp_path / name,
+            "compare=[none]",
+            "prior.log_every=1",
+            "trainer.precision=64-true",
+            "synthetic.lead=8",
+            *extra,
         )
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning import ranks, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
+from pgd_lightning.data.ahead import Beside
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.callback import Evaluation
@@ -205,6 +206,7 @@ def fit_agent(
     observers = []
     if behaviour is not None and ranks.rank() == 0:
         observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)]
+    ahead = Beside(generator, config.ranks.generating) if generator and config.synthetic.lead else None
     data = SyntheticDataModule(
         real=dataset.transitions,
         generator=generator,
@@ -213,6 +215,7 @@ def fit_agent(
         num_seeds=len(seeds),
         total_steps=config.updates,
         observers=observers,
+        maker=ahead,
         share=share,
     )
     evaluation = Evaluation(
@@ -226,3 +229,5 @@ def fit_agent(
         callbacks=[evaluation] if behaviour else [],
         spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
     )  # fmt: skip
+    if ahead:
+        ahead.end()

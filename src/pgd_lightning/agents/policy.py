@@ -1,12 +1,12 @@
 """The policies of S learners as one ``Policy``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from pgd_lightning.agents.learner import Learner
-from pgd_lightning.agents.seeds import call_stacked
+from pgd_lightning.agents.seeds import call_stacked, is_shared
 
 
 class StackedPolicy:
@@ -49,3 +49,11 @@ class StackedPolicy:
         variance = torch.as_tensor(spread, dtype=action.dtype, device=action.device).expand_as(action)
         score: Tensor = call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
         return score
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights that each seed has of its own, ``[S, ...]``."""
+        return {name: t for name, t in self.learner.state_dict().items() if not is_shared(self.learner, name)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of another moment."""
+        self.learner.load_state_dict(dict(state), strict=False)

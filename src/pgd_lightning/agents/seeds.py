@@ -31,12 +31,13 @@ def stacked_learners(make: Callable[[], Learner], num_seeds: int, seed: int) -> 
         owner, leaf = _owner(stacked, name)
         if name in parameters:
             tensor = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
-        if not _is_shared(stacked, name):
+        if not is_shared(stacked, name):
             setattr(owner, leaf, tensor)
     return stacked
 
 
-def _is_shared(stacked: Learner, name: str) -> bool:
+def is_shared(stacked: Learner, name: str) -> bool:
+    """Whether all learners have the parameter ``name`` in common."""
     return name.split(".")[0] in stacked.shared
 
 
@@ -87,7 +88,7 @@ def _slots(stacked: Learner) -> list[_Slot]:
     found: list[_Slot] | None = stacked.__dict__.get("_seed_slots")
     if found is None:
         found = [
-            _Slot(owner, kind, leaf, not _is_shared(stacked, f"{path}.{leaf}" if path else leaf))
+            _Slot(owner, kind, leaf, not is_shared(stacked, f"{path}.{leaf}" if path else leaf))
             for path, owner in stacked.named_modules()
             for kind in ("_parameters", "_buffers")
             for leaf, tensor in getattr(owner, kind).items()

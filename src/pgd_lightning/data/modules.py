@@ -12,6 +12,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
+from pgd_lightning.data.ahead import InTurn, Maker
 from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
 from pgd_lightning.data.recording import Steps
 from pgd_lightning.data.windows import StepWindows, Windows
@@ -84,8 +85,10 @@ class SyntheticDataModule(LightningDataModule):
 
     Before the updates 0, ``lifetime``, 2 ``lifetime``, ... a new synthetic set is generated, guided by the policy of
     that moment (the first one by none if ``first_unguided``), shown to ``observers``, and kept in the checkpoint.
-    ``generator=None`` gives real batches alone. Processes that ``share`` the rows make a part of each set, all have the
-    whole of it, and take a part of each batch. Raises UserError where a batch cannot be shared evenly.
+    With ``lead`` > 0 every set after the first follows the policy of ``lead`` updates before, a copy of which ``maker``
+    gets at that time. ``generator=None`` gives real batches alone. Processes that ``share`` the rows make a part of
+    each set, all have the whole of it, and take a part of each batch. Raises UserError where a batch cannot be shared
+    evenly, or a set would be asked for before the last one is in use.
     """
 
     def __init__(
@@ -103,15 +106,20 @@ class SyntheticDataModule(LightningDataModule):
         num_seeds: int,
         total_steps: int,
         observers: Sequence[Observer],
+        lead: int = 0,
+        maker: Maker | None = None,
         share: Share = ALL,
     ) -> None:
         super().__init__()
+        if not 0 <= lead <= lifetime:
+            raise UserError(f"synthetic.lead={lead} does not fit: it is 0 to synthetic.lifetime={lifetime}.")
         if batch_size % share.count or num_windows < share.count:
             raise UserError(
                 f"synthetic.batch_size={batch_size} and num_windows={num_windows} cannot be spread over {share.count} "
                 "processes: the first must be a multiple of their number, the second at least as large."
             )
-        self.share = share
+        self.share, self.lead = share, lead
+        self.maker = maker or (InTurn(generator) if generator else None)
         if synthetic_batch > batch_size:
             raise UserError(f"synthetic.synthetic_batch={synthetic_batch} is more than batch_size={batch_size}.")
         self.real, self.generator, self.mix = real, generator, mixing_named(mixing)
@@ -120,6 +128,8 @@ class SyntheticDataModule(LightningDataModule):
         self.seed, self.num_seeds, self.total_steps, self.observers = seed, num_seeds, total_steps, observers
         self.synthetic: Transition | None = None
         self.generated_at = -1
+        self.asked: tuple[int, Any] | None = None  # the step that a set was asked for, and the policy it follows
+        self.resumed: dict[str, Any] | None = None  # the same, with the policy's weights, as a checkpoint has it
 
     def train_dataloader(self) -> Iterable[int]:
         """The numbers of the steps to come. Lightning fetches one ahead; a batch made then would follow a policy one
@@ -146,33 +156,62 @@ class SyntheticDataModule(LightningDataModule):
         due = step - step % self.lifetime
         if self.generated_at != due:
             self.regenerate(due, module)
+        following = due + self.lifetime
+        if self.lead and following - self.lead <= step and following < self.total_steps:
+            self._ask(following, module)
         self.synthetic = self.synthetic.to(module.device) if self.synthetic is not None else None
         return self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seed)
 
     def regenerate(self, step: int, module: LightningModule) -> None:
         """Replace the synthetic set by one of the module's current policy."""
         assert self.generator is not None
-        policy = None if self.first_unguided and step == 0 else module.policy
-        rows = torch.randint(
-            len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
-        )
-        starts = self.share.of(self.real[rows.to(device_of(self.real))].obs)
-        part = () if self.share.count == 1 else (self.share.number,)
-        windows = self.generator.generate(policy, starts, derive_seed(self.seed, "synthetic", step, *part))  # type: ignore[arg-type]
-        if part:
+        if self.lead and step > 0:
+            self._ask(step, module)
+            assert self.maker is not None
+            windows, self.asked = self.maker.result(), None
+        else:
+            policy: Any = None if self.first_unguided and step == 0 else module.policy
+            windows = self.generator.generate(policy, *self._wanted(step))
+        if self.share.count > 1:
             parts: Any = self.share.gathered(windows.cpu())
-            windows = cast(Trajectory, torch.cat(parts, dim=1)).to(starts.device)
+            windows = cast(Trajectory, torch.cat(parts, dim=1))
+        windows = windows.to(module.device)
         for observe in self.observers:
             observe(step, windows)
         self.synthetic = finite_only(windows.transitions(self.keep_terminal), step)
         self.generated_at = step
 
+    def _wanted(self, step: int) -> tuple[Tensor, int]:
+        """Starts and seed of this process's part of the set of ``step``."""
+        rows = torch.randint(
+            len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
+        )
+        starts = self.share.of(self.real[rows.to(device_of(self.real))].obs)
+        part = () if self.share.count == 1 else (self.share.number,)
+        return starts, derive_seed(self.seed, "synthetic", step, *part)
+
+    def _ask(self, step: int, module: Any) -> None:
+        """Have the set of ``step`` made, of the present policy or the one that was asked for before an interruption."""
+        if self.asked is not None:
+            return
+        policy = module.held_policy()
+        if self.resumed:
+            policy.load_state_dict(self.resumed["policy"])
+            self.resumed = None
+        self.asked = step, policy
+        assert self.maker is not None
+        self.maker.begin(policy, *self._wanted(step))
+
     def state_dict(self) -> dict[str, Any]:
         tensors = self.synthetic.to_dict() if self.synthetic is not None else {}
-        return {"generated_at": self.generated_at, "synthetic": tensors}
+        state: dict[str, Any] = {"generated_at": self.generated_at, "synthetic": tensors}
+        if self.asked is not None:
+            step, policy = self.asked
+            state["asked"] = {"step": step, "policy": policy.state_dict()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generated_at = state["generated_at"]
+        self.generated_at, self.resumed = state["generated_at"], state.get("asked")
         tensors = state["synthetic"]
         self.synthetic = Transition(**tensors, batch_size=tensors["reward"].shape) if tensors else None
 
