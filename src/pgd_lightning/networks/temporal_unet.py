@@ -57,7 +57,7 @@ class Conv(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         taps = self.kernel_size[0]
         if taps == 2:
-            x = F.pad(x, (0, 0, 0, 1))
+            x = torch.cat([x, x.new_zeros(len(x), 1, x.shape[-1])], dim=1)  # F.pad writes everything twice
         weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=(0, (taps - 1) // 2))
         return y.squeeze(2).transpose(1, 2)
@@ -71,9 +71,13 @@ class RowGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = x.unflatten(-1, (self.num_groups, -1))
-        # Not F.group_norm: layer_norm of the group axis is the same sum, and faster on short rows.
-        normed = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).flatten(-2)
-        return torch.addcmul(self.bias, normed, self.weight)
+        if torch.is_grad_enabled():
+            # Not F.group_norm: layer_norm of the group axis is the same sum, and faster on short rows.
+            normed = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps)
+        else:  # two to three times faster still on a CPU, but slower once gradients are wanted
+            normed = grouped - grouped.mean(-1, keepdim=True)
+            normed *= normed.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return torch.addcmul(self.bias, normed.flatten(-2), self.weight)
 
 
 class Encoder(nn.Module):
@@ -88,8 +92,8 @@ class Encoder(nn.Module):
         self.norm_b = RowGroupNorm(groups, channels)
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        x = F.relu(self.norm_a(self.conv_a(x) + self.time(tau).unsqueeze(-2)))
-        return F.relu(self.norm_b(self.conv_b(x)))
+        x = self.norm_a(self.conv_a(x) + self.time(tau).unsqueeze(-2)).relu_()
+        return self.norm_b(self.conv_b(x)).relu_()
 
 
 class Decoder(nn.Module):
@@ -107,9 +111,9 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, tau: Tensor) -> Tensor:
         x = nearest_rows(x, skip.shape[-2])
-        x = F.relu(self.norm_up(self.conv_up(x) + self.time(tau).unsqueeze(-2)))
-        x = F.relu(self.norm_a(self.conv_a(torch.cat([x, skip], dim=-1))))
-        return F.relu(self.norm_b(self.conv_b(x)))
+        x = self.norm_up(self.conv_up(x) + self.time(tau).unsqueeze(-2)).relu_()
+        x = self.norm_a(self.conv_a(torch.cat([x, skip], dim=-1))).relu_()
+        return self.norm_b(self.conv_b(x)).relu_()
 
 
 def nearest_rows(x: Tensor, length: int) -> Tensor:
