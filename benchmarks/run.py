@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from pgd_lightning.agents.iql import IQL
@@ -31,6 +32,7 @@ from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
 from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.models import build_prior
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet
 from pgd_lightning.polygrad import build_learner
 from pgd_lightning.randomness import stream
@@ -148,6 +150,43 @@ def literal_sampling(num_steps: int) -> float:
     return 256 * one / (2 * num_steps - 1)
 
 
+def guided_windows(*settings: str, windows: int, repeats: int) -> float:
+    """Windows a second of ``generator=pgd`` with these settings, guided by one IQL policy."""
+    config = compose_config("train", ["env=hopper-medium", "scale=laptop", "seeds=1", *settings])
+    agent: Any = build(config.agent)
+    generator = build(config.generator.build)(build_prior(config, 1))
+    starts = torch.randn(1, windows, config.env.obs_dim)
+    return windows * rate(lambda: generator.generate(agent.policy, starts, 0), repeats=repeats)
+
+
+def share_in_products() -> float:
+    """Of an IQL update's processor time, one seed: what its matrix products take."""
+    config = compose_config("train", ["env=hopper-medium", "scale=laptop", "seeds=1"])
+    agent: Any = build(config.agent)
+    optimizer = torch.optim.AdamW([p for p in agent.learner.parameters() if p.requires_grad], fused=True)
+    shape = (1, 256)
+    batch = Transition(
+        obs=torch.randn(*shape, 11), action=torch.rand(*shape, 3), reward=torch.randn(shape),
+        next_obs=torch.randn(*shape, 11), terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
+    )  # fmt: skip
+
+    def update() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        losses = call_stacked(agent.learner, "losses", batch, names=agent.learner.phases()[0])
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        agent._update_targets()
+
+    for _ in range(5):
+        update()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(50):
+            update()
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    products = sum(times.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm", "baddbmm"))
+    return products / sum(times.values())
+
+
 def polygrad_windows(num_steps: int, guided: bool) -> float:
     """Windows a second of PolyGRAD's imagination, 10 rows, the laptop's width."""
     config = compose_config("polygrad", ["env=hopper", "scale=laptop", f"world.sampling.num_steps={num_steps}"])
@@ -219,6 +258,8 @@ def main() -> None:
     ours = rate(prior_step(network))
     usual = rate(prior_step(plain(TemporalUNet(CHANNELS, FEATURES, 3, 8))))
     few, many, literal = sampling(dpmpp_2m, 16), sampling(heun, 16), literal_sampling(256)
+    guided = guided_windows(windows=256, repeats=5)
+    guided_literal = guided_windows("sampler=heun_churn", "guidance=literal", windows=64, repeats=1)
     one, five, sixteen = iql_updates(1), iql_updates(5), iql_updates(16)
     compiled = {}
     if shutil.which("g++"):  # which torch.compile needs on a CPU
@@ -237,7 +278,10 @@ def main() -> None:
         "windows/s, DPM-Solver++(2M), 16 steps": round(few),
         "  over Heun, 16 steps": round(few / many, 2),
         "  over the published 256 steps with churn": round(few / literal, 1),
+        "guided windows/s, DPM-Solver++(2M), 16 steps": round(guided),
+        "  over the published 256 steps, guided": round(guided / guided_literal, 1),
         "IQL seed-updates/s, 1 seed": round(one),
+        "  share of matrix products": round(share_in_products(), 2),
         "IQL seed-updates/s, 5 seeds": round(five),
         "  over 1 seed": round(five / one, 2),
         "IQL seed-updates/s, 16 seeds": round(sixteen),
