@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from pgd_lightning.diffusion.cosine import Cosine
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.guidance import Rule
-from pgd_lightning.generators.polygrad import StepLimit, imagine
+from pgd_lightning.generators.polygrad import StepLimit, begun_anew, imagine
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.generators.world import WorldCodec, WorldModel
 from pgd_lightning.generators.world_rollout import StepWorldModel, WorldRollout
@@ -394,3 +396,22 @@ def test_every_generator_of_the_config_can_be_made(name):
     """Each with the guidance that it names and no key of another one's."""
     config = compose_config("train", [f"generator={name}", "scale=smoke"])
     assert callable(build(config.generator.build))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5))
+def test_windows_begin_anew_after_their_end(ends):
+    """Rows after an end are the first ones again: each successor is the start's or the row's own."""
+    rows = 6
+    number = torch.arange(float(rows)).expand(len(ends), rows)
+    ended = number >= torch.tensor(ends).unsqueeze(-1)  # and it stays ended, as in padding
+    windows = Trajectory(
+        obs=number.unsqueeze(-1) + 10, action=number.unsqueeze(-1), reward=number + 20, terminated=ended,
+        batch_size=ended.shape,
+    )  # fmt: skip
+    found = begun_anew(windows)
+    for window, end in zip(found, ends, strict=True):
+        expected = [t % (end + 1) for t in range(rows)]
+        assert window.action[:, 0].tolist() == expected
+        assert window.obs[:, 0].tolist() == [10 + t for t in expected]
+        assert window.reward.tolist() == [20 + t for t in expected]
+        assert window.terminated.tolist() == [t == end for t in expected]

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgd_lightning.data.buffer import EpisodeBuffer
 from pgd_lightning.data.recording import Recording
-from pgd_lightning.data.windows import split_windows, window_starts
+from pgd_lightning.data.windows import split_padded, split_windows, window_starts
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 
@@ -71,7 +72,7 @@ def recording(episodes) -> Recording:
     return Recording(
         obs,
         torch.zeros(num, 1),
-        torch.zeros(num),
+        torch.arange(float(num)) + 1,
         terminated,
         truncated,
         torch.ones(num, dtype=torch.bool),
@@ -119,3 +120,52 @@ def test_share_of_episodes_held_out(episodes, held_out, capsys):
     assert len(train) == episodes - held_out
     assert (len(validation) if validation else 0) == held_out
     assert ("none is held out" in capsys.readouterr().out) == (episodes == 1)
+
+
+@given(EPISODES, st.integers(2, 5))
+def test_padded_windows_run_past_terminals_and_not_past_cuts(episodes, horizon):
+    data = recording(episodes)
+    try:
+        windows, none = split_padded(data, horizon, 0.0, 0)
+    except UserError:
+        assert all(length < (2 if end == "terminal" else horizon) for length, end in episodes)
+        return
+    assert none is None
+    found = windows[torch.arange(len(windows))]
+    expected = []
+    for first, last in zip(data.starts.tolist(), data.ends.tolist(), strict=True):
+        ends = bool(data.terminated[last])
+        for start in range(first, last if ends else last - horizon + 2):
+            rows = [min(row, last) for row in range(start, start + horizon)]
+            beyond = torch.tensor([row > last for row in range(start, start + horizon)])
+            expected.append((data.obs[rows], data.reward[rows] * ~beyond, data.terminated[rows] | beyond))
+    obs, reward, terminated = (torch.stack(column) for column in zip(*expected, strict=True))
+    assert torch.equal(found.obs, obs)
+    assert torch.equal(found.reward, reward)
+    assert torch.equal(found.terminated, terminated)
+    rows = windows.rows[torch.arange(len(windows.rows))]
+    assert torch.equal(rows.obs[:, 0], data.obs)
+
+
+def test_padded_windows_of_an_episode_that_ends_are_the_buffers():
+    data = recording([(12, "terminal"), (5, "terminal")])
+    buffer = EpisodeBuffer(data.obs.shape[1], data.action.shape[1], 100)
+    for row in range(len(data)):
+        buffer.add(data.obs[row], data.action[row], float(data.reward[row]), bool(data.terminated[row]))
+        if row in data.ends:
+            buffer.end()
+    windows, _ = split_padded(data, 4, 0.0, 0)
+    assert len(windows) == int(buffer.starts(4).sum()) == 11 + 4
+    ours = {tuple(w.reward.tolist()) for w in windows[torch.arange(len(windows))]}
+    theirs = {tuple(w.reward.tolist()) for w in buffer.windows(2000, 4, torch.Generator().manual_seed(0))}
+    assert ours == theirs
+
+
+def test_padded_windows_hold_out_the_episodes_that_others_do():
+    data = recording([(9, "terminal")] * 8)
+    plain, padded = split_windows(data, 4, 1, 0.3, 5), split_padded(data, 4, 0.3, 5)
+    for ours, theirs in zip(padded, plain, strict=True):
+        episodes = {int((data.ends < start).sum()) for start in ours.starts}
+        assert episodes == {int((data.ends < start).sum()) for start in theirs.starts}
+    with pytest.raises(UserError, match="No window of 4 rows fits the 2 episodes"):
+        split_padded(recording([(3, "timeout")] * 2), 4, 0.0, 0)

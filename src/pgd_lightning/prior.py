@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import ranks
 from pgd_lightning.data.modules import WindowDataModule
-from pgd_lightning.data.windows import StepWindows, Windows, split_steps
+from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.fitting import ROWS, fit
@@ -20,6 +20,7 @@ from pgd_lightning.progress import say
 from pgd_lightning.randomness import seeded
 from pgd_lightning.runs import Run, build
 
+TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
 READING = ("out_of_box", "rewards", "missing_timeouts")
 CUTTING = ("horizon", "stride", "validation")
@@ -46,7 +47,7 @@ def identity(config: DictConfig, dataset: Dataset, section: str = PRIOR) -> dict
 def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[WindowModel, Run]:
     """The trained model of ``section``, read from its run or trained now, and its run."""
     settings = config[section]
-    train, held_out = training_set(settings, dataset, config.seed)
+    train, held_out = training_set(config, section, dataset)
     steps = settings.steps or settings.epochs * (len(train) // settings.batch_size)
     model = build_model(config, section, steps)
     run = Run.at(
@@ -73,12 +74,16 @@ def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[WindowModel, Run]
     return ready_model(config, dataset, PRIOR)
 
 
-def training_set(
-    settings: DictConfig, dataset: Dataset, seed: int
-) -> tuple[Windows | StepWindows, Windows | StepWindows | None]:
-    """What a model learns from and what is held out: windows, or single steps where its section holds out a share."""
+def training_set(config: DictConfig, section: str, dataset: Dataset) -> tuple[TrainingSet, TrainingSet | None]:
+    """What a model learns from and what is held out.
+
+    Windows; padded beyond terminals where its section says so; single steps where it holds out a share of them.
+    """
+    settings = config[section]
     if "held_out_steps" in settings:
-        return split_steps(dataset.transitions, settings.held_out_steps, seed)
+        return split_steps(dataset.transitions, settings.held_out_steps, config.seed)
+    if settings.get("padded", False):
+        return split_padded(dataset.recording, config.data.horizon, config.data.validation, config.seed)
     return dataset.train, dataset.validation
 
 
@@ -103,12 +108,12 @@ def warn_of_width(config: DictConfig) -> None:
         )
 
 
-def check_size(train: Windows | StepWindows, batch_size: int, section: str, dataset: Dataset) -> None:
+def check_size(train: TrainingSet, batch_size: int, section: str, dataset: Dataset) -> None:
     """Raises UserError where the data do not fill a batch."""
     if batch_size % ranks.count():
         raise UserError(f"{section}.batch_size={batch_size} cannot be spread evenly over {ranks.count()} processes.")
     if len(train) < batch_size:
-        kind, way_out = ("steps", "") if isinstance(train, StepWindows) else ("windows", " or data.stride=1")
+        kind, way_out = ("windows", " or data.stride=1") if isinstance(train, Windows) else ("steps", "")
         raise UserError(
             f"{dataset.provenance['path']} gives {len(train)} training {kind}, fewer than a batch of "
             f"{batch_size}: set {section}.batch_size={len(train)}{way_out}."
@@ -122,13 +127,13 @@ def train_model(
     section: str,
     steps: int,
     dataset: Dataset,
-    train: Windows | StepWindows,
-    held_out: Windows | StepWindows | None,
+    train: TrainingSet,
+    held_out: TrainingSet | None,
 ) -> None:
     """Train ``model`` in ``run``, from its newest checkpoint if there is one."""
     settings = config[section]
     if ranks.rank() == 0:  # DDP hands the units, which are buffers, to the others
-        model.fit_units(train.batches(1024))
+        model.fit_units((train.rows if isinstance(train, PaddedWindows) else train).batches(1024))
     data = WindowDataModule(train, held_out, settings.batch_size, config.seed, steps)
     if section == PRIOR:
         warn_of_width(config)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pgd_lightning.data.ahead import InTurn, Maker
 from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
 from pgd_lightning.data.recording import Steps
-from pgd_lightning.data.windows import StepWindows, Windows
+from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.trajectory import Generator, Trajectory, Transition
@@ -54,8 +54,8 @@ class WindowDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: Windows | StepWindows,
-        validation: Windows | StepWindows | None,
+        train: Windows | PaddedWindows | StepWindows,
+        validation: Windows | PaddedWindows | StepWindows | None,
         batch_size: int,
         seed: int,
         total_steps: int,

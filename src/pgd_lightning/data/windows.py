@@ -65,6 +65,46 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class PaddedWindows:
+    """N windows that may run past a terminal: the last row is repeated there, with reward 0, terminated.
+
+    So a model learns what an end is, and that nothing comes after it (PolyGRAD, sections 1.3 and 1.4 of the notes).
+    """
+
+    recording: Recording
+    starts: Tensor  # [N]
+    last: Tensor  # [N] the last row of each one's episode
+    kept: Tensor  # [R] all rows of these episodes
+    horizon: int
+
+    @property
+    def rows(self) -> Windows:
+        """The recorded rows, each once, as windows of one."""
+        return Windows(self.recording, self.kept, 1)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Tensor) -> Trajectory:
+        """``[B] -> [B, T]``."""
+        last = self.last[index].unsqueeze(-1)
+        rows = self.starts[index].unsqueeze(-1) + torch.arange(self.horizon)
+        beyond, rows = rows > last, torch.minimum(rows, last)
+        data = self.recording
+        return Trajectory(
+            obs=data.obs[rows],
+            action=data.action[rows],
+            reward=data.reward[rows].masked_fill(beyond, 0.0),
+            terminated=data.terminated[rows] | beyond,
+            batch_size=rows.shape,
+        )
+
+    def batches(self, size: int) -> Iterator[Trajectory]:
+        """All windows in order, ``size`` at a time."""
+        return (self[index] for index in torch.arange(len(self)).split(size))
+
+
+@dataclass(frozen=True)
 class StepWindows:
     """Chosen steps as windows of two rows, the form in which a model of single transitions takes and gives them."""
 
@@ -99,12 +139,9 @@ def split_windows(
     """
     starts, ends = recording.starts, recording.ends
     lengths = ends - starts + 1
-    num_val = min(max(int(validation * len(ends)), 1), len(ends) - 1) if validation > 0 else 0
-    if validation > 0 and num_val == 0:
+    held_out = held_out_episodes(recording, validation, seed)
+    if validation > 0 and not held_out.any():
         print("warning: there is one episode alone, so none is held out to validate the prior")
-    chosen = torch.randperm(len(ends), generator=stream(seed, "validation"))[:num_val]
-    held_out = torch.zeros(len(ends), dtype=torch.bool)
-    held_out[chosen] = True
     row_held_out = held_out.repeat_interleave(lengths)
     train, val = (_windows_of(recording, rows, horizon, stride) for rows in (~row_held_out, row_held_out))
     if len(train) == 0:
@@ -116,6 +153,38 @@ def split_windows(
             f"No window of {horizon} rows fits: the longest episode to train on has {longest} (and windows that end "
             f"in a time limit are not used); {way_out}."
         )
+    return train, val if len(val) else None
+
+
+def held_out_episodes(recording: Recording, validation: float, seed: int) -> Tensor:
+    """Which episodes ``[E]`` are held out: a share, at least one, chosen by ``seed``."""
+    num = len(recording.ends)
+    num_val = min(max(int(validation * num), 1), num - 1) if validation > 0 else 0
+    held_out = torch.zeros(num, dtype=torch.bool)
+    held_out[torch.randperm(num, generator=stream(seed, "validation"))[:num_val]] = True
+    return held_out
+
+
+def split_padded(
+    recording: Recording, horizon: int, validation: float, seed: int
+) -> tuple[PaddedWindows, PaddedWindows | None]:
+    """Padded windows from every start of the episodes of :func:`split_windows`, held out or not.
+
+    An episode that ends in a terminal has starts up to its last row but one, one that was cut up to where a window
+    still fits. Raises UserError if there is none.
+    """
+    lengths = recording.ends - recording.starts + 1
+    fits = torch.where(recording.terminated[recording.ends], lengths - 1, lengths - horizon + 1).clamp(min=0)
+    held_out = held_out_episodes(recording, validation, seed)
+    parts = []
+    for chosen in (~held_out, held_out):
+        count, first, last = fits[chosen], recording.starts[chosen], recording.ends[chosen]
+        within = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
+        starts, kept = first.repeat_interleave(count) + within, chosen.repeat_interleave(lengths).nonzero().squeeze(-1)
+        parts.append(PaddedWindows(recording, starts, last.repeat_interleave(count), kept, horizon))
+    train, val = parts
+    if len(train) == 0:
+        raise UserError(f"No window of {horizon} rows fits the {len(lengths)} episodes: lower data.horizon.")
     return train, val if len(val) else None
 
 

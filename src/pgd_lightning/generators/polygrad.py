@@ -82,6 +82,28 @@ def imagine(
     return euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
 
 
+def begun_anew(windows: Trajectory) -> Trajectory:
+    """``[..., N, T]`` in which the rows after an end are the window's first ones again, as often as they fit.
+
+    So every step is one to learn from, as in the windows of models of single rows.
+    """
+    rows = windows.batch_size[-1]
+    ended = windows.terminated
+    length = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, rows)
+    index = torch.arange(rows, device=ended.device) % length.unsqueeze(-1)
+
+    def taken(values: Tensor) -> Tensor:
+        return values.gather(-1, index)
+
+    def taken_vectors(values: Tensor) -> Tensor:
+        return values.gather(-2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
+
+    return Trajectory(
+        obs=taken_vectors(windows.obs), action=taken_vectors(windows.action), reward=taken(windows.reward),
+        terminated=taken(ended), batch_size=windows.batch_size,
+    )  # fmt: skip
+
+
 def _check(step: Step, mean: Tensor, codec: TrajectoryCodec, rule: Rule) -> None:
     if mean.isfinite().all():
         return
@@ -105,11 +127,12 @@ class PolyGRAD:
         num_steps: int,
         rows: int,
         batch_size: int,  # windows imagined at once, over all seeds
+        anew: bool,  # whether a window begins anew after an end, or stays there
     ) -> None:
         if guidance.before:
             raise UserError("PolyGRAD moves actions after each denoising step: guidance.before=false.")
         self.model, self.guidance, self.limit = model, guidance, limit
-        self.num_steps, self.rows, self.batch_size = num_steps, rows, batch_size
+        self.num_steps, self.rows, self.batch_size, self.anew = num_steps, rows, batch_size, anew
 
     @torch.no_grad()
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
@@ -122,7 +145,7 @@ class PolyGRAD:
         ]
         windows = self.model.codec.decode(torch.cat(parts, dim=-3))
         windows.obs[..., 0, :] = starts
-        return windows
+        return begun_anew(windows) if self.anew else windows
 
     def _imagined(self, policy: Policy | None, starts: Tensor, noise: Noise) -> Tensor:
         codec = self.model.codec

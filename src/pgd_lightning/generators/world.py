@@ -7,7 +7,7 @@ averaging of weights, logs and resume are :class:`DiffusionPrior`'s. Its own are
 and the average move.
 
 Differences from the reference: float32 instead of 16-bit floats; with ``clip_actions`` the model sees actions as the
-simulator does, which clips them to [-1, 1]. Offline, windows never cross an end, so there are no rows of padding.
+simulator does, which clips them to [-1, 1].
 """
 
 from collections.abc import Iterable
