@@ -21,7 +21,7 @@ from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seed_global
-from pgd_lightning.trajectory import Generator, Trajectory, Transition
+from pgd_lightning.trajectory import Generator, Trajectory
 
 SHOWN = ("imagination/std", "agent/return", "world/loss", "clone/loss")  # beside the bar
 
@@ -137,8 +137,8 @@ class ImaginationLearner(LightningModule):
 class Phases:
     """Turns of each kind, one after the other."""
 
-    clone: int  # fit the policy to recorded actions
-    warm_up: int  # fit the critic to that policy's imagined returns
+    clone: int  # fit the policy to recorded actions, the critic to recorded windows
+    warm_up: int  # fit the critic to the clone's imagined returns
     improve: int
 
     @property
@@ -159,12 +159,12 @@ class Conservatism:
         if self.kind not in self.KINDS:
             raise UserError(f"imagine.conservatism.kind={self.kind} is none of {', '.join(self.KINDS)}.")
 
-    def anchor(self, actor: FlooredActor, clone: FlooredActor, real: Transition) -> Anchor | None:
-        """The loss it adds: the mean of KL(pi || clone) over imagined steps, or of -log pi over ``real [B]``."""
+    def anchor(self, actor: FlooredActor, clone: FlooredActor, recorded: Trajectory) -> Anchor | None:
+        """The loss it adds: the mean of KL(pi || clone) over imagined steps, or of -log pi over ``recorded [B]``."""
         if self.kind == "none":
             return None
         if self.kind == "data":
-            return lambda windows: -self.weight * actor.log_prob(real.obs, real.action).mean()
+            return lambda windows: -self.weight * actor.log_prob(recorded.obs, recorded.action).mean()
 
         def divergence(windows: Trajectory) -> Tensor:
             obs = windows.obs[:, :-1]
@@ -180,8 +180,9 @@ class Conservatism:
 class OfflineImagination(ImaginationLearner):
     """The same in a world model that stays as it is, from a clone of the data's policy (ours, not the paper's).
 
-    A turn is ``{number, starts [N, O], real [B]}``. Without the clone the model would be asked about actions that it
-    has never seen: it has no prior of them.
+    A turn is ``{number, starts [N, O], recorded [B, T]}``. Without the clone the model would be asked about actions
+    that it has never seen: it has no prior of them. Without a critic that knows what an episode is worth, the first
+    steps trade the rest of it for a faster start, so it learns from recorded windows too, which cost no imagination.
     """
 
     def __init__(self, phases: Phases, conservatism: Conservatism, clone_rate: float, **settings: Any) -> None:
@@ -195,18 +196,19 @@ class OfflineImagination(ImaginationLearner):
         return [torch.optim.Adam(self.agent.actor.parameters(), lr=self.clone_rate), *self.agent.optimizers()]
 
     def training_step(self, turn: dict[str, Any], batch_idx: int) -> None:
-        number, real = turn["number"], turn["real"]
+        number, recorded = turn["number"], turn["recorded"]
         seed_global(self.seed, "imagine/noise", number)
         _, *own = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
         wrapped = self.optimizers()[0]  # type: ignore[index]
-        logs: dict[str, Tensor | float] = {}
-        if number >= self.phases.clone:
-            logs = self._imagined_turn(turn, own)
-        wrapped.zero_grad()  # after imagination its step moves nothing: Lightning counts turns by it
         if number < self.phases.clone:
-            loss = -self.agent.actor.log_prob(real.obs, real.action).mean()
+            logs = {f"clone/{key}": value for key, value in self.agent.fit_critic(own, recorded).items()}
+            wrapped.zero_grad()
+            loss = -self.agent.actor.log_prob(recorded.obs[:, 0], recorded.action[:, 0]).mean()
             self.manual_backward(loss)
-            logs = {"clone/loss": loss.detach()}
+            logs["clone/loss"] = loss.detach()
+        else:
+            logs = self._imagined_turn(turn, own)
+            wrapped.zero_grad()  # its step moves nothing: Lightning counts turns by it
         wrapped.step()
         if number == self.phases.clone - 1:
             self.clone.load_state_dict(self.agent.actor.state_dict())
@@ -218,5 +220,6 @@ class OfflineImagination(ImaginationLearner):
         if number < self.phases.clone + self.phases.warm_up:
             learned = self.agent.fit_critic(own, windows)
         else:
-            learned = self.agent.update(own, windows, self.conservatism.anchor(self.policy, self.clone, turn["real"]))
+            anchor = self.conservatism.anchor(self.policy, self.clone, turn["recorded"][:, 0])
+            learned = self.agent.update(own, windows, anchor)
         return self.named(learned, shape)

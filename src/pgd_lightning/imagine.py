@@ -1,8 +1,8 @@
 """``pgd imagine``, also ``pgd train -cn imagine``: PolyGRAD's learner on a recording. Clone, fit the critic, improve.
 
 The recipe is ours (nothing of it is in the paper): a world model of the recorded windows, a clone of the policy that
-recorded them, and improvement in imagination from recorded states, held to the clone by choice. Each seed is a run of
-its own; all share the world model.
+recorded them with its critic, and improvement in imagination from recorded states, held to the clone by choice. Each
+seed is a run of its own; all share the world model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import ranks
 from pgd_lightning.data.modules import StartsDataModule
+from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import figures
@@ -95,6 +96,11 @@ def build_learner(config: DictConfig, world: WorldModel, seed: int) -> OfflineIm
     )
 
 
+def recorded(config: DictConfig, dataset: Dataset) -> PaddedWindows:
+    """The windows that are not held out, running past terminals."""
+    return split_padded(dataset.recording, config.data.horizon, config.data.validation, config.seed)[0]
+
+
 def train_seed(config: DictConfig, dataset: Dataset, world: WorldModel, seed: int) -> Run:
     """The finished run of one seed: found, continued or trained."""
     run = run_of(config, dataset, seed)
@@ -111,7 +117,7 @@ def train_seed(config: DictConfig, dataset: Dataset, world: WorldModel, seed: in
         say(f"imagination: seed {seed}, {turns} turns, {run.folder}")
         fit(
             run, config, dataset.provenance, module,
-            StartsDataModule(dataset.transitions, config.imagine.windows, config.imagine.batch_size, seed, turns),
+            StartsDataModule(recorded(config, dataset), config.imagine.windows, config.imagine.batch_size, seed, turns),
             steps=turns, log_every=config.imagine.log_every, checkpoint_every=config.checkpoint_every,
             callbacks=[evaluation], spread=ALONE,
         )  # fmt: skip
@@ -135,7 +141,7 @@ def episodes(config: DictConfig, dataset: Dataset, policy: Policy, purpose: str,
 @torch.no_grad()
 def health(config: DictConfig, dataset: Dataset, module: OfflineImagination, seed: int) -> dict[str, Any]:
     """The card of windows imagined under the last policy, see :func:`health_card`."""
-    data = StartsDataModule(dataset.transitions, config.imagine.windows, 0, seed, 0)
+    data = StartsDataModule(recorded(config, dataset), config.imagine.windows, 0, seed, 0)
     windows, _ = module.imagined(data.turn(phases(config).turns)["starts"], derive_seed(seed, "imagine/health"))
     windows.action = windows.action.clamp(-1, 1)
     simulator = make(dataset.env.task, dataset.env.physics)

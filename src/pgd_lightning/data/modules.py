@@ -217,11 +217,11 @@ class SyntheticDataModule(LightningDataModule):
 
 
 class StartsDataModule(LightningDataModule):
-    """Turns ``{number, starts [N, O], real [B]}``: uniform steps of a recording, to begin imagination and to repeat."""
+    """Turns ``{number, starts [N, O], recorded [B, T]}``: first rows of windows to imagine from, and whole windows."""
 
-    def __init__(self, real: Transition | Steps, num_starts: int, batch_size: int, seed: int, total_turns: int) -> None:
+    def __init__(self, windows: PaddedWindows, num_starts: int, batch_size: int, seed: int, total_turns: int) -> None:
         super().__init__()
-        self.real, self.num_starts, self.batch_size = real, num_starts, batch_size
+        self.windows, self.num_starts, self.batch_size = windows, num_starts, batch_size
         self.seed, self.total_turns = seed, total_turns
 
     def train_dataloader(self) -> Iterable[int]:
@@ -232,12 +232,12 @@ class StartsDataModule(LightningDataModule):
         return self.turn(batch)
 
     def turn(self, number: int) -> dict[str, Any]:
-        """Both draws depend on the seed and the turn alone."""
-        rows = torch.randint(
-            len(self.real), (self.num_starts + self.batch_size,), generator=stream(self.seed, "imagine", number)
+        """Both draws are uniform over the windows, and depend on the seed and the turn alone."""
+        drawn = torch.randint(
+            len(self.windows), (self.num_starts + self.batch_size,), generator=stream(self.seed, "imagine", number)
         )
-        steps = self.real[rows]
-        return {"number": number, "starts": steps.obs[: self.num_starts], "real": steps[self.num_starts :]}
+        starts = self.windows.recording.obs[self.windows.starts[drawn[: self.num_starts]]]
+        return {"number": number, "starts": starts, "recorded": self.windows[drawn[self.num_starts :]]}
 
 
 def finite_only(steps: Transition, at: int) -> Transition:
