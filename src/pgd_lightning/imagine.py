@@ -177,7 +177,9 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
     )
     facts = {"scores": {k: vars(v) for k, v in interval.items()}, "difference": vars(gain), "windows": card}
     write_atomic(folder / "summary.json", json.dumps({**facts, "provenance": dataset.provenance}, indent=2))
-    curve = figures.learning_curves({"imagination": rows}, title, folder / "learning_curves.png", xlabel="turns")
+    first, second = phases(config).clone, phases(config).clone + phases(config).warm_up
+    axis = f"turns: clone to {first}, critic to {second}, then improving in imagination"
+    curve = figures.learning_curves({"imagination": rows}, title, folder / "learning_curves.png", xlabel=axis)
     return folder, [curve]
 
 
