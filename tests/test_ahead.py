@@ -3,6 +3,10 @@
 import io
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,7 +152,56 @@ def test_another_process_gives_the_same_bits_and_hands_on_errors():
         failing.result()
     failing.end()
     failing.process.join(20)
-    assert failing.process.exitcode == 0
+    assert failing.process.exitcode == -signal.SIGKILL
+
+
+class Slow:
+    """A generator that is not done for a long time."""
+
+    def generate(self, policy, starts, seed):
+        time.sleep(600)
+
+
+ORPHAN = """
+import os, torch
+from test_ahead import Slow, small_agent
+from pgd_lightning.data.ahead import Beside
+if __name__ == "__main__":
+    beside = Beside(Slow(), None)
+    beside.begin(small_agent().held_policy(), torch.randn(2, 5, 4), 0)
+    print(beside.process.pid, flush=True)
+    {ending}
+"""
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "raise KeyboardInterrupt"])
+def test_no_process_stays_behind(ending, tmp_path):
+    """However the one that asked ends, in the middle of a set."""
+    script = tmp_path / "asks.py"
+    script.write_text(ORPHAN.format(ending=ending))
+    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=os.environ | path)
+    child = int(done.stdout.split()[0])
+    end = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_an_unknown_device_is_named():
+    with pytest.raises(UserError, match="ranks.generating=foo is no device here"):
+        Beside(Actions(), "foo")
+
+
+def test_a_lead_that_does_not_fit_is_refused_before_anything_is_trained(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    for value, said in {
+        "21": "synthetic.lead=21 does not fit: it is 0 to synthetic.lifetime=20",
+        "-1": "synthetic.lead=-1 does not fit",
+        "null": "synthetic.lead=null does not fit: it is a whole number, at least 0",
+    }.items():
+        assert pgd(monkeypatch, command(recording, tmp_path, f"synthetic.lead={value}")) == 1
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("run.json"))
 
 
 @pytest.mark.parametrize("generator", ["pgd", "pets", "polygrad"])

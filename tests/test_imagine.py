@@ -22,7 +22,7 @@ from pgd_lightning.trajectory import Trajectory
 SMALL = [
     "scale=smoke", "env=maze2d-umaze", "world.steps=20", "world.width=32", "world.sampling.num_steps=8",
     "imagine.clone=12", "imagine.warm_up=4", "imagine.improve=8", "imagine.log_every=1", "imagine.actor_rate=3e-3",
-    "checkpoint_every=5", "evaluation.every=12", "logger.wandb=disabled",
+    "checkpoint_every=5", "imagine.evaluate_every=12", "logger.wandb=disabled",
 ]  # fmt: skip
 
 PPO_SETTINGS = {
@@ -182,6 +182,16 @@ def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys): 
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.conservatism.kind=most", "seeds=1")) == 1
     assert "imagine.conservatism.kind=most is none of none, kl, data" in capsys.readouterr().err
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.windows=0")) == 1
-    assert "imagine.windows=0 does not fit: it is at least 1" in capsys.readouterr().err
+    assert "imagine.windows=0 does not fit: it is a whole number, at least 2" in capsys.readouterr().err
+    for more, said in {
+        "imagine.clone=30.5": "imagine.clone=30.5 does not fit: it is a whole number",
+        "imagine.learner=ppo": "is written learner=ppo",
+        "imagine.conservatism.weight=null": "imagine.conservatism.weight=None is no number",
+        "guidance.coef=7": "pgd imagine does not use 'guidance.coef'",
+        "agent=td3_bc": "pgd imagine does not use 'agent'",
+    }.items():
+        assert pgd(monkeypatch, settings(recording, tmp_path, more)) == 1
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("run.json"))  # before anything is trained
     assert pgd(monkeypatch, settings(recording, tmp_path, "data.horizon=2000")) == 1
     assert "window" in capsys.readouterr().err

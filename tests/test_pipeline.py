@@ -361,7 +361,7 @@ except UserError as error:
         (["train", "prior.steps=many"], "prior.steps=many does not fit"),
         (["train", "seeds=0"], "at least 1"),
         (["train", "seeds=-3"], "does not fit"),
-        (["train", "data.horizon=1"], "data.horizon=1 does not fit: it is at least 2"),
+        (["train", "data.horizon=1"], "data.horizon=1 does not fit: it is a whole number, at least 2"),
         (["trian"], "did you mean train"),
         (["train", "foo"], "write key=value"),
         (["train", "--fast"], "Unknown option --fast"),

@@ -287,7 +287,7 @@ def test_bad_settings_get_a_sentence(tmp_path, monkeypatch, capsys):
     assert pgd(monkeypatch, ["polygrad", *SMALL, where, "online.turn=7"]) == 1
     assert "are to be multiples of online.turn=7" in capsys.readouterr().err
     assert pgd(monkeypatch, ["polygrad", *SMALL, where, "online.turn=0"]) == 1
-    assert "online.turn=0 does not fit: it is at least 1" in capsys.readouterr().err
+    assert "online.turn=0 does not fit: it is a whole number, at least 1" in capsys.readouterr().err
     assert pgd(monkeypatch, ["polygrad", *SMALL, where, "env=hoper"]) == 1
     assert "did you mean hopper" in capsys.readouterr().err
 

@@ -22,9 +22,13 @@ CONF = files("pgd_lightning.conf")
 AT_LEAST_1 = (
     "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime",
     "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
-    "imagine.clone", "imagine.improve", "imagine.windows", "imagine.batch_size",
+    "imagine.clone", "imagine.improve", "imagine.batch_size", "imagine.evaluate_every",
 )  # fmt: skip
-AT_LEAST = {**dict.fromkeys(AT_LEAST_1, 1), "data.horizon": 2, "ranks.simulators": 0}  # one row holds no step
+AT_LEAST = {
+    **dict.fromkeys(AT_LEAST_1, 1),
+    **dict.fromkeys(("ranks.simulators", "synthetic.lead", "imagine.warm_up"), 0),
+    **dict.fromkeys(("data.horizon", "imagine.windows"), 2),  # one row holds no step, one window no deviation
+}
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
     "imagine": {"learner": "learner@imagine.learner"},
@@ -81,8 +85,10 @@ def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
             raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")
     for key, least in AT_LEAST.items():
         value = OmegaConf.select(config, key)
-        if value is not None and value < least:
-            raise UserError(f"{key}={value} does not fit: it is at least {least}.")
+        if value is not None and (value < least or isinstance(value, float)):
+            raise UserError(f"{key}={value} does not fit: it is a whole number, at least {least}.")
+        if value is None and OmegaConf.select(defaults, key) is not None:
+            raise UserError(f"{key}=null does not fit: it is a whole number, at least {least}.")
 
 
 @cache

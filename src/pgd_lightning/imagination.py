@@ -158,6 +158,8 @@ class Conservatism:
     def __post_init__(self) -> None:
         if self.kind not in self.KINDS:
             raise UserError(f"imagine.conservatism.kind={self.kind} is none of {', '.join(self.KINDS)}.")
+        if not isinstance(self.weight, int | float):
+            raise UserError(f"imagine.conservatism.weight={self.weight} is no number.")
 
     def anchor(self, actor: FlooredActor, clone: FlooredActor, recorded: Trajectory) -> Anchor | None:
         """The loss it adds: the mean of KL(pi || clone) over imagined steps, or of -log pi over ``recorded [B]``."""

@@ -31,7 +31,7 @@ from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
 from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.imagination import OfflineImagination, Phases
-from pgd_lightning.prior import READING, identity, ready_model
+from pgd_lightning.prior import READING, build_model, identity, ready_model
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import Run, build, command_line, write_atomic
@@ -40,14 +40,16 @@ from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Policy
 
 WORLD = "world"
-FREE = ("log_every",)
+FREE = ("log_every", "tolerance")
+ELSEWHERE = ("agent", "generator", "guidance", "synthetic", "updates", "prior", "network", "learning", "analysis")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train ``seeds`` learners one after the other; write and print their scores beside their clones'."""
     began = time.monotonic()
     if ranks.count() > 1:
-        raise UserError("pgd imagine is one process: run each seed= as a job of its own.")
+        raise UserError("pgd imagine is one process, which trains one seed after the other: trainer.devices=1.")
+    check(config, overrides)
     dataset = open_dataset(config)
     world = cast(WorldModel, ready_model(config, dataset, WORLD)[0])
     runs = [train_seed(config, dataset, world, seed) for seed in range(config.seed, config.seed + config.seeds)]
@@ -55,6 +57,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     mirror_figures(config, runs[0], dataset.provenance, paths)
     say(f"\n{(folder / 'table.txt').read_text()}")
     say(f"results: {folder}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
+
+
+def check(config: DictConfig, overrides: list[str]) -> None:
+    """Raises UserError, before anything is trained, for settings that are not used here or do not fit."""
+    for key in (o.split("=")[0].lstrip("+~") for o in overrides):
+        if key.split(".")[0] in ELSEWHERE:
+            raise UserError(f"pgd imagine does not use '{key}': its settings are imagine.*, world.*, data.*, learner=.")
+    if not OmegaConf.is_dict(config.imagine.learner):
+        raise UserError(f"imagine.learner={config.imagine.learner} is written learner={config.imagine.learner}.")
+    build_learner(config, cast(WorldModel, build_model(config, WORLD, 1)), config.seed)
 
 
 def phases(config: DictConfig) -> Phases:
@@ -110,7 +122,7 @@ def train_seed(config: DictConfig, dataset: Dataset, world: WorldModel, seed: in
     with run.started(config, dataset.provenance):
         module, turns = build_learner(config, world, seed), phases(config).turns
         evaluation = Evaluation(
-            dataset.env, config.evaluation.every, config.evaluation.episodes, range(seed, seed + 1),
+            dataset.env, config.imagine.evaluate_every, config.evaluation.episodes, range(seed, seed + 1),
             derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", rows),
             workers=config.ranks.simulators,
         )  # fmt: skip

@@ -39,7 +39,7 @@ from pgd_lightning import ranks
 from pgd_lightning.errors import Stopped, UserError
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
-FREE = ("runs_dir", "logger", "trainer", "ranks", "report", "compare", "checkpoint_every")
+FREE = ("runs_dir", "logger", "trainer", "ranks", "report", "compare", "checkpoint_every", "imagine")
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 

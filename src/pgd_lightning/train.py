@@ -15,6 +15,7 @@ from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.ahead import Beside
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
 from pgd_lightning.evaluation.rollout import rollout
@@ -36,6 +37,7 @@ BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")  # the clone that measures
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
+    require_lead(config)
     dataset = open_dataset(config)
     runs = []
     for arm in arms(config, overrides):
@@ -48,6 +50,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
     say(f"again:   {command_line()}")
+
+
+def require_lead(config: DictConfig) -> None:
+    """Raises UserError, before anything is trained, where a set would be asked for before the last one is in use."""
+    lead, lifetime = config.synthetic.lead, config.synthetic.lifetime
+    if lead > lifetime:
+        raise UserError(f"synthetic.lead={lead} does not fit: it is 0 to synthetic.lifetime={lifetime}.")
 
 
 def arms(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
@@ -118,10 +127,10 @@ def episodes_here(config: DictConfig) -> tuple[int, int]:
 
 
 def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[str, Any]]:
-    """The rows of all ranks, each of which has those of its own seeds or episodes."""
-    parts = ranks.gathered(rows)
+    """The rows of all ranks, each of which has those of its own seeds or episodes; of one that trains alone, its."""
     if config.seeds == 1 and not rows_together(config):
-        return parts[0]
+        return rows
+    parts = ranks.gathered(rows)
     return sorted((row for part in parts for row in part), key=lambda row: (row["seed"], row["index"]))
 
 
@@ -140,7 +149,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     if config.generator.build is not None:
         experience |= {
             "build": OmegaConf.to_container(config.generator.build, resolve=True),
-            "synthetic": OmegaConf.to_container(config.synthetic, resolve=True),
+            "synthetic": {k: v for k, v in config.synthetic.items() if k != "lead" or v},  # 0: as before there was one
             **model_identity(config, dataset),
         }
     method = f"{config.agent.name}-{config.generator.name}"
@@ -206,7 +215,8 @@ def fit_agent(
     observers = []
     if behaviour is not None and ranks.rank() == 0:
         observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)]
-    ahead = Beside(generator, config.ranks.generating) if generator and config.synthetic.lead else None
+    trains = ranks.rank() == 0 or config.seeds > 1 or share.count > 1
+    ahead = Beside(generator, config.ranks.generating) if generator and config.synthetic.lead and trains else None
     data = SyntheticDataModule(
         real=dataset.transitions,
         generator=generator,
@@ -223,11 +233,13 @@ def fit_agent(
         derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
         episodes_here(config), config.ranks.simulators,
     )  # fmt: skip
-    fit(
-        run, config, dataset.provenance, module, data,
-        steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
-        callbacks=[evaluation] if behaviour else [],
-        spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
-    )  # fmt: skip
-    if ahead:
-        ahead.end()
+    try:
+        fit(
+            run, config, dataset.provenance, module, data,
+            steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
+            callbacks=[evaluation] if behaviour else [],
+            spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
+        )  # fmt: skip
+    finally:
+        if ahead:
+            ahead.end()

@@ -7,7 +7,10 @@ policy, so what the agent learns in the meantime changes nothing.
 import atexit
 import io
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -49,6 +52,10 @@ class Beside:
 
     def __init__(self, generator: Generator, device: str | None) -> None:
         self.device = device
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"ranks.generating={device} is no device here: {str(error).splitlines()[0]}") from error
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
@@ -58,9 +65,10 @@ class Beside:
         self._send(generator)
 
     def end(self) -> None:
-        """Let the process go; without it, this one's end would."""
+        """End the process, whatever it is making."""
         with suppress(OSError):
             self.pipe.close()
+        self.process.kill()
 
     def begin(self, policy: Policy, starts: Tensor, seed: int) -> None:
         self._send(self.device or str(starts.device))
@@ -101,15 +109,25 @@ def _received(pipe: Connection, device: str = "cpu") -> Any:
 
 def _work(pipe: Connection) -> None:
     """Answers until the other end closes. Signals are the other end's to obey, who has something to save."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         generator: Generator = _received(pipe)
         while True:
             device = _received(pipe)
-            policy, starts, seed = _received(pipe, device)
             try:
-                answer: Any = generator.generate(policy, starts, seed).cpu()
+                answer: Any = generator.generate(*_received(pipe, device)).cpu()
+            except EOFError:
+                raise
             except Exception as error:
                 answer = error
             _sent(pipe, answer)
+
+
+def _end_with_parent() -> None:
+    """In the middle of a set, too: nobody is left who wants it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

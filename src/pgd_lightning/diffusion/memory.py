@@ -7,6 +7,8 @@ from torch import Tensor
 
 from pgd_lightning.errors import UserError
 
+SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive")
+
 
 class AsManyAsFit:
     """Calls a network on all rows; where memory runs out on half of them at a time, and so on, from then on.
@@ -26,7 +28,7 @@ class AsManyAsFit:
                 if size == rows:
                     return network(*inputs)
                 return torch.cat([network(*part) for part in zip(*(i.split(size) for i in inputs), strict=True)])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not ran_out(error):
                     raise
                 if size == 1:
@@ -40,6 +42,7 @@ class AsManyAsFit:
                 torch.cuda.empty_cache()
 
 
-def ran_out(error: RuntimeError) -> bool:
-    """Whether a device, or the process, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def ran_out(error: Exception) -> bool:
+    """Whether a device, or the process, has no memory left: each library says it in its own way."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(sign in str(error) for sign in SIGNS)

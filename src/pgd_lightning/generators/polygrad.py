@@ -127,7 +127,7 @@ class PolyGRAD:
         num_steps: int,
         rows: int,
         batch_size: int,  # windows imagined at once, over all seeds
-        anew: bool,  # whether a window begins anew after an end, or stays there
+        anew: bool = True,  # whether a window begins anew after an end, or stays there; older runs do not say
     ) -> None:
         if guidance.before:
             raise UserError("PolyGRAD moves actions after each denoising step: guidance.before=false.")
