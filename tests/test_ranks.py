@@ -117,3 +117,13 @@ def rank_of(launcher: int, rank: int) -> int:
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     wanted = f"RANK={rank}".encode()
     return next(int(c) for c in children if wanted in Path(f"/proc/{c}/environ").read_bytes().split(b"\0"))
+
+
+def test_a_single_seed_is_trained_by_the_first_of_two_ranks(recording, tmp_path):  # noqa: F811
+    """The other waits, and is not waited for by the evaluations meanwhile; nor does it make synthetic sets."""
+    settings = ["seeds=1", "compare=[]", "synthetic.lead=8", "ranks.timeout=60"]
+    for name, extra in (("one", []), ("two", TWO)):
+        output, _ = (process := train(recording, tmp_path / name, *settings, *extra)).communicate(timeout=240)
+        assert process.returncode == 0, output
+    rows, again = (run_of(tmp_path / name, "pgd").rows("ledger.jsonl") for name in ("one", "two"))
+    assert keys(rows) == keys(again)
