@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
-from pgd_lightning.configuration import CONF, options
+from pgd_lightning.configuration import CONF, compose_config, options
 from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make
@@ -86,3 +86,11 @@ def test_the_same_without_hydra(name):
 def test_an_unknown_environment_gets_the_nearest_name():
     with pytest.raises(UserError, match="did you mean hopper-medium"):
         environment("hoper-medium", "today")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [([], 16), (["sampler=euler_ancestral"], 16), (["sampler=heun_churn"], 256)]
+)
+def test_a_scale_leaves_a_chosen_sampler_its_own_number_of_steps(sampler, steps):
+    """The published sampler with a few steps gives noise."""
+    assert compose_config("train", ["scale=laptop", *sampler]).sampler.num_steps == steps
