@@ -106,7 +106,7 @@ def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_
     assert pgd(monkeypatch, ["train", "-cn", *settings(recording, whole)]) == 0
     said = capsys.readouterr().out
     assert "improved in imagination" in said
-    assert "conservatism kl 0.1" in said
+    assert "conservatism kl 10" in said
     original = OfflineImagination.training_step
 
     def interrupted(self, turn, index):
