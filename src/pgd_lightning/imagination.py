@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.agents.actor_critic import ActorCritic, Anchor, alive
@@ -21,9 +22,16 @@ from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seed_global
+from pgd_lightning.runs import build
 from pgd_lightning.trajectory import Generator, Trajectory
 
 SHOWN = ("imagination/std", "agent/return", "world/loss", "clone/loss")  # beside the bar
+
+
+def imagining(section: DictConfig) -> dict[str, Any]:
+    """What of a config's section (``conf/imagination`` and its guidance) both learners are made with."""
+    built = {key: build(section[key]) for key in ("generator", "guidance", "bounds")}
+    return built | {key: section[key] for key in ("adaptation", "tolerance", "log_every")}
 
 
 class ImaginationLearner(LightningModule):

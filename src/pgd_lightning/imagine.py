@@ -30,7 +30,7 @@ from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
 from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.generators.world import WorldModel
-from pgd_lightning.imagination import OfflineImagination, Phases
+from pgd_lightning.imagination import OfflineImagination, Phases, imagining
 from pgd_lightning.prior import READING, build_model, identity, ready_model
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seeded
@@ -98,12 +98,7 @@ def build_learner(config: DictConfig, world: WorldModel, seed: int) -> OfflineIm
         clone_rate=imagine.clone_rate,
         world=world,
         agent=agent,
-        generator=build(imagine.generator),
-        guidance=build(imagine.guidance),
-        bounds=build(imagine.bounds),
-        adaptation=imagine.adaptation,
-        tolerance=imagine.tolerance,
-        log_every=imagine.log_every,
+        **imagining(imagine),
         seed=seed,
     )
 

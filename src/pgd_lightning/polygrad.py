@@ -20,7 +20,7 @@ from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.generators.matching import standardised
 from pgd_lightning.generators.world import WorldModel
-from pgd_lightning.imagination import ImaginationLearner
+from pgd_lightning.imagination import ImaginationLearner, imagining
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seeded, stream
 from pgd_lightning.runs import Run, build, command_line, newest_checkpoint, write_atomic
@@ -80,12 +80,7 @@ def build_learner(config: DictConfig) -> ImaginationLearner:
         return ImaginationLearner(
             world=world,
             agent=build(online.learner.build)(obs_dim=config.env.obs_dim, action_dim=config.env.action_dim),
-            generator=build(online.generator),
-            guidance=build(online.guidance),
-            bounds=build(online.bounds),
-            adaptation=online.adaptation,
-            tolerance=online.tolerance,
-            log_every=online.log_every,
+            **imagining(online),
             seed=config.seed,
         )
 
