@@ -87,7 +87,7 @@ def main() -> None:
             public_act(agent, states)
 
     def ours(process: VP, **solver: object) -> Callable[[], object]:
-        policy = StackedPolicy(stacked_learners(learner(process, **solver), SEEDS, 0), lambda states: states)
+        policy = StackedPolicy(stacked_learners(learner(process, **solver), range(SEEDS)), lambda states: states)
         return lambda: policy.act(obs)
 
     same = ours(PUBLISHED, sampler=dpmpp_2s, num_steps=15)

@@ -86,7 +86,7 @@ def ours_iql(seeds: int) -> float:
     from pgd_lightning.trajectory import Transition
 
     make = partial(IQL, OBS, ACTION, [256, 256], 0.99, 0.7, 3.0, 100.0)
-    learners = stacked_learners(make, seeds, 0)
+    learners = stacked_learners(make, range(seeds))
     optimizer = torch.optim.AdamW([p for p in learners.parameters() if p.requires_grad], fused=True)
     shape = (100_000,)
     data = Transition(

@@ -118,7 +118,7 @@ def iql_updates(num_seeds: int, compiled: bool = False) -> float:
         temperature=3.0,
         max_weight=100.0,
     )
-    learners = stacked_learners(make, num_seeds, 0)
+    learners = stacked_learners(make, range(num_seeds))
     optimizer = torch.optim.Adam([p for p in learners.parameters() if p.requires_grad], fused=True)
     shape = (num_seeds, 256)
     batch = Transition(
@@ -200,7 +200,7 @@ def evaluation_steps(workers: int) -> float:
     """Steps of halfcheetah a second in an evaluation of 5 seeds x 4 episodes, policies included, workers started."""
     env = environment("halfcheetah-medium", physics="today")
     agent = IQL(17, 6, [256, 256], 0.99, 0.7, 3.0, 100.0)
-    stacked = StackedPolicy(stacked_learners(lambda: agent, 5, 0), lambda obs: obs)
+    stacked = StackedPolicy(stacked_learners(lambda: agent, range(5)), lambda obs: obs)
     rollout(replace(env, max_episode_steps=10), stacked, 5, 1, 0, workers=workers)
     began = time.perf_counter()
     found = rollout(env, stacked, 5, 4, 0, workers=workers)
@@ -227,7 +227,7 @@ def lightning_updates(num_updates: int) -> tuple[float, float]:
     )  # fmt: skip
     agent: Any = build(config.agent)
     module = SyntheticDataModule(
-        real=data, generator=None, **config.synthetic, seed=0, num_seeds=1, total_steps=num_updates, observers=[]
+        real=data, generator=None, **config.synthetic, seeds=[0], total_steps=num_updates, observers=[]
     )
     trainer = Trainer(
         max_steps=num_updates, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -239,7 +239,7 @@ def lightning_updates(num_updates: int) -> tuple[float, float]:
     optimizer = torch.optim.AdamW([p for p in agent.learner.parameters() if p.requires_grad], fused=True)
     began = time.process_time()
     for step in range(num_updates):
-        batch = real_batch(data, 1, 256, 0, step)
+        batch = real_batch(data, [0], 256, step)
         optimizer.zero_grad(set_to_none=True)
         losses = call_stacked(agent.learner, "losses", batch, names=agent.learner.phases()[0])
         torch.stack(list(losses.values())).sum().backward()

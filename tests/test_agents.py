@@ -195,7 +195,7 @@ def test_score_is_the_gradient_of_log_prob(seed: int, gaussian: bool, log_std: f
 def test_stacked_policy_is_each_seeds_actor() -> None:
     agent, batch = make_agent(iql, num_seeds=3, seed=5), make_batch(3, 6, 4)
     for s in range(3):
-        alone = make_agent(iql, seed=5 + s).policy
+        alone = make_agent(iql, seed=5, first=s).policy
         obs, action = batch.obs[s : s + 1], batch.action[s : s + 1]
         for method, args in [("act", ()), ("log_prob", (action,)), ("score", (action, 0.3))]:
             stacked_args = [batch.action if a is action else a for a in args]
@@ -344,7 +344,7 @@ def test_three_seeds_are_three_runs_of_the_reference_order(learner: partial) -> 
     start = {k: v.clone() for k, v in stack.learner.state_dict().items()}
     fit(stack, batches, 20)
     for s in range(3):
-        single = make_agent(learner, seed=7 + s)
+        single = make_agent(learner, seed=7, first=s)
         reference = learner()
         reference.load_state_dict({k: v[s] for k, v in start.items()})
         assert same({k: v[s : s + 1] for k, v in start.items()}, dict(single.learner.state_dict()))
@@ -384,7 +384,7 @@ def test_the_schedule_advances_once_an_update() -> None:
 def test_a_loss_that_is_not_finite_stops() -> None:
     batches = [make_batch(2, 8) for _ in range(10)]
     batches[9].reward[1, 3] = float("nan")
-    with pytest.raises(UserError, match=r"critic loss of agent is nan at step 9 \(seed 1\)"):
+    with pytest.raises(UserError, match=r"critic loss of agent is nan at step 9 \(learner 1\)"):
         fit(make_agent(iql, num_seeds=2), batches, 10)
 
 
@@ -399,7 +399,7 @@ def test_value_alarm(value_alarm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not heard
     agent.learner.critic.pair.layers[-1].bias.data[1] += 1000
     if value_alarm == "stop":
-        with pytest.raises(UserError, match=r"seed 1\), but no return of this data exceeds 100"):
+        with pytest.raises(UserError, match=r"learner 1\), but no return of this data exceeds 100"):
             fit(agent, [make_batch(2, 8)], 1)
     else:
         fit(agent, [make_batch(2, 8)], 1)

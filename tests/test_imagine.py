@@ -16,6 +16,7 @@ from pgd_lightning.configuration import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.imagination import Conservatism, OfflineImagination, Phases
 from pgd_lightning.networks.actors import FlooredActor
+from pgd_lightning.randomness import learner_seeds
 from pgd_lightning.runs import Run
 from pgd_lightning.trajectory import Trajectory
 
@@ -110,7 +111,7 @@ def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_
     original = OfflineImagination.training_step
 
     def interrupted(self, turn, index):
-        if turn["number"] == 18 and self.seed == 1:
+        if turn["number"] == 18 and self.seed == learner_seeds(0, [1])[0]:
             raise RuntimeError("killed here")
         original(self, turn, index)
 
@@ -120,9 +121,9 @@ def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_
     capsys.readouterr()
     assert pgd(monkeypatch, settings(recording, parts)) == 0
     said = capsys.readouterr().out
-    assert "seed 0 is trained already" in said
+    assert "learner 0 is trained already" in said
     assert "continues from step=000000015.ckpt" in said
-    for seed in ("0", "1"):
+    for seed in ("0", "0.1"):
         runs = [Run(next((root / "imagination").rglob(f"{seed}/run.json")).parent) for root in (whole, parts)]
         assert runs[0].finished
         ours, theirs = (
@@ -169,7 +170,7 @@ def test_kl_holds_the_policy_to_its_clone(weight, low, high):
 
 
 def test_how_often_it_logs_makes_no_other_run(tmp_path):
-    known = SimpleNamespace(provenance={"sha256": "x"})
+    known = SimpleNamespace(file="x")
     runs = [
         imagine.run_of(compose_config("imagine", [*SMALL, f"runs_dir={tmp_path}", more]), known, 0).folder
         for more in ("imagine.log_every=2", "imagine.log_every=3", "imagine.conservatism.weight=1")

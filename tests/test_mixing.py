@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from pgd_lightning.agents.bc import BC
+from pgd_lightning.agents.seeds import stacked_learners
 from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
 from pgd_lightning.data.modules import Share, SyntheticDataModule, WindowDataModule, finite_only
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import learner_seeds
 from pgd_lightning.trajectory import Trajectory, Transition
 
 
@@ -32,7 +35,7 @@ REAL, SYNTHETIC = steps(500, mark=0), steps(3, 400, mark=10_000)
 
 @given(st.integers(0, 10**6))
 def test_blend_holds_exactly_240_and_16(step):
-    batch = blend(REAL, SYNTHETIC, step, size=256, share=240, seed=0)
+    batch = blend(REAL, SYNTHETIC, step, size=256, share=240, seeds=range(3))
     assert batch.batch_size == (3, 256)
     assert (batch.reward >= 10_000).sum(1).tolist() == [240] * 3
     for s in range(3):  # each from its own pool
@@ -41,24 +44,41 @@ def test_blend_holds_exactly_240_and_16(step):
 
 
 def test_purely_synthetic_and_purely_real():
-    assert (blend(REAL, SYNTHETIC, 0, 256, 256, 0).reward >= 10_000).all()
-    assert (real_batch(REAL, 3, 256, 0, 0).reward < 10_000).all()
+    assert (blend(REAL, SYNTHETIC, 0, 256, 256, range(3)).reward >= 10_000).all()
+    assert (real_batch(REAL, range(3), 256, 0).reward < 10_000).all()
 
 
 @given(st.integers(0, 1000))
 def test_alternate_takes_turns(step):
-    batch = alternate(REAL, SYNTHETIC, step, 64, 0, 0)
+    batch = alternate(REAL, SYNTHETIC, step, 64, 0, range(3))
     assert ((batch.reward >= 10_000) == bool(step % 2)).all()
 
 
-def test_seed_s_of_a_run_is_seed_0_of_another():
-    assert torch.equal(real_batch(REAL, 3, 64, seed=5, step=9).reward[2], real_batch(REAL, 1, 64, 7, 9).reward[0])
+def test_a_learner_draws_the_same_whoever_else_draws():
+    """So that it does not matter how learners are spread over processes."""
+    assert torch.equal(real_batch(REAL, [5, 6, 7], 64, step=9).reward[2], real_batch(REAL, [7], 64, step=9).reward[0])
+
+
+@given(st.lists(st.integers(0, 2**31), min_size=2, max_size=6, unique=True), st.integers(1, 9))
+def test_runs_of_different_seeds_share_no_learner(seeds, count):
+    learners = [one for seed in seeds for one in learner_seeds(seed, range(count))]
+    assert len(set(learners)) == len(seeds) * count
+    assert [learner_seeds(seed, range(1)) for seed in seeds] == [[seed] for seed in seeds]
+
+
+def test_runs_of_different_seeds_draw_other_batches_and_begin_with_other_weights():
+    of = {seed: learner_seeds(seed, range(5)) for seed in (0, 1)}
+    drawn = [tuple(row.tolist()) for seeds in of.values() for row in real_batch(REAL, seeds, 64, step=3).reward]
+    assert len(set(drawn)) == 10
+    stacked = [stacked_learners(lambda: BC(2, 1, [4]), seeds) for seeds in of.values()]
+    weights = torch.cat([torch.cat([p.flatten(1) for p in learners.parameters()], 1) for learners in stacked])
+    assert len(weights.unique(dim=0)) == 10
 
 
 def test_batches_are_uniform():
     counts = torch.zeros(500)
     for step in range(400):
-        counts += real_batch(REAL, 1, 256, 0, step).reward[0].long().bincount(minlength=500)
+        counts += real_batch(REAL, [0], 256, step).reward[0].long().bincount(minlength=500)
     expected = 400 * 256 / 500
     assert ((counts - expected) ** 2 / expected).sum().item() == pytest.approx(500, abs=5 * 1000**0.5)
 
@@ -136,7 +156,7 @@ def run(tmp_path, steps_to, resume=None, every=5, generator=None, first_unguided
     module, generator = Counter(), generator or Recorder()
     data = SyntheticDataModule(
         REAL, generator, "blend", batch_size=16, synthetic_batch=12, lifetime=10, num_windows=20,
-        first_unguided=first_unguided, keep_terminal=False, seed=0, num_seeds=2, total_steps=steps_to, observers=[],
+        first_unguided=first_unguided, keep_terminal=False, seeds=[0, 1], total_steps=steps_to, observers=[],
         lead=lead,
     )  # fmt: skip
     trainer = Trainer(
@@ -217,7 +237,7 @@ def shared(share, echo, **changes):
     data.obs = torch.stack([data.reward, -data.reward], dim=-1)
     settings = {"batch_size": 16, "synthetic_batch": 12, "num_windows": 10} | changes
     return SyntheticDataModule(
-        data, echo, "blend", **settings, lifetime=10, first_unguided=True, keep_terminal=False, seed=0, num_seeds=1,
+        data, echo, "blend", **settings, lifetime=10, first_unguided=True, keep_terminal=False, seeds=[0],
         total_steps=20, observers=[], share=share,
     )  # fmt: skip
 

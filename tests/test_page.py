@@ -13,10 +13,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from pgd_lightning.__main__ import main
+from pgd_lightning.configuration import compose_config
 from pgd_lightning.evaluation.statistics import Interval
 from pgd_lightning.runs import Run
 
-ENV = {"ref_min_score": -20.0, "ref_max_score": 3234.0, "physics": "today"}
+ENV = compose_config("train", ["env.ref_min_score=0", "env.ref_max_score=100"]).env  # a return is its own score
 SETTINGS = {"env": ENV, "seeds": 5, "updates": 5000, "evaluation": {"final_episodes": 2}}
 
 
@@ -33,7 +34,7 @@ def make_run(root: Path, env: str, generator: str, scores: np.ndarray, label="a 
     run.append(
         "ledger.jsonl",
         [
-            {"purpose": purpose, "step": step, "seed": seed, "index": i, "return": 10 * s, "score": s + i,
+            {"purpose": purpose, "step": step, "seed": seed, "index": i, "return": s + i, "score": s + i,
              "length": 5, "simulator": "mujoco 3.4.0, Hopper-v5"}
             for purpose, step in (("monitor", 2500), ("monitor", 5000), ("final", 5000))
             for seed, s in enumerate(scores)

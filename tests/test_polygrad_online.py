@@ -10,7 +10,7 @@ import torch
 from test_pipeline import pgd
 from torch import nn
 
-from pgd_lightning import polygrad
+from pgd_lightning import identity, polygrad
 from pgd_lightning.agents.actor_critic import A2C, PPO, StepControl, advantages, alive, standardised
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.buffer import EpisodeBuffer
@@ -294,9 +294,9 @@ def test_bad_settings_get_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_how_often_a_run_saves_does_not_make_it_another():
     first, second = (compose_config("polygrad", [*SMALL, f"online.checkpoint_every={n}"]) for n in (10, 20))
-    assert polygrad.identity(first) == polygrad.identity(second)
+    assert identity.online(first) == identity.online(second)
     other = compose_config("polygrad", [*SMALL, "world.sampling.num_steps=4"])
-    assert polygrad.identity(first) != polygrad.identity(other)
+    assert identity.online(first) != identity.online(other)
 
 
 def test_nan_in_the_world_model_stops_the_run_with_its_step(monkeypatch):

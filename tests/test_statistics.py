@@ -1,6 +1,7 @@
 """Intervals, aggregates, ledgers and budgeted selection: hand-computed cases, definitions, and what is refused."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.budget import bandit, budgeted_selection
-from pgd_lightning.evaluation.ledgers import Ledger, collected, common_seeds, oracle, require_alike, spent
+from pgd_lightning.evaluation.ledgers import Ledger, collected, common_seeds, episodes, oracle, require_alike, spent
 from pgd_lightning.evaluation.statistics import (
     aggregate,
     average,
@@ -22,6 +24,7 @@ from pgd_lightning.evaluation.statistics import (
     profile_band,
     seed_interval,
 )
+from pgd_lightning.randomness import learner_seeds
 
 # Ten runs on two data sets. rliable's metrics give IQM 65, mean 65, optimality gap 38 (gamma 100), and a probability of
 # improvement of 0.55 for SCORES + (5, 0) over SCORES: the values that test_aggregates_by_hand finds by hand.
@@ -117,11 +120,11 @@ def ledger(seed: int, scores: dict[int, list[float]], purpose: str = "final", **
 
 def test_collected_takes_the_last_step_of_a_purpose():
     scores = collected([ledger(1, {10: [9.0, 9.0], 20: [1.0, 2.0]}), ledger(0, {20: [3.0, 4.0]})], "final")
-    assert scores.keys == ((0, 0), (1, 0))
+    assert scores.keys == ((0, 0), (1, 1))  # the run's seed, and the learner's own
     np.testing.assert_array_equal(scores.score, [[3, 4], [1, 2]])
 
 
-@pytest.mark.parametrize("name", ["data", "simulator", "score constants", "updates", "episodes"])
+@pytest.mark.parametrize("name", ["data", "simulator", "score constants", "updates"])
 def test_unlike_runs_do_not_share_a_row(name):
     with pytest.raises(UserError, match=f"two kinds of {name}, .*runs/0.*runs/1"):
         require_alike([ledger(0, {1: [1.0]}), ledger(1, {1: [1.0]}, **{name: "other"})])
@@ -130,6 +133,48 @@ def test_unlike_runs_do_not_share_a_row(name):
 def test_a_run_counts_once():
     with pytest.raises(UserError, match="have seed 3"):
         collected([ledger(3, {1: [1.0]}), ledger(3, {1: [1.0]})], "final")
+
+
+def learners(seed, numbers, episodes=2, own=()):
+    """The ledger of a run of several learners."""
+    rows = [
+        {"purpose": "final", "step": 1, "seed": n, "index": e, "return": 0.0, "score": float(10 * n + e)}
+        for n in numbers
+        for e in range(episodes)
+    ]
+    return Ledger(f"runs/{seed}", seed, CONDITIONS, rows, own)
+
+
+def test_runs_of_before_that_share_learners_are_refused():
+    """Learner s of seed k was once learner 0 of seed k + s: ten learners of which only six exist."""
+    with pytest.raises(UserError, match="runs/0 and runs/1 share learners"):
+        collected([learners(0, range(5)), learners(1, range(5))], "final")
+    own = [learners(seed, range(5), own=learner_seeds(seed, range(5))) for seed in (0, 1)]
+    assert len(collected(own, "final").keys) == 10
+    assert len(collected([learners(0, range(5)), learners(5, range(5))], "final").keys) == 10
+
+
+def test_learners_of_before_are_no_pair_of_learners_of_today():
+    before, now = learners(0, range(3)), learners(0, range(3), own=learner_seeds(0, range(3)))
+    ours, theirs = common_seeds(collected([before], "final"), collected([now], "final"))
+    assert len(ours) == len(theirs) == 1  # the first, whose seed is the run's
+
+
+def test_episodes_that_all_have_are_compared():
+    scores = collected([learners(0, [0], 5), learners(7, [0], 3)], "final")
+    np.testing.assert_array_equal(scores.score, [[0, 1, 2], [0, 1, 2]])
+    more = collected([learners(7, [0], 5)], "final")
+    ours, theirs = common_seeds(scores, more)
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.shape == (1, 3)
+
+
+def test_an_episode_counts_once_with_the_constants_in_use():
+    env = environment("hopper-medium", physics="today")
+    rows = learners(0, [0, 1], 2).rows
+    rows = [{**row, "return": 100.0 * row["index"], "simulator": "x"} for row in rows]
+    found = episodes([*rows, {**rows[0], "return": 50.0}], replace(env, ref_min_score=0.0, ref_max_score=200.0))
+    assert [row["score"] for row in found] == [25.0, 50.0, 0.0, 50.0]
 
 
 def test_pairs_are_formed_of_common_seeds():

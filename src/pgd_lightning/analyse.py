@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pgd_lightning import train
+from pgd_lightning import identity, train
 from pgd_lightning.agents.online import OnlinePolicy
 from pgd_lightning.check import replay_rows, sampled_rows
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -24,7 +24,6 @@ from pgd_lightning.evaluation.analysis_figure import analysis_figure
 from pgd_lightning.evaluation.recorded import Replay
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.prior import identity as prior_identity
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
@@ -36,14 +35,8 @@ from pgd_lightning.trajectory import Generator, Policy, Trajectory
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
     dataset = open_dataset(config)
-    identity = {
-        "physics": config.physics,
-        "analysis": OmegaConf.to_container(config.analysis, resolve=True),
-        "guidance": OmegaConf.to_container(config.guidance, resolve=True),
-        "sampler": OmegaConf.to_container(config.sampler, resolve=True),
-        "prior": prior_identity(config, dataset),
-    }
-    run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", identity, config.seed)
+    what = identity.analysis(config, dataset.file)
+    run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", what, config.seed)
     with run.started(config, dataset.provenance):
         analyst = make_analyst(config, dataset)
         floor = recorded_floor(config, dataset, analyst.simulator)

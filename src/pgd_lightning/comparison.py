@@ -13,15 +13,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.figures import NAMES
-from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, oracle, require_alike, spent
+from pgd_lightning.evaluation.ledgers import (
+    Ledger,
+    Scores,
+    collected,
+    common_seeds,
+    episodes,
+    oracle,
+    require_alike,
+    spent,
+)
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
-from pgd_lightning.runs import Run, open_run
+from pgd_lightning.runs import Run, build, open_run
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
 NO_METHOD = {"seed", "num_seeds", "file", "updates", "total_steps", "physics", "obs_dim", "action_dim", "channels"}
-CONDITIONS = {"evaluation"}  # sections of an identity that are none of the method either
-COMMON = {"agent", "reading", "behaviour", "pretraining"}  # sections that have nothing to do with the generator
+CONDITIONS = {"env", "evaluation"}  # sections of an identity that are none of the method either
+COMMON = {
+    "agent",
+    "data",
+    "reading",
+    "batch_size",
+    "trainer",
+    "behaviour",
+}  # that have nothing to do with the generator
 BASELINES = ("none", "unguided")
 
 
@@ -54,20 +70,21 @@ class Entry:
 
     @cached_property
     def ledger(self) -> Ledger:
-        rows = self.run.rows("ledger.jsonl")
-        data, env = self.record["provenance"], self.config.env
+        data, env = self.record["provenance"], build(self.config.env)
+        rows = episodes(self.run.rows("ledger.jsonl"), env)
         simulators = sorted({row["simulator"] for row in rows})
         conditions = {
             "data": data["label"],
             "kind of data": data["kind"],
             "simulator": " and ".join(simulators),
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
-            "physics": env.get("physics", "today"),
+            "physics": env.physics,
             "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}",
             "updates": self.config.updates,
-            "episodes": self.config.evaluation.final_episodes,
         }
-        return Ledger(str(self.run.folder), self.record["seed"], {k: str(v) for k, v in conditions.items()}, rows)
+        learners = self.record.get("learners", ())
+        named = {key: str(value) for key, value in conditions.items()}
+        return Ledger(str(self.run.folder), self.record["seed"], named, rows, learners)
 
 
 @dataclass(frozen=True)

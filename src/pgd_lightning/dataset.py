@@ -39,6 +39,11 @@ class Dataset:
         return str(self.provenance["label"])
 
     @property
+    def file(self) -> str:
+        """The SHA-256 by which runs know their data."""
+        return str(self.provenance["sha256"])
+
+    @property
     def transitions(self) -> Transition:
         """Every real step that has a successor or ends in a terminal, ``[B]``.
 

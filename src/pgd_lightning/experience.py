@@ -1,11 +1,9 @@
 """From a config to its generator, with the model behind it: found in its run folder, or trained now."""
 
-from typing import Any
-
 from omegaconf import DictConfig
 
 from pgd_lightning.dataset import Dataset
-from pgd_lightning.prior import identity, ready_model
+from pgd_lightning.prior import ready_model
 from pgd_lightning.runs import build
 from pgd_lightning.trajectory import Generator
 
@@ -17,9 +15,3 @@ def ready_generator(config: DictConfig, dataset: Dataset) -> Generator | None:
     model, _ = ready_model(config, dataset, config.generator.model)
     generator: Generator = build(config.generator.build)(model)
     return generator
-
-
-def model_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What makes the model behind the config's generator another model."""
-    section = config.generator.model
-    return {section: identity(config, dataset, section)}

@@ -2,7 +2,7 @@
 
 The recipe is ours (nothing of it is in the paper): a world model of the recorded windows, a clone of the policy that
 recorded them with its critic, and improvement in imagination from recorded states, held to the clone by choice. Each
-seed is a run of its own; all share the world model.
+learner is a run of its own; all share the world model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import ranks
+from pgd_lightning import identity, ranks
 from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -26,21 +25,21 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
+from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
 from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.imagination import OfflineImagination, Phases, imagining
-from pgd_lightning.prior import READING, build_model, identity, ready_model
+from pgd_lightning.models import load_agent
+from pgd_lightning.prior import build_model, ready_model
 from pgd_lightning.progress import say
-from pgd_lightning.randomness import derive_seed, seeded
+from pgd_lightning.randomness import derive_seed, learner_seeds, seeded
 from pgd_lightning.runs import Run, build, command_line, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.tracking import mirror_figures
-from pgd_lightning.trajectory import Policy
 
 WORLD = "world"
-FREE = ("log_every", "tolerance")
 ELSEWHERE = ("agent", "generator", "guidance", "synthetic", "updates", "prior", "network", "learning", "analysis")
 
 
@@ -52,7 +51,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     check(config, overrides)
     dataset = open_dataset(config)
     world = cast(WorldModel, ready_model(config, dataset, WORLD)[0])
-    runs = [train_seed(config, dataset, world, seed) for seed in range(config.seed, config.seed + config.seeds)]
+    runs = [train_learner(config, dataset, world, number) for number in range(config.seeds)]
     folder, paths = report(runs, config, dataset)
     mirror_figures(config, runs[0], dataset.provenance, paths)
     say(f"\n{(folder / 'table.txt').read_text()}")
@@ -74,16 +73,12 @@ def phases(config: DictConfig) -> Phases:
     return Phases(config.imagine.clone, config.imagine.warm_up, config.imagine.improve)
 
 
-def run_of(config: DictConfig, dataset: Dataset, seed: int) -> Run:
-    """The run of one seed; how often it logs makes no other one of it."""
-    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, ["imagine", "evaluation", "physics"]))
-    settings["imagine"] = {key: value for key, value in settings["imagine"].items() if key not in FREE}
-    settings |= {WORLD: identity(config, dataset, WORLD), "model_seed": config.seed}
-    settings |= {"file": dataset.provenance["sha256"], "reading": {key: config.data[key] for key in READING}}
-    run = Run.at(
-        config.runs_dir, "imagination", config.env.name, f"polygrad-{config.imagine.learner.name}", settings, seed
-    )
-    run.update(agent=config.imagine.learner.name, generator="polygrad")
+def run_of(config: DictConfig, dataset: Dataset, number: int) -> Run:
+    """The run of one learner."""
+    method, what = f"polygrad-{config.imagine.learner.name}", identity.imagination(config, dataset.file)
+    run = Run.at(config.runs_dir, "imagination", config.env.name, method, what, config.seed, number)
+    learners = learner_seeds(config.seed, [number])
+    run.update(agent=config.imagine.learner.name, generator="polygrad", learners=learners)
     return run
 
 
@@ -108,41 +103,64 @@ def recorded(config: DictConfig, dataset: Dataset) -> PaddedWindows:
     return split_padded(dataset.recording, config.data.horizon, config.data.validation, config.seed)[0]
 
 
-def train_seed(config: DictConfig, dataset: Dataset, world: WorldModel, seed: int) -> Run:
-    """The finished run of one seed: found, continued or trained."""
-    run = run_of(config, dataset, seed)
+def train_learner(config: DictConfig, dataset: Dataset, world: WorldModel, number: int) -> Run:
+    """The finished run of one learner: found, continued or trained."""
+    run = run_of(config, dataset, number)
+    (seed,) = learner_seeds(config.seed, [number])
     if run.finished:
-        say(f"imagination: seed {seed} is trained already, in {run.folder}")
+        say(f"imagination: learner {number} is trained already, in {run.folder}")
+        measure(run, config, dataset, world, number)
         return run
     with run.started(config, dataset.provenance):
         module, turns = build_learner(config, world, seed), phases(config).turns
         evaluation = Evaluation(
-            dataset.env, config.imagine.evaluate_every, config.evaluation.episodes, range(seed, seed + 1),
+            dataset.env, config.imagine.evaluate_every, config.evaluation.episodes, range(number, number + 1),
             derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", rows),
             workers=config.ranks.simulators,
         )  # fmt: skip
-        say(f"imagination: seed {seed}, {turns} turns, {run.folder}")
+        say(f"imagination: learner {number}, {turns} turns, {run.folder}")
         fit(
             run, config, dataset.provenance, module,
             StartsDataModule(recorded(config, dataset), config.imagine.windows, config.imagine.batch_size, seed, turns),
             steps=turns, log_every=config.imagine.log_every, checkpoint_every=config.checkpoint_every,
             callbacks=[evaluation], spread=ALONE,
         )  # fmt: skip
-        clone = episodes(config, dataset, module.clone, "clone", seed)
-        final = episodes(config, dataset, module.policy, "final", seed)
-        run.append("ledger.jsonl", [*clone, *final])
+        final = last_episodes(run, config, dataset, module, number, first=0)
         run.append("health.jsonl", [{"step": turns, **health(config, dataset, module, seed)}])
         run.update(state="finished", score=fmean(row["score"] for row in final))
     return run
 
 
-def episodes(config: DictConfig, dataset: Dataset, policy: Policy, purpose: str, seed: int) -> list[dict[str, Any]]:
-    """The ledger's rows of ``policy``, which acts by its mean; all policies see the same start states."""
-    result = rollout(
-        dataset.env, policy, 1, config.evaluation.final_episodes, derive_seed(config.seed, "final"),
-        workers=config.ranks.simulators,
-    )  # fmt: skip
-    return result.ledger(dataset.env, phases(config).turns, purpose, seed)
+def measure(run: Run, config: DictConfig, dataset: Dataset, world: WorldModel, number: int) -> None:
+    """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``."""
+    if run.asked_as(config):
+        return
+    with run.started(config, dataset.provenance):
+        wanted = config.evaluation.final_episodes
+        final = [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
+        if len(final) < wanted:
+            module = build_learner(config, world, *learner_seeds(config.seed, [number]))
+            load_agent(module, run)
+            final += last_episodes(run, config, dataset, module, number, first=len(final))
+        run.update(score=fmean(row["score"] for row in final if row["index"] < wanted))
+
+
+def last_episodes(
+    run: Run, config: DictConfig, dataset: Dataset, module: OfflineImagination, number: int, first: int
+) -> list[dict[str, Any]]:
+    """Roll out the clone and the last policy from the same start states, note both, and return the policy's rows.
+
+    Policies act by their means; episodes before ``first`` are there already.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for purpose, policy in (("clone", module.clone), ("final", module.policy)):
+        result = rollout(
+            dataset.env, policy, 1, config.evaluation.final_episodes, derive_seed(config.seed, "final"),
+            workers=config.ranks.simulators, first=first,
+        )  # fmt: skip
+        rows[purpose] = result.ledger(dataset.env, phases(config).turns, purpose, number)
+    run.append("ledger.jsonl", [*rows["clone"], *rows["final"]])
+    return rows["final"]
 
 
 @torch.no_grad()
@@ -164,8 +182,9 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
     """Table, numbers and learning curves of all seeds, beside the first one's run."""
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
-    rows = [row for run in runs for row in run.rows("ledger.jsonl")]
-    scores = {purpose: _stacked(runs, purpose) for purpose in ("clone", "final")}
+    rows = [row for run in runs for row in episodes(run.rows("ledger.jsonl"), dataset.env)]
+    asked = [row for row in rows if row["purpose"] == "monitor" or row["index"] < config.evaluation.final_episodes]
+    scores = {purpose: figures.scores_of(asked, purpose) for purpose in ("clone", "final")}
     interval = {purpose: seed_interval(found) for purpose, found in scores.items()}
     gain = paired_interval(scores["final"], scores["clone"])
     cards = [run.rows("health.jsonl")[-1] for run in runs]
@@ -188,7 +207,3 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
     axis = f"turns: clone to {first}, critic to {second}, then improving in imagination"
     curve = figures.learning_curves({"imagination": rows}, title, folder / "learning_curves.png", xlabel=axis)
     return folder, [curve]
-
-
-def _stacked(runs: list[Run], purpose: str) -> Any:
-    return np.concatenate([figures.scores_of(run.rows("ledger.jsonl"), purpose) for run in runs])

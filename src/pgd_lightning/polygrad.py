@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pgd_lightning import ranks
+from pgd_lightning import identity, ranks
 from pgd_lightning.data.online import OnlineDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import action_figure, figures
@@ -28,8 +28,6 @@ from pgd_lightning.simulators import make
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import EnvSpec
 
-FREE = ("log_every", "validate_every", "checkpoint_every")
-
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
@@ -42,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             f"({env.max_episode_steps} steps): lower it."
         )
     method = f"polygrad-{config.online.learner.name}"
-    run = Run.at(config.runs_dir, "online", env.name, method, identity(config), config.seed)
+    run = Run.at(config.runs_dir, "online", env.name, method, identity.online(config), config.seed)
     run.update(agent=config.online.learner.name, generator="polygrad")
     provenance = {"kind": "online", "label": f"{env.task}, collected online", "path": None, "sha256": None}
     if run.finished:
@@ -59,15 +57,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     mirror_figures(config, run, provenance, paths)
     say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
-
-
-def identity(config: DictConfig) -> dict[str, Any]:
-    """What makes an online run another one; how often it logs or saves does not."""
-    sections = ["env", "world", "online", "evaluation", "physics"]
-    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, sections), resolve=True)
-    for section in ("world", "online"):
-        settings[section] = {key: value for key, value in settings[section].items() if key not in FREE}
-    return settings | {"rows": config.data.horizon}  # type: ignore[no-any-return]
 
 
 def build_learner(config: DictConfig) -> ImaginationLearner:

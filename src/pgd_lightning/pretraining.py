@@ -3,46 +3,22 @@
 Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
 """
 
-from typing import Any
-
 from omegaconf import DictConfig, OmegaConf
 
+from pgd_lightning import identity
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.fitting import ALONE, fit
+from pgd_lightning.identity import BEHAVIOUR as SHARED
 from pgd_lightning.models import fit_scales, load_agent
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build
-
-SHARED = "behaviour"
-SAMPLING = ("time_max", "spacing", "to_zero")  # keys of the process that training does not see
 
 
 def needs_behaviour(config: DictConfig) -> bool:
     """Whether the agent of ``config`` holds a behaviour model."""
     return SHARED in config.agent.learner
-
-
-def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What makes a behaviour model another one."""
-    settings = OmegaConf.to_container(config.pretraining, resolve=True)
-    network = OmegaConf.to_container(config.agent.learner[SHARED], resolve=True)
-    assert isinstance(settings, dict)
-    assert isinstance(network, dict)
-    network["process"] = {k: v for k, v in network["process"].items() if k not in SAMPLING}
-    return {
-        "pretraining": {k: v for k, v in settings.items() if k not in ("checkpoint_every", "log_every")},
-        "network": network,
-        "normalise_obs": config.agent.normalise_obs,
-        "file": dataset.provenance["sha256"],
-        "reading": {key: config.data[key] for key in ("out_of_box", "missing_timeouts")},
-    }
-
-
-def part_of_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """What an agent's identity holds of its behaviour model: nothing for agents without."""
-    return {SHARED: behaviour_identity(config, dataset)} if needs_behaviour(config) else {}
 
 
 def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None:
@@ -57,7 +33,7 @@ def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None
 def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
     """The behaviour model of ``dataset`` under ``config``, read from its run or trained now."""
     settings = config.pretraining
-    what = behaviour_identity(config, dataset)
+    what = identity.behaviour(config, dataset.file)
     run = Run.at(config.runs_dir, SHARED, config.env.name, "diffusion", what, settings.seed)
     module = build_behaviour(config, dataset)
     if run.finished:
@@ -74,8 +50,7 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             real=dataset.transitions,
             generator=None,
             **dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0},
-            seed=settings.seed,
-            num_seeds=1,
+            seeds=[settings.seed],
             total_steps=settings.updates,
             observers=[],
         )

@@ -4,11 +4,9 @@ A section of the config describes each model: ``prior`` PGD's diffusion model, o
 (conf/model). A generator names its section (conf/generator), and several may share one.
 """
 
-from typing import Any
+from omegaconf import DictConfig
 
-from omegaconf import DictConfig, OmegaConf
-
-from pgd_lightning import ranks
+from pgd_lightning import identity, ranks
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -22,9 +20,6 @@ from pgd_lightning.runs import Run, build
 
 TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
-READING = ("out_of_box", "rewards", "missing_timeouts")
-CUTTING = ("horizon", "stride", "validation")
-FREE = ("log_every", "validate_every", "checkpoint_every", "sampling")  # what training does not see
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -34,25 +29,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"{config.generator.model}: in {run.folder}")
 
 
-def identity(config: DictConfig, dataset: Dataset, section: str = PRIOR) -> dict[str, Any]:
-    """What makes a model another model; how often it logs or saves does not."""
-    parts = ["process", "network", PRIOR] if section == PRIOR else [section]
-    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True)
-    settings[section] = {key: value for key, value in settings[section].items() if key not in FREE}
-    cutting = () if "held_out_steps" in config[section] else CUTTING
-    settings["data"] = {key: config.data[key] for key in READING + cutting}
-    return settings | {"file": dataset.provenance["sha256"], "precision": config.trainer.precision}  # type: ignore[no-any-return]
-
-
 def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[WindowModel, Run]:
     """The trained model of ``section``, read from its run or trained now, and its run."""
     settings = config[section]
     train, held_out = training_set(config, section, dataset)
     steps = settings.steps or settings.epochs * (len(train) // settings.batch_size)
     model = build_model(config, section, steps)
-    run = Run.at(
-        config.runs_dir, section, config.env.name, model.method, identity(config, dataset, section), config.seed
-    )
+    what = identity.model(config, section, dataset.file)
+    run = Run.at(config.runs_dir, section, config.env.name, model.method, what, config.seed)
     if run.finished:
         say(f"{section}: trained already, in {run.folder}")
         load_model(model, run, dataset)

@@ -4,7 +4,7 @@ No generator state is carried from step to step, so none has to be saved: a run 
 uninterrupted run drew at step k. ``docs/design.md`` says why.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -14,6 +14,14 @@ import torch
 def derive_seed(*path: int | str) -> int:
     """A 63-bit seed that depends on every element of ``path``, e.g. ``(seed, "prior/noise", step)``."""
     return int.from_bytes(blake2b(repr(path).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def learner_seeds(seed: int, numbers: Iterable[int]) -> list[int]:
+    """The seeds of the learners ``numbers`` of a run: ``seed`` itself of number 0, of others one that no run is given.
+
+    Runs of different seeds share no learner, however many each trains.
+    """
+    return [seed if number == 0 else derive_seed(seed, "learner", number) for number in numbers]
 
 
 def stream(*path: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, replayed, step_errors
+from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.experience import ready_generator
@@ -40,7 +41,7 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
     settings = runs[0].load_config()
-    ledgers = {run.record["generator"]: run.rows("ledger.jsonl") for run in runs}
+    ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), dataset.env) for run in runs}
     summary = summarise(ledgers, settings, dataset)
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
     title = f"{settings.agent.name} on {dataset.label}"
@@ -51,7 +52,13 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
 
 def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
     """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent."""
-    finals = {name: figures.scores_of(rows, "final") for name, rows in ledgers.items()}
+    asked = settings.evaluation.final_episodes
+    found = {
+        name: figures.scores_of([row for row in rows if row["index"] < asked], "final")
+        for name, rows in ledgers.items()
+    }
+    fewest = min(scores.shape[1] for scores in found.values())
+    finals = {name: scores[:, :fewest] for name, scores in found.items()}
     first, *others = finals
     differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
     return {

@@ -24,7 +24,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -37,28 +36,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import ranks
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.identity import digest
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
-FREE = ("runs_dir", "logger", "trainer", "ranks", "report", "compare", "checkpoint_every", "imagine")
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 
 
 LOOK_EVERY = 2.0  # seconds between two looks at what another process does
-
-
-def config_hash(identity: Any) -> str:
-    """Eight hexadecimal digits that change with any value of ``identity``."""
-    canonical = json.dumps(identity, sort_keys=True, default=str)
-    return blake2b(canonical.encode(), digest_size=4).hexdigest()
-
-
-def settings_hash(config: DictConfig) -> str:
-    """The hash of all settings of a command but those that do not change what it trains: says which runs it made."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(settings, dict)
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    return config_hash(kept | {"precision": config.trainer.precision})
 
 
 def build(config: Any) -> Any:
@@ -143,9 +128,12 @@ class Run:
     folder: Path
 
     @classmethod
-    def at(cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int) -> Run:
-        """The folder of this identity, created if it is new."""
-        folder = Path(root) / stage / env / f"{method}-{config_hash(identity)}" / str(seed)
+    def at(
+        cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int, learner: int = 0
+    ) -> Run:
+        """The folder of this identity, created if it is new; of several learners of one seed each may have its own."""
+        name = f"{seed}.{learner}" if learner else str(seed)
+        folder = Path(root) / stage / env / f"{method}-{digest(identity)}" / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -192,15 +180,17 @@ class Run:
         """Hold the folder against a second process, and note how this start came about; ranks meet here and at the end.
 
         Raises UserError if another process works in it. What is ``shared`` by several commands waits for that process
-        instead, and may then find the run finished.
+        instead, and may then find the run finished. ``config.yaml`` has the settings of the last start: all starts of a
+        run agree in what is trained.
         """
         folders = set(ranks.gathered(str(self.folder)))
         if len(folders) > 1:
             raise UserError(f"The ranks have other settings, or other code, one than another: {' and '.join(folders)}.")
         with (self.folder / ".lock").open("a") as lock:
             self._take(lock, shared)
-            if ranks.rank() == 0 and not self.finished:
+            if ranks.rank() == 0:
                 write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            if ranks.rank() == 0 and not self.finished:
                 starts = [*self.record.get("starts", []), start_record()]
                 self.beat()
                 self.update(state="running", reason=None, starts=starts, provenance=provenance)
@@ -293,6 +283,11 @@ class Run:
             return []
         lines = [line for line in path.read_text().split("\n")[:-1] if line]
         return [json.loads(line) for line in dict.fromkeys(lines)]
+
+    def asked_as(self, config: DictConfig) -> bool:
+        """Whether the last start had just these settings."""
+        path = self.folder / "config.yaml"
+        return path.exists() and path.read_text() == OmegaConf.to_yaml(config, resolve=True)
 
     def load_config(self) -> DictConfig:
         return OmegaConf.load(self.folder / "config.yaml")  # type: ignore[return-value]

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 
 from pgd_lightning.configuration import combinations, compose_config
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.identity import asked, digest
 from pgd_lightning.progress import say
-from pgd_lightning.runs import Run, config_hash, settings_hash, write_atomic
+from pgd_lightning.runs import Run, write_atomic
 from pgd_lightning.train import arms
 
 SAY_EVERY = 10.0  # seconds without a word
@@ -84,7 +85,7 @@ def all_points(overrides: list[str]) -> list[Point]:
     points, said = [], time.monotonic()
     for number, command in enumerate(commands):
         config = compose_config("train", command)
-        agents = [Made(arm.env.name, arm.seed, settings_hash(arm)) for arm in arms(config, command)]
+        agents = [Made(arm.env.name, arm.seed, asked(arm)) for arm in arms(config, command)]
         label = " ".join(o for o in command if o in varied) or "the only point"
         points.append(Point(number, command, label, Path(config.runs_dir), agents))
         if time.monotonic() - said > SAY_EVERY:
@@ -96,7 +97,7 @@ def all_points(overrides: list[str]) -> list[Point]:
 def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
     """Where the sweep is written down (``sweep.json``); its name comes from what it trains, however that is spelled."""
     agents = [[asdict(agent) for agent in point.agents] for point in points]
-    folder = Path(config.runs_dir) / "sweep" / config_hash(agents)
+    folder = Path(config.runs_dir) / "sweep" / digest(agents)
     folder.mkdir(parents=True, exist_ok=True)
     written = {"points": [point.overrides for point in points], "labels": [point.label for point in points]}
     write_atomic(folder / "sweep.json", json.dumps(written | {"agents": agents}, indent=2))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import ranks, run_report
+from pgd_lightning import identity, ranks, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.ahead import Beside
@@ -18,14 +19,15 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card
+from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import rollout
-from pgd_lightning.experience import model_identity, ready_generator
+from pgd_lightning.experience import ready_generator
 from pgd_lightning.fitting import ALONE, ROWS, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.pretraining import adopt_behaviour, part_of_identity
+from pgd_lightning.pretraining import adopt_behaviour
 from pgd_lightning.progress import say
-from pgd_lightning.randomness import derive_seed
-from pgd_lightning.runs import Run, command_line, config_hash, settings_hash
+from pgd_lightning.randomness import derive_seed, learner_seeds
+from pgd_lightning.runs import Run, command_line
 from pgd_lightning.simulators import make
 from pgd_lightning.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.tracking import mirror_figures
@@ -92,10 +94,12 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
     run, module = agent_run(config, dataset)
     if run.finished:
         say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
+        measure(run, config, dataset)
         return run
     generator = ready_generator(config, dataset)
     with run.started(config, dataset.provenance, shared):
         if run.finished:
+            complete(run, config, dataset)
             return run
         adopt_behaviour(module, config, dataset)
         say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
@@ -104,6 +108,37 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         run.append("ledger.jsonl", rows)
         run.update(state="finished", score=fmean(row["score"] for row in rows))
     return run
+
+
+def measure(run: Run, config: DictConfig, dataset: Dataset) -> None:
+    """Measure a finished run as ``config`` asks, if that is not how it was asked for before."""
+    if not ranks.decided(lambda: run.asked_as(config)):
+        with run.started(config, dataset.provenance, shared=True):
+            complete(run, config, dataset)
+
+
+def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
+    """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``."""
+    if ranks.rank() > 0:
+        return
+    wanted, env = config.evaluation.final_episodes, dataset.env
+    rows = final_rows(run, dataset)
+    counts = Counter(row["seed"] for row in rows)
+    there = min(counts[number] for number in range(config.seeds))
+    if there < wanted:
+        say(f"agent: {there} final episodes for each learner are there, {wanted - there} more are run")
+        seed, workers = derive_seed(config.seed, "final"), config.ranks.simulators
+        module = build_agent(config, dataset)
+        load_agent(module, run)
+        more = rollout(env, module.policy, config.seeds, wanted, seed, workers=workers, first=there)
+        run.append("ledger.jsonl", more.ledger(env, config.updates, "final"))
+        rows = final_rows(run, dataset)
+    run.update(score=fmean(row["score"] for row in rows if row["index"] < wanted))
+
+
+def final_rows(run: Run, dataset: Dataset) -> list[dict[str, Any]]:
+    """The episodes of the last checkpoint."""
+    return [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
 
 
 def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[dict[str, Any]]:
@@ -136,28 +171,14 @@ def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[st
 
 def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     """The run of this config and its agent, with the weights of the newest checkpoint if it is finished."""
-    common = {
-        "agent": OmegaConf.to_container(config.agent, resolve=True),
-        "updates": config.updates,
-        "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
-        "physics": config.physics,
-        "file": dataset.provenance["sha256"],
-        "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
-        **part_of_identity(config, dataset),
-    }
-    experience: dict[str, Any] = {"generator": config.generator.name}
-    if config.generator.build is not None:
-        experience |= {
-            "build": OmegaConf.to_container(config.generator.build, resolve=True),
-            "synthetic": {k: v for k, v in config.synthetic.items() if k != "lead" or v},  # 0: as before there was one
-            **model_identity(config, dataset),
-        }
+    what, file = identity.agent(config, dataset.file), dataset.file
     method = f"{config.agent.name}-{config.generator.name}"
-    run = Run.at(config.runs_dir, "agent", config.env.name, method, common | experience, config.seed)
-    settings = sorted({*run.record.get("settings", []), settings_hash(config)})
+    run = Run.at(config.runs_dir, "agent", config.env.name, method, what, config.seed)
+    settings = sorted({*run.record.get("settings", []), identity.asked(config)})
     run.update(
-        comparison=config_hash(common), agent=config.agent.name, generator=config.generator.name, settings=settings
-    )
+        comparison=identity.digest(identity.condition_free(config, file)), agent=config.agent.name,
+        generator=config.generator.name, settings=settings, learners=learner_seeds(config.seed, range(config.seeds)),
+    )  # fmt: skip
     module = build_agent(config if run.finished else share_of(config), dataset)
     if run.finished:
         load_agent(module, run)
@@ -167,8 +188,10 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
 def share_of(config: DictConfig) -> DictConfig:
     """``config`` with the agent of this rank's seeds alone."""
     seeds = seeds_here(config.seeds)
-    mine = {"agent": {"num_seeds": len(seeds), "seed": config.seed + seeds.start}}
-    return OmegaConf.merge(config, mine)  # type: ignore[return-value]
+    mine = config.copy()
+    mine.agent.num_seeds = len(seeds)
+    OmegaConf.update(mine, "agent.first", seeds.start, force_add=True)
+    return mine
 
 
 @dataclass
@@ -221,8 +244,7 @@ def fit_agent(
         real=dataset.transitions,
         generator=generator,
         **config.synthetic,
-        seed=config.seed + seeds.start,
-        num_seeds=len(seeds),
+        seeds=module.seeds,
         total_steps=config.updates,
         observers=observers,
         maker=ahead,

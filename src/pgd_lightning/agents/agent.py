@@ -21,12 +21,15 @@ from pgd_lightning.agents.rewards import RewardScale
 from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
 from pgd_lightning.errors import UserError
-from pgd_lightning.randomness import seed_global
+from pgd_lightning.randomness import learner_seeds, seed_global
 from pgd_lightning.trajectory import Transition
 
 
 class Agent(LightningModule):
-    """Trains ``num_seeds`` independent learners on batches ``[S, B]``. ``learner`` makes one of them."""
+    """Trains ``num_seeds`` independent learners on batches ``[S, B]``. ``learner`` makes one of them.
+
+    ``seeds [S]`` are the learners' own, see :func:`learner_seeds`.
+    """
 
     obs_shift: Tensor  # [O]
     obs_scale: Tensor  # [O]
@@ -50,11 +53,13 @@ class Agent(LightningModule):
         value_alarm_factor: float,  # times the largest discounted sum of rewards that the data allow
         weight_decay: float = 0.0,  # decoupled (AdamW)
         rewards: RewardScale | None = None,  # what the learner sees of rewards; None: as recorded
+        first: int = 0,  # number of the first learner among those of the run
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.name, self.num_seeds, self.seed = name, num_seeds, seed
-        self.learner = stacked_learners(learner, num_seeds, seed)
+        self.name, self.num_seeds, self.seed, self.first = name, num_seeds, seed, first
+        self.seeds = learner_seeds(seed, range(first, first + num_seeds))
+        self.learner = stacked_learners(learner, self.seeds)
         self.normalise_obs = normalise_obs
         self.learning_rate, self.adam_eps, self.polyak = learning_rate, adam_eps, polyak
         self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
@@ -100,7 +105,7 @@ class Agent(LightningModule):
         return (obs - self.obs_shift) / self.obs_scale if self.normalise_obs else obs
 
     def training_step(self, batch: Transition, batch_idx: int) -> None:
-        seed_global(self.seed, "agent/noise", self.global_step, self.global_rank)
+        seed_global(self.seeds[0], "agent/noise", self.global_step, self.global_rank)
         step = self.global_step
         logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter, see fitting.py
         batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
@@ -109,7 +114,7 @@ class Agent(LightningModule):
         values = self._values(batch) if logs else None
         losses = self._update_online(batch)
         if logs:
-            check_losses(losses, self.name, step, self.seed, self.learning_rate)
+            check_losses(losses, self.name, step, self.first, self.learning_rate)
             scalars = {f"{name}_loss": loss for name, loss in losses.items()} | self._diagnostics(batch)
             self.log_dict({f"train/{name}": value.mean() for name, value in scalars.items()}, sync_dist=True)
         if values is not None:
@@ -162,7 +167,7 @@ class Agent(LightningModule):
         return values.mean(-1)
 
     def _check_values(self, values: Tensor, step: int) -> None:
-        message = value_warning(values, self.value_limit.item(), self.value_alarm_factor, self.name, step, self.seed)
+        message = value_warning(values, self.value_limit.item(), self.value_alarm_factor, self.name, step, self.first)
         if message and self.value_alarm == "stop":
             raise UserError(message + " (agent.value_alarm=warn goes on regardless.)")
         if message:

@@ -5,20 +5,20 @@ from torch import Tensor
 from pgd_lightning.errors import UserError
 
 
-def check_losses(losses: dict[str, Tensor], name: str, step: int, seed: int, learning_rate: float) -> None:
-    """Raises if a loss ``[S]`` is not finite, and names it; ``seed`` is that of the first learner."""
+def check_losses(losses: dict[str, Tensor], name: str, step: int, first: int, learning_rate: float) -> None:
+    """Raises if a loss ``[S]`` is not finite, and names it; ``first`` is the number of the first learner."""
     for loss_name, loss in losses.items():
         broken = (~loss.isfinite()).nonzero()
         if len(broken):
             raise UserError(
-                f"The {loss_name} loss of {name} is {loss[broken[0]].item()} at step {step} (seed "
-                f"{seed + int(broken[0])}): lower agent.learning_rate (now {learning_rate}) or look at the data; "
+                f"The {loss_name} loss of {name} is {loss[broken[0]].item()} at step {step} (learner "
+                f"{first + int(broken[0])}): lower agent.learning_rate (now {learning_rate}) or look at the data; "
                 "older checkpoints are kept."
             )
 
 
-def value_warning(values: Tensor, limit: float, factor: float, name: str, step: int, seed: int) -> str | None:
-    """What to say if a seed's mean value ``[S]`` is beyond ``limit`` = factor max|r| / (1 - discount), else None.
+def value_warning(values: Tensor, limit: float, factor: float, name: str, step: int, first: int) -> str | None:
+    """What to say if a learner's mean value ``[S]`` is beyond ``limit`` = factor max|r| / (1 - discount), else None.
 
     A value that is not finite is beyond it too.
     """
@@ -26,7 +26,7 @@ def value_warning(values: Tensor, limit: float, factor: float, name: str, step: 
     if values[worst].abs() <= limit:
         return None
     return (
-        f"The values of {name} average {values[worst].item():.3g} at step {step} (seed {seed + worst}), but no return "
-        f"of this data exceeds {limit / factor:.3g}: training on synthetic data alone is known to explode the critic; "
-        "lower synthetic.synthetic_batch or take generator=none."
+        f"The values of {name} average {values[worst].item():.3g} at step {step} (learner {first + worst}), but no "
+        f"return of this data exceeds {limit / factor:.3g}: training on synthetic data alone is known to explode the "
+        "critic; lower synthetic.synthetic_batch or take generator=none."
     )

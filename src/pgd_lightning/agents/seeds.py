@@ -4,7 +4,7 @@ The stacked module keeps the names of a single learner, so checkpoints read natu
 What a learner declares as ``shared`` is there once, without the axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -18,12 +18,12 @@ from pgd_lightning.agents.learner import Learner
 from pgd_lightning.randomness import derive_seed
 
 
-def stacked_learners(make: Callable[[], Learner], num_seeds: int, seed: int) -> Learner:
-    """S learners in one; number s starts as the only one of a run with seed ``seed + s`` does."""
+def stacked_learners(make: Callable[[], Learner], seeds: Sequence[int]) -> Learner:
+    """S learners in one; each of the S ``seeds`` decides the first weights of its own."""
     learners = []
     with torch.random.fork_rng(devices=[]):
-        for s in range(num_seeds):
-            torch.manual_seed(derive_seed(seed + s, "init"))
+        for seed in seeds:
+            torch.manual_seed(derive_seed(seed, "init"))
             learners.append(make())
     parameters, buffers = stack_module_state(learners)  # type: ignore[arg-type]
     stacked = learners[0]

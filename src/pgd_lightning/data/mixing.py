@@ -1,10 +1,10 @@
-"""Two sources, one stream of batches: which rows, at which step, is a function of (seed, step) alone.
+"""Two sources, one stream of batches: which rows, at which step, is a function of (learner's seed, step) alone.
 
 Difference from the reference: rows are drawn with replacement, where PGD's are distinct within a batch (of 240 from
 its 253,952 synthetic steps, two coincide in one batch out of nine). On a GPU the stream is that device's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,12 +15,12 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Transition
 
-Mixing = Callable[[Transition | Steps, Transition | None, int, int, int, int], Transition]
+Mixing = Callable[[Transition | Steps, Transition | None, int, int, int, Sequence[int]], Transition]
 
 
-def real_batch(real: Transition | Steps, num_seeds: int, size: int, seed: int, step: int) -> Transition:
-    """``[S, size]`` uniform rows of ``real [M]``; seed s of a run draws what a run of seed ``seed + s`` draws."""
-    return real[_indices(len(real), num_seeds, size, "real", seed, step, device_of(real))]
+def real_batch(real: Transition | Steps, seeds: Sequence[int], size: int, step: int) -> Transition:
+    """``[S, size]`` uniform steps of ``real [M]``, each learner's drawn by its own of the S ``seeds``."""
+    return real[_indices(len(real), seeds, size, "real", step, device_of(real))]
 
 
 def device_of(real: Transition | Steps) -> torch.device:
@@ -28,42 +28,42 @@ def device_of(real: Transition | Steps) -> torch.device:
     return real.device if isinstance(real, Steps) else real.obs.device
 
 
-def synthetic_batch(synthetic: Transition, size: int, seed: int, step: int) -> Transition:
-    """``[S, size]`` uniform rows, each seed's from its own pool in ``synthetic [S, M]``."""
+def synthetic_batch(synthetic: Transition, size: int, seeds: Sequence[int], step: int) -> Transition:
+    """``[S, size]`` uniform steps, each learner's from its own pool in ``synthetic [S, M]``."""
     num_seeds, num = synthetic.batch_size
     device = synthetic.obs.device
-    index = _indices(num, num_seeds, size, "synthetic", seed, step, device)
+    index = _indices(num, seeds, size, "synthetic", step, device)
     return synthetic[torch.arange(num_seeds, device=device)[:, None], index]
 
 
-def _indices(num: int, num_seeds: int, size: int, source: str, seed: int, step: int, device: torch.device) -> Tensor:
+def _indices(num: int, seeds: Sequence[int], size: int, source: str, step: int, device: torch.device) -> Tensor:
     return torch.stack(
         [
-            torch.randint(num, (size,), generator=stream(seed + s, source, step, device=device), device=device)
-            for s in range(num_seeds)
+            torch.randint(num, (size,), generator=stream(seed, source, step, device=device), device=device)
+            for seed in seeds
         ]
     )
 
 
 def blend(
-    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seed: int
+    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seeds: Sequence[int]
 ) -> Transition:
     """A batch ``[S, size]`` of ``share`` synthetic rows and the rest real (PGD: 240 of 256), as two pools."""
     assert synthetic is not None
-    parts: Any = [synthetic_batch(synthetic, share, seed, step)]
+    parts: Any = [synthetic_batch(synthetic, share, seeds, step)]
     if size > share:
-        parts.append(real_batch(real, synthetic.batch_size[0], size - share, seed, step))
+        parts.append(real_batch(real, seeds, size - share, step))
     return cast(Transition, torch.cat(parts, dim=1))
 
 
 def alternate(
-    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seed: int
+    real: Transition | Steps, synthetic: Transition | None, step: int, size: int, share: int, seeds: Sequence[int]
 ) -> Transition:
     """Whole batches ``[S, size]`` in turn: real at even steps, synthetic at odd ones; ``share`` has no part in it."""
     assert synthetic is not None
     if step % 2:
-        return synthetic_batch(synthetic, size, seed, step)
-    return real_batch(real, synthetic.batch_size[0], size, seed, step)
+        return synthetic_batch(synthetic, size, seeds, step)
+    return real_batch(real, seeds, size, step)
 
 
 def mixing_named(name: str) -> Mixing:

@@ -102,8 +102,7 @@ class SyntheticDataModule(LightningDataModule):
         num_windows: int,
         first_unguided: bool,
         keep_terminal: bool,
-        seed: int,
-        num_seeds: int,
+        seeds: Sequence[int],
         total_steps: int,
         observers: Sequence[Observer],
         lead: int = 0,
@@ -125,7 +124,7 @@ class SyntheticDataModule(LightningDataModule):
         self.real, self.generator, self.mix = real, generator, mixing_named(mixing)
         self.batch_size, self.synthetic_batch, self.lifetime = batch_size, synthetic_batch, lifetime
         self.num_windows, self.first_unguided, self.keep_terminal = num_windows, first_unguided, keep_terminal
-        self.seed, self.num_seeds, self.total_steps, self.observers = seed, num_seeds, total_steps, observers
+        self.seeds, self.total_steps, self.observers = seeds, total_steps, observers
         self.synthetic: Transition | None = None
         self.generated_at = -1
         self.asked: tuple[int, Any] | None = None  # the step that a set was asked for, and the policy it follows
@@ -152,7 +151,7 @@ class SyntheticDataModule(LightningDataModule):
     def _whole_batch(self, step: int, module: LightningModule) -> Transition:
         self.real = self.real.to(module.device)
         if self.generator is None:
-            return real_batch(self.real, self.num_seeds, self.batch_size, self.seed, step)
+            return real_batch(self.real, self.seeds, self.batch_size, step)
         due = step - step % self.lifetime
         if self.generated_at != due:
             self.regenerate(due, module)
@@ -160,7 +159,7 @@ class SyntheticDataModule(LightningDataModule):
         if self.lead and following - self.lead <= step and following < self.total_steps:
             self._ask(following, module)
         self.synthetic = self.synthetic.to(module.device) if self.synthetic is not None else None
-        return self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seed)
+        return self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seeds)
 
     def regenerate(self, step: int, module: LightningModule) -> None:
         """Replace the synthetic set by one of the module's current policy."""
@@ -182,13 +181,12 @@ class SyntheticDataModule(LightningDataModule):
         self.generated_at = step
 
     def _wanted(self, step: int) -> tuple[Tensor, int]:
-        """Starts and seed of this process's part of the set of ``step``."""
-        rows = torch.randint(
-            len(self.real), (self.num_seeds, self.num_windows), generator=stream(self.seed, "starts", step)
-        )
+        """Starts ``[S, N, O]`` and seed of this process's part of the set of ``step``."""
+        draws = [stream(seed, "starts", step) for seed in self.seeds]
+        rows = torch.stack([torch.randint(len(self.real), (self.num_windows,), generator=draw) for draw in draws])
         starts = self.share.of(self.real[rows.to(device_of(self.real))].obs)
         part = () if self.share.count == 1 else (self.share.number,)
-        return starts, derive_seed(self.seed, "synthetic", step, *part)
+        return starts, derive_seed(self.seeds[0], "synthetic", step, *part)
 
     def _ask(self, step: int, module: Any) -> None:
         """Have the set of ``step`` made, of the present policy or the one that was asked for before an interruption."""

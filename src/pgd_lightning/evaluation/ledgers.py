@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
+from pgd_lightning.trajectory import EnvSpec
 
 Array = NDArray[np.float64]
-Key = tuple[int, int]  # (seed of the run, learner in it): what pairs one method's row with another's
+Key = tuple[int, int]  # (seed of the run, the learner's own): what pairs one method's row with another's
 
-WITHIN = ("data", "simulator", "score constants", "updates", "episodes")  # alike in all rows of one table
+WITHIN = ("data", "simulator", "score constants", "updates")  # alike in all rows of one table
 ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data sets of one aggregate
+
+
+def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[dict[str, Any]]:
+    """Each episode of a ledger once, as it was written last, its score by the constants of ``env``."""
+    found = {(row["purpose"], row["step"], row["seed"], row["index"], row["simulator"]): row for row in rows}
+    return [{**row, "score": env.score(row["return"])} for row in found.values()]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class Ledger:
     seed: int
     conditions: Mapping[str, str]
     rows: Sequence[Mapping[str, Any]]
+    learners: Sequence[int] = ()  # the seed of each learner; older runs have none, and learner s began as seed + s
+
+    def learner(self, number: int) -> int:
+        """The seed of learner ``number``."""
+        return self.learners[number] if self.learners else self.seed + number
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,27 @@ def require_alike(ledgers: Iterable[Ledger], names: Sequence[str] = WITHIN) -> N
 def collected(ledgers: Sequence[Ledger], purpose: str, step: int | None = None) -> Scores:
     """The episodes of one purpose at one step, or at the last there is, of runs of one method that differ in the seed.
 
-    Raises UserError where the runs are not alike, where one has other numbers of episodes, or where two have one seed.
+    Where some were evaluated in more episodes than others, those that all have: equal numbers began in equal states.
+    Raises UserError where the runs are not alike, where two have one seed, or where two share a learner.
     """
     require_alike(ledgers)
     found: dict[Key, list[Mapping[str, Any]]] = {}
+    of: dict[int, Ledger] = {}
     for ledger in ledgers:
-        for learner, rows in by_learner(ledger, purpose, step).items():
+        for number, rows in by_learner(ledger, purpose, step).items():
+            learner = ledger.learner(number)
             if (ledger.seed, learner) in found:
                 raise UserError(
                     f"Two runs of one method have seed {ledger.seed}, one of them {ledger.run}: a run counts once."
                 )
-            found[ledger.seed, learner] = rows
-    if len({len(rows) for rows in found.values()}) > 1:
-        raise UserError(f"The {purpose} episodes in the ledger of {ledgers[0].run} are not equally many for each seed.")
+            if learner in of:
+                raise UserError(
+                    f"{of[learner].run} and {ledger.run} share learners, because seeds of one run were once the next "
+                    "numbers after its seed=: name one of them, or train one again."
+                )
+            found[ledger.seed, learner], of[learner] = rows, ledger
+    common = set.intersection(*({row["index"] for row in rows} for rows in found.values())) if found else set()
+    found = {key: [row for row in rows if row["index"] in common] for key, rows in found.items()}
     keys = tuple(sorted(found))
     return Scores(keys, column(found, keys, "score"), column(found, keys, "return"))
 
@@ -92,8 +112,8 @@ def column(found: Mapping[Key, list[Mapping[str, Any]]], keys: Sequence[Key], na
 
 def common_seeds(a: Scores, b: Scores) -> tuple[Array, Array]:
     """The scores of the seeds that both have, ``[S, E]`` each, in the same order."""
-    keys = [key for key in a.keys if key in b.keys]
-    return a.score[[a.keys.index(k) for k in keys]], b.score[[b.keys.index(k) for k in keys]]
+    keys, fewest = [key for key in a.keys if key in b.keys], min(a.score.shape[1], b.score.shape[1])
+    return a.score[[a.keys.index(k) for k in keys], :fewest], b.score[[b.keys.index(k) for k in keys], :fewest]
 
 
 def monitored_steps(ledgers: Sequence[Ledger]) -> list[int]:
@@ -110,7 +130,9 @@ def oracle(ledgers: Sequence[Ledger]) -> tuple[Interval, int] | None:
     steps = monitored_steps(ledgers)
     if not steps:
         return None
-    scores = np.stack([collected(ledgers, "monitor", step).score for step in steps])  # [K, S, E]
+    found = [collected(ledgers, "monitor", step).score for step in steps]
+    fewest = min(score.shape[1] for score in found)
+    scores = np.stack([score[:, :fewest] for score in found])  # [K, S, E]
     best = np.take_along_axis(scores, scores.mean(2).argmax(0)[None, :, None], axis=0)[0]
     return seed_interval(best), scores.shape[0] * scores.shape[2]
 

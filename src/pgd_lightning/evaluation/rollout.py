@@ -48,18 +48,19 @@ def rollout(
     seed: int,
     share: tuple[int, int] = (0, 1),
     workers: int = 0,
+    first: int = 0,
 ) -> Episodes:
     """Run the S policies of ``policy`` for ``num_episodes`` whole episodes each, all of them side by side.
 
-    With a ``share`` (k, n) only the episodes k, k + n, k + 2 n, ...: of n processes each takes its own. ``workers`` are
-    processes that step this one's simulators.
+    Episodes before ``first`` are left out, as run another time. With a ``share`` (k, n) only every n-th of the rest is
+    run, from the k-th on: of n processes each takes its own. ``workers`` are processes that step this one's simulators.
 
     Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
-    seed_global(seed, "policy")  # what a policy that draws its actions draws
-    numbers = range(share[0], num_episodes, share[1])
+    seed_global(seed, "policy", *([first] if first else []))  # what a policy that draws its actions draws
+    numbers = range(first + share[0], num_episodes, share[1])
     if not numbers:
         raise UserError(f"{num_episodes} evaluation episodes cannot be spread over {share[1]} processes: ask for more.")
     simulators = fleet(env.task, env.physics, workers)

@@ -1,0 +1,141 @@
+"""What makes two runs the same: every setting that changes what is trained, and no other.
+
+A run's identity is written to its ``run.json`` and names its folder. A setting that is not listed here counts, so
+that a new one trains again rather than passing off an old result as its own. What only logs, saves, watches or measures
+is listed: of a finished run it can be changed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+TRAINS_NOTHING = (  # patterns of dotted keys
+    "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
+    "agent.value_alarm", "agent.value_alarm_factor",
+    "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
+    "agent.seed",                       # the run's folder is named by it
+    "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
+    "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
+    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes",
+)  # fmt: skip
+NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "compare", "checkpoint_every", "launcher")  # of a command
+CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
+DENOISING = ("time_max", "spacing", "to_zero")  # of the behaviour model's process: only sampling sees them
+BEHAVIOUR = "behaviour"
+
+
+def digest(identity: Any) -> str:
+    """Eight hexadecimal digits that change with any value of ``identity``."""
+    canonical = json.dumps(identity, sort_keys=True, default=str)
+    return blake2b(canonical.encode(), digest_size=4).hexdigest()
+
+
+def asked(config: DictConfig) -> str:
+    """The digest of all that a command asks for, measurements included: by it a sweep knows the runs of its points."""
+    settings = sections(config, [str(key) for key in config if key not in NOT_ASKED])
+    places = {key: config.data[key] for key in ("source", "local_steps", "local_seed")}
+    return digest(settings | {"env": plain(config.env), "places": places})
+
+
+def model(config: DictConfig, section: str, file: str) -> dict[str, Any]:
+    """Of the model that ``section`` describes, trained on the data of SHA-256 ``file``.
+
+    How it is sampled counts with the generator that does it.
+    """
+    settings = sections(config, ["process", "network", section] if section == "prior" else [section])
+    settings[section] = without(settings[section], ["sampling"])
+    cut = "held_out_steps" not in config[section]
+    facts = {"env": without(env(config), ["physics"]), "data": reading(config, cut), "file": file}
+    return settings | facts | sections(config, ["trainer"])
+
+
+def behaviour(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of the behaviour model that an agent such as Diffusion-DICE holds."""
+    network = kept(config.agent.learner[BEHAVIOUR], f"agent.learner.{BEHAVIOUR}")
+    network["process"] = without(network["process"], DENOISING)
+    return sections(config, ["pretraining"]) | {
+        "network": network,
+        "normalise_obs": config.agent.normalise_obs,
+        "data": reading(config, cut=False),
+        "file": file,
+    }
+
+
+def condition_free(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of an agent, all but where its synthetic data come from: equal for the conditions of a comparison."""
+    held = {BEHAVIOUR: behaviour(config, file)} if BEHAVIOUR in config.agent.learner else {}
+    facts = {"env": env(config), "data": reading(config, cut=False), "file": file}
+    trained = {"updates": config.updates, "batch_size": config.synthetic.batch_size}
+    trainer = without(kept(config.trainer, "trainer"), ["precision"])  # agents are trained in float32
+    return sections(config, ["agent"]) | facts | trained | {"trainer": trainer} | held
+
+
+def agent(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of an agent and its experience."""
+    made: dict[str, Any] = {"generator": config.generator.name}
+    if config.generator.build is not None:
+        made["build"] = kept(config.generator.build, "generator.build")
+        made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"])
+        made[config.generator.model] = model(config, config.generator.model, file)
+    return condition_free(config, file) | made
+
+
+def imagination(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of PolyGRAD's learner on a recording."""
+    facts = {"env": env(config), "data": reading(config, cut=True), "file": file}
+    return sections(config, ["imagine"]) | facts | {"world": model(config, "world", file)}
+
+
+def online(config: DictConfig) -> dict[str, Any]:
+    """Of PolyGRAD's learner in the simulator."""
+    return sections(config, ["world", "online", "trainer"]) | {"env": env(config), "horizon": config.data.horizon}
+
+
+def analysis(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of an analysis, which trains several agents and models and measures them: all that was asked, on this data."""
+    unasked = (*NOT_ASKED, "imagine", "evaluation", "health")
+    return sections(config, [str(key) for key in config if key not in unasked]) | {"file": file}
+
+
+def env(config: DictConfig) -> dict[str, Any]:
+    """What of the environment changes what is read, trained or simulated; its folder has the name."""
+    return dict(kept(config.env, "env"))
+
+
+def reading(config: DictConfig, cut: bool) -> dict[str, Any]:
+    """How the recording is read and, if ``cut``, cut into windows; its own identity is its SHA-256."""
+    return without(kept(config.data, "data"), () if cut else CUTTING)
+
+
+def sections(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
+    """These sections of the config, without what trains nothing."""
+    return {name: kept(config[name], name) for name in names}
+
+
+def kept(node: Any, key: str) -> Any:
+    """``node``, found under the dotted ``key``, without what trains nothing; a class counts by its own name alone."""
+    node = plain(node)
+    if isinstance(node, list):
+        return [kept(child, key) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: str(child).rpartition(".")[2] if name == "_target_" else kept(child, f"{key}.{name}")
+        for name, child in node.items()
+        if not any(fnmatchcase(f"{key}.{name}", pattern) for pattern in TRAINS_NOTHING)
+    }
+
+
+def plain(node: Any) -> Any:
+    """Plain containers with every reference resolved."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def without(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in names}

@@ -1,0 +1,171 @@
+"""What makes two runs the same: what trains does, what only measures does not, and a finished run is measured again."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from test_pipeline import command, finished, pgd, recording, run_of, weights  # noqa: F401
+
+from pgd_lightning import identity
+from pgd_lightning.configuration import CONF, compose_config
+
+FILE = "0" * 64
+# Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.
+UNSEEN = re.compile(
+    r"(evaluation|health|analysis|report|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
+    r"|ensemble|synther|vae|autoregressive|world|step_world|transformer|rssm|data\.(timeout|retries|local_)|trainer\."
+    r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(log|validate|checkpoint)_every)"
+)
+
+
+def leaves(node, prefix=""):
+    if isinstance(node, dict):
+        return {k: v for key, child in node.items() for k, v in leaves(child, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def composed(verb, *overrides):
+    return compose_config(verb, ["env=hopper-medium", "scale=smoke", *overrides])
+
+
+def of(config):
+    return identity.digest(identity.agent(config, FILE))
+
+
+def test_every_number_of_an_agent_counts_unless_it_is_known_to_train_nothing():
+    config = composed("train")
+    before, numbers = of(config), leaves(OmegaConf.to_container(config, resolve=True))
+    numbers = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    wrong = []
+    for key, value in numbers.items():
+        changed = composed("train")
+        OmegaConf.update(changed, key, value + 1)
+        if key.split(".")[0] in ("sampler", "guidance", "learning"):  # references to them are resolved: name the user's
+            changed = composed("train", f"{key}={value + 1}")
+        if (of(changed) == before) != bool(UNSEEN.match(key) or key == "seeds"):  # counted as agent.num_seeds
+            wrong.append(key)
+    assert not wrong
+    assert len(numbers) > 150
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["updates=401", "seeds=3", "agent=td3_bc", "agent.learner.expectile=0.8", "physics=d4rl", "data.out_of_box=error",
+     "synthetic.lifetime=100", "sampler=heun", "guidance.coef=2", "prior.steps=601", "network.features=64",
+     "data.stride=4", "env.max_episode_steps=500", "trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1.0"],
+)  # fmt: skip
+def test_what_trains_makes_another_run(change):
+    assert of(composed("train", change)) != of(composed("train"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluation.final_episodes=100", "evaluation.every=100", "evaluation.episodes=9", "agent.log_every=7",
+     "agent.value_alarm=warn", "agent.value_alarm_factor=9", "env.ref_max_score=1", "env.ref_min_score=0", "seed=3",
+     "health.rows=7", "report.windows=9", "logger.wandb=disabled", "data.dir=elsewhere", "data.cache=null",
+     "trainer.devices=2", "checkpoint_every=9", "prior.log_every=1", "compare=[]", "behaviour.updates=7"],
+)  # fmt: skip
+def test_what_only_measures_makes_no_other_run(change):
+    assert of(composed("train", change)) == of(composed("train"))
+
+
+def test_an_agent_on_real_data_counts_its_batches_but_no_synthetic_data():
+    alone = "generator=none"
+    assert of(composed("train", alone, "synthetic.batch_size=512")) != of(composed("train", alone))
+    for change in ("synthetic.lifetime=100", "prior.steps=601", "guidance.coef=2"):
+        assert of(composed("train", alone, change)) == of(composed("train", alone))
+
+
+def test_conditions_of_a_comparison_have_all_but_the_generator_in_common():
+    free = {
+        identity.digest(identity.condition_free(composed("train", f"generator={name}"), FILE))
+        for name in ("none", "unguided", "pgd", "pets")
+    }
+    assert len(free) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["updates=401", "seeds=3", "agent.learner.temperature=2", "ensemble.steps=9", "analysis.windows=7",
+     "guidance.coef=2", "analysis.factors=[1]", "world.sampling.num_steps=3", "behaviour.updates=7"],
+)  # fmt: skip
+def test_analyses_of_other_settings_are_others(change):
+    def analysed(*changes):
+        return identity.digest(identity.analysis(composed("analyse", *changes), FILE))
+
+    assert analysed(change) != analysed()
+    assert analysed("logger.wandb=disabled", "data.cache=null", "runs_dir=x", "env.ref_max_score=1") == analysed()
+
+
+def test_a_file_that_moves_is_no_identity_and_each_class_counts_by_its_own_name():
+    here, there = ({"_target_": f"pgd_lightning.{place}.IQL", "a": 1} for place in ("agents.iql", "elsewhere"))
+    assert identity.kept(here, "x") == identity.kept(there, "x") == {"_target_": "IQL", "a": 1}
+    targets = {
+        target
+        for path in Path(str(CONF)).rglob("*.yaml")
+        for target in re.findall(r"_target_: (\S+)", path.read_text())
+    }
+    assert len({target.rpartition(".")[2] for target in targets}) == len(targets)
+
+
+def test_sweeps_know_runs_by_all_that_was_asked():
+    asked = identity.asked(composed("train"))
+    for change in ("evaluation.final_episodes=100", "env.ref_max_score=1", "data.source=x.hdf5", "seed=1"):
+        assert identity.asked(composed("train", change)) != asked
+    assert identity.asked(composed("train", "logger.wandb=disabled", "runs_dir=x", "agent.log_every=3")) == asked
+
+
+@pytest.fixture
+def copy(finished, tmp_path):  # noqa: F811
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+def finals(run):
+    return [row for row in run.rows("ledger.jsonl") if row["purpose"] == "final"]
+
+
+def test_more_episodes_of_a_finished_run_are_added(copy, recording, monkeypatch, capsys):  # noqa: F811
+    run = run_of(copy, "pgd")
+    before, trained, record = finals(run), weights(run), run.record
+    again = command(recording, copy, "compare=[]", "report.frames=1")
+    assert pgd(monkeypatch, [*again, "evaluation.final_episodes=5"]) == 0
+    assert "2 final episodes for each learner are there, 3 more are run" in capsys.readouterr().out
+    assert len(list((copy / "agent" / "maze2d-umaze").glob("iql-pgd-*"))) == 1
+    assert run.record["starts"] == record["starts"]
+    assert all((weights(run)[key] == tensor).all() for key, tensor in trained.items())
+    rows = finals(run)
+    assert rows[: len(before)] == before
+    assert sorted((row["seed"], row["index"]) for row in rows) == [(s, e) for s in (0, 1) for e in range(5)]
+    summary = json.loads((run.folder / "report" / "summary.json").read_text())
+    assert summary["scores"]["pgd"]["num_episodes"] == 5
+    assert run.record["score"] == pytest.approx(sum(row["score"] for row in rows) / 10)
+    assert pgd(monkeypatch, again) == 0  # the two that were asked for at first
+    assert json.loads((run.folder / "report" / "summary.json").read_text())["scores"]["pgd"]["num_episodes"] == 2
+    assert finals(run) == rows
+
+
+def test_episodes_that_were_added_are_those_that_would_have_been_run(copy, recording, monkeypatch):  # noqa: F811
+    """The agent acts by its mean, so that three episodes now and two before are five of one evaluation."""
+    again = command(recording, copy, "compare=[]", "report.frames=1", "evaluation.final_episodes=5")
+    assert pgd(monkeypatch, again) == 0
+    rows = finals(run_of(copy, "pgd"))
+    run = run_of(copy, "pgd")
+    kept = [row for row in run.rows("ledger.jsonl") if row["purpose"] != "final"]
+    (run.folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    assert pgd(monkeypatch, [*again, "evaluation.every=20"]) == 0
+    assert sorted(map(str, finals(run))) == sorted(map(str, rows))
+
+
+def test_scores_follow_the_constants_in_use(copy, recording, monkeypatch, capsys):  # noqa: F811
+    run = run_of(copy, "pgd")
+    low, high = 0.0, 10.0
+    constants = [f"env.ref_min_score={low}", f"env.ref_max_score={high}"]
+    assert pgd(monkeypatch, command(recording, copy, "compare=[]", "report.frames=1", *constants)) == 0
+    assert "trained already" in capsys.readouterr().out
+    mean = sum(row["return"] for row in finals(run)) / len(finals(run))
+    summary = json.loads((run.folder / "report" / "summary.json").read_text())
+    assert summary["scores"]["pgd"]["mean"] == pytest.approx(100 * mean / high)
+    assert run.record["score"] == pytest.approx(100 * mean / high)
