@@ -666,7 +666,7 @@ def test_three_seeds_share_one_behaviour_and_keep_their_own_critics() -> None:
     assert shapes["behaviour.network.head.bias"] == ACTION and shapes["guidance.network.head.bias"] == 3
     losses = call_stacked(stack.learner, "losses", batch, names=("value", "critic", "ensemble"))
     for s in range(3):
-        alone = make_agent(dice, seed=5 + s)
+        alone = make_agent(dice, seed=5, first=s)
         alone.learner.behaviour.load_state_dict(stack.learner.behaviour.state_dict())
         single = call_stacked(alone.learner, "losses", batch[s : s + 1], names=("value", "critic", "ensemble"))
         for name, loss in losses.items():
