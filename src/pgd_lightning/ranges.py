@@ -88,11 +88,12 @@ def shown(value: Any) -> str:
 def _look(config: Config, key: str, name: str) -> tuple[str, Any]:
     """Beside ``key`` first, then from the top."""
     for full in (f"{key.rpartition('.')[0]}.{name}".lstrip("."), name):
+        *groups, last = full.split(".")
         node: Any = config
-        for part in full.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        if node is not None and node != UNSET:
-            return full, node
+        for group in groups:
+            node = node.get(group) if isinstance(node, Mapping) else None
+        if isinstance(node, Mapping) and last in node:
+            return full, node[last]
     return name, None
 
 
