@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +23,7 @@ from pgd_lightning import ranges
 from pgd_lightning.__main__ import VERBS
 from pgd_lightning.configuration import CONF, _for_hydra, combinations, compose_config
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.figures import strip
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"dashboard": ["entity=x"], "evaluate": ["run=x"], "generate": ["run=x"], "convert": ["out=x"]}
@@ -302,3 +304,7 @@ def test_empty_environment_variables_count_as_unset():
     names = ("D4RL_DATASET_DIR", "XDG_CACHE_HOME", "WANDB_MODE", "MUJOCO_GL", "SLURM_STEP_NUM_TASKS")
     done = python(code, env=os.environ | dict.fromkeys((*names, "CUDA_VISIBLE_DEVICES"), ""))
     assert done.stdout == "['CUDA_VISIBLE_DEVICES']\n"  # there it means: no GPU
+
+
+def test_the_smallest_number_of_frames_is_a_picture(tmp_path):
+    assert strip([np.zeros((4, 4, 3), np.uint8)], "one", tmp_path / "one.png").stat().st_size > 0

@@ -48,7 +48,8 @@ HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
   --debug    show the traceback of an error
 
 example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke
-Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …)."""
+Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …).
+What each may be: conf/ranges.yaml."""
 
 
 def main() -> int:
@@ -107,6 +108,7 @@ def lasting(stream: Any, number: int) -> io.TextIOWrapper:
     """``stream``, but it goes nowhere once its reader is gone, and shows letters that it does not know as ``?``."""
     if stream is None:  # closed by the caller
         return open(os.devnull, "w")
+    stream.flush()
     buffer = io.BufferedWriter(Lasting(number, "w", closefd=False))
     return io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=stream.line_buffering)
 

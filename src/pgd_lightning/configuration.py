@@ -66,6 +66,9 @@ def _for_hydra(verb: str, override: str) -> str:
         raise UserError(f"'{override}' gives no setting a value: write key=value.")
     if key == "model":
         raise UserError(f"{override} does not fit: every model is there, and generator= says which one is used.")
+    for short, name in GROUPS.get(verb, {}).items():
+        if key == name.partition("@")[2] != short:
+            raise UserError(f"{override} is written {short}={value}.")
     if group := _group(verb, key):
         if value.strip("'\"") not in options(group):
             raise UserError(_unknown_option(f"'{group}/{value}'"))

@@ -120,7 +120,8 @@ def _channel(pair: tuple[NDArray[Any], NDArray[Any]], dim: tuple[str, int]) -> N
 def strip(frames: Iterable[NDArray[np.uint8]], title: str, path: Path) -> Path:
     """Rendered frames ``[H, W, 3]`` side by side."""
     images = list(frames)
-    figure, axes = plt.subplots(1, len(images), figsize=(1.6 * len(images), 2.2), layout="constrained")
+    size = (1.6 * len(images), 2.2)
+    figure, (axes,) = plt.subplots(1, len(images), figsize=size, squeeze=False, layout="constrained")
     for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
         axis.axis("off")
