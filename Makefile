@@ -11,12 +11,14 @@ PIP := PIP_USER=0 $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 # A variable counts where it was written after `make`: ENV, SEED, DATA may mean something else in the environment.
 given = $(filter command,$(firstword $(origin $1)))
 quote = '$(subst ','\'',$1)'
-option = $(if $(call given,$1),$(call quote,$2=$($1)))
-# Paths may hold blanks, commas, brackets: Hydra takes them inside double quotes.
-path = $(if $(call given,$1),$(call quote,$2="$(subst ",\",$($1))"))
+option = $(if $(call given,$1),$(call quote,$2=$(value $1)))
+# ARGS is divided at blanks, but those within quotes; nothing else in it, nor a quote without its partner, is special.
+divide = import shlex, sys; text = sys.argv[1]; unpaired = any(text.count(q) % 2 for q in "\"\x27"); \
+	print(shlex.join(text.split() if unpaired else shlex.split(text)))
+shell_words = $(if $(call given,$1),$(shell $(BIN)/python -c '$(divide)' $(call quote,$(value $1))))
 OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call option,SCALE,scale) \
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
-	$(call option,STEPS,steps) $(call path,DATA,data.source) $(call path,RUN,run) $(call path,RUNS,runs) $(if $(call given,ARGS),$(ARGS)))
+	$(call option,STEPS,steps) $(call option,DATA,data.source) $(call option,RUN,run) $(call option,RUNS,runs) $(call shell_words,ARGS))
 
 .PHONY: help train slurm prior generate evaluate report analyse data test test-slow lint types bench lock clean
 

@@ -181,13 +181,13 @@ def test_how_often_it_logs_makes_no_other_run(tmp_path):
 
 def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.conservatism.kind=most", "seeds=1")) == 1
-    assert "imagine.conservatism.kind=most is none of none, kl, data" in capsys.readouterr().err
+    assert "imagine.conservatism.kind=most does not fit: it is none, kl or data" in capsys.readouterr().err
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.windows=0")) == 1
     assert "imagine.windows=0 does not fit: it is a whole number, at least 2" in capsys.readouterr().err
     for more, said in {
         "imagine.clone=30.5": "imagine.clone=30.5 does not fit: it is a whole number",
         "imagine.learner=ppo": "is written learner=ppo",
-        "imagine.conservatism.weight=null": "imagine.conservatism.weight=None is no number",
+        "imagine.conservatism.weight=null": "imagine.conservatism.weight=null does not fit: it is a number",
         "guidance.coef=7": "pgd imagine does not use 'guidance.coef'",
         "agent=td3_bc": "pgd imagine does not use 'agent'",
     }.items():

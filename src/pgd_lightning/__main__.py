@@ -1,13 +1,19 @@
 """``pgd VERB key=value …``: the verbs are files of this package."""
 
+import errno
+import io
+import locale
 import os
+import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from pgd_lightning.errors import UserError
+from pgd_lightning.errors import Stopped, UserError
 
 VERBS = {
     "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
@@ -30,6 +36,9 @@ VERBS = {
 
 TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
+MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
 
@@ -39,11 +48,19 @@ HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
   --debug    show the traceback of an error
 
 example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke
-Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …)."""
+Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …).
+What each may be: conf/ranges.yaml."""
 
 
 def main() -> int:
     """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
+    settle_surroundings()
+    with leaving_at_once():
+        return command()
+
+
+def command() -> int:
+    """:func:`main`, once the process is prepared."""
     flags = {a for a in sys.argv[1:] if a.startswith("-")}
     words = [a for a in sys.argv[1:] if not a.startswith("-")]
     if "-cn" in flags and len(words) > 1:  # Hydra's name for another config: pgd train -cn polygrad
@@ -53,14 +70,11 @@ def main() -> int:
         print(HELP)
         return 0
     quieten()
-    from pgd_lightning.progress import stopping_on_signals
-
     try:
-        with stopping_on_signals():
-            run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
+        run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
+        print(INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         if "--debug" in flags:
             traceback.print_exc()
@@ -78,6 +92,61 @@ def fail(error: Exception) -> int:
     return error.exit_code if isinstance(error, UserError) else 1
 
 
+def settle_surroundings() -> None:
+    """UTF-8 files, no empty environment variables, and output that takes every letter and outlasts its reader."""
+    if sys.stdout is not sys.__stdout__:  # not a command: called, and listened to, by other Python code
+        return
+    if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # is read when Python starts
+        os.execv(sys.executable, [sys.executable, "-m", "pgd_lightning", *sys.argv[1:]])
+    for name in [name for name, value in os.environ.items() if not value and name not in MEANT_EMPTY]:
+        del os.environ[name]
+    sys.stdout, sys.stderr = lasting(sys.stdout, 1), lasting(sys.stderr, 2)
+
+
+def lasting(stream: Any, number: int) -> io.TextIOWrapper:
+    """``stream``, but it goes nowhere once its reader is gone, and shows letters that it does not know as ``?``."""
+    if stream is None:  # closed by the caller
+        return open(os.devnull, "w")
+    stream.flush()
+    buffer = io.BufferedWriter(Lasting(number, "w", closefd=False))
+    return io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=stream.line_buffering)
+
+
+class Lasting(io.FileIO):
+    """A file descriptor that becomes the null device when its pipe or terminal is closed."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Until a verb begins, a signal ends the process: there is nothing to save, and an import garbles what it raises.
+
+    Ranks leave that to their launcher.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        said = f"\nerror: Stopped by {signal.Signals(number).name} before it began; the same command begins again."
+        os.write(2, f"{INTERRUPTED if number == signal.SIGINT else said}\n".encode())
+        os._exit(128 + number if number == signal.SIGINT else Stopped.exit_code)
+
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, leave) for n in heard if "TORCHELASTIC_RUN_ID" not in os.environ}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def quieten() -> None:
     """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -88,7 +157,7 @@ def quieten() -> None:
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
     from pgd_lightning import ranks
-    from pgd_lightning.configuration import combinations, compose_config, default_scale, nearest
+    from pgd_lightning.configuration import combinations, compose_config, nearest
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -107,27 +176,30 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config))
-    elif verb in TRAINING and ranks.must_launch(config):
-        from pgd_lightning import doctor
-
-        doctor.preflight(config)
-        ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
     else:
-        start(verb, overrides, config)
+        begin(verb, overrides, config)
 
 
-def start(verb: str, overrides: list[str], config: Any) -> None:
-    """Run ``verb`` in this process, as one of several if it was started so."""
-    main = import_module(f"pgd_lightning.{verb}").main
-    if verb not in TRAINING:
-        main(config, overrides)
-        return
+def begin(verb: str, overrides: list[str], config: Any) -> None:
+    """Run ``verb`` here, as one of several processes if it was started so, or start those."""
     from pgd_lightning import doctor, ranks
+    from pgd_lightning.configuration import default_scale
+    from pgd_lightning.progress import stopping_on_signals
 
-    if not ranks.handed():  # the launcher looked
-        doctor.preflight(config)
-    with ranks.group(config):
-        main(config, overrides)
+    main = import_module(f"pgd_lightning.{verb}").main
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with stopping_on_signals():
+        if verb not in TRAINING:
+            main(config, overrides)
+            return
+        if not ranks.handed():  # the launcher looked
+            doctor.preflight(config)
+        if ranks.must_launch(config):
+            ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
+            return
+        with ranks.group(config):
+            main(config, overrides)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,36 @@
 """From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks."""
 
+import os
+import re
 from difflib import get_close_matches
-from functools import cache
-from importlib.resources import files
 from itertools import product
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pgd_lightning import ranges
+from pgd_lightning.data import minari
 from pgd_lightning.errors import UserError
+from pgd_lightning.ranges import CONF
+from pgd_lightning.ranges import of_group as options
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
 
-CONF = files("pgd_lightning.conf")
-AT_LEAST_1 = (
-    "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime",
-    "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
-    "imagine.clone", "imagine.improve", "imagine.batch_size", "imagine.evaluate_every",
-)  # fmt: skip
-AT_LEAST = {
-    **dict.fromkeys(AT_LEAST_1, 1),
-    **dict.fromkeys(("ranks.simulators", "synthetic.lead", "imagine.warm_up"), 0),
-    **dict.fromkeys(("data.horizon", "imagine.windows"), 2),  # one row holds no step, one window no deviation
-}
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
     "imagine": {"learner": "learner@imagine.learner"},
 }
+
+
+QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
@@ -41,12 +39,15 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = compose(verb, overrides=composed(verb, overrides))
+            _check_typed(verb, config, overrides)
             OmegaConf.resolve(config)
-            _check_numbers(verb, config, overrides)
         except MissingConfigException as error:
             raise UserError(_unknown_option(str(error))) from error
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_unknown_key(verb, str(error) or str(error.__cause__))) from error
+    settings: Any = OmegaConf.to_container(config)
+    for key, value in ranges.leaves(verb, settings):
+        ranges.check(verb, settings, key, value)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
@@ -54,46 +55,110 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
 
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
-    """``overrides`` with the default scale and the groups' own names, as Hydra gets them."""
-    names = GROUPS.get(verb, {})
-    split = (o.partition("=") for o in [*default_scale(verb, overrides), *overrides])
-    return [f"{names.get(key, key)}{equals}{value}" for key, equals, value in split]
+    """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
+    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *overrides]]
+
+
+def _for_hydra(verb: str, override: str) -> str:
+    """One override. Raises UserError where it removes something, or chooses what its group does not have."""
+    key, equals, value = override.partition("=")
+    if not key or key.startswith("~"):
+        raise UserError(f"'{override}' gives no setting a value: write key=value.")
+    if key == "model":
+        raise UserError(f"{override} does not fit: every model is there, and generator= says which one is used.")
+    for short, name in GROUPS.get(verb, {}).items():
+        if key == name.partition("@")[2] != short:
+            raise UserError(f"{override} is written {short}={value}.")
+    if group := _group(verb, key):
+        if value.strip("'\"") not in options(group):
+            raise UserError(_unknown_option(f"'{group}/{value}'"))
+    elif {"text", "path"} & _kinds(verb, key) and value != "null":
+        value = _quoted(value, paths="path" in _kinds(verb, key), several=_is_list(verb, key))
+    return f"{GROUPS.get(verb, {}).get(key, key)}{equals}{value}"
+
+
+def _group(verb: str, key: str) -> str:
+    """The folder of ``conf`` whose options ``key=`` chooses among; empty where it is a setting."""
+    name = GROUPS.get(verb, {}).get(key, key).partition("@")[0].lstrip("+")
+    return name if name and (CONF / name).is_dir() else ""
+
+
+def _kinds(verb: str, key: str) -> set[str]:
+    return {option.removeprefix("list of ") for option in ranges.declared(verb, key.lstrip("+"))}
+
+
+def _is_list(verb: str, key: str) -> bool:
+    return any(option.startswith("list of ") for option in ranges.declared(verb, key))
+
+
+def _quoted(value: str, paths: bool, several: bool) -> str:
+    """Text as Hydra takes it for what was typed; ``several`` of them are written [a,b]."""
+    if several and value.startswith("[") and value.endswith("]"):
+        return f"[{','.join(_quoted(part, paths, several=False) for part in _parts(value[1:-1]))}]"
+    text = _unquoted(value)
+    return QuotedString(_at_home(text) if paths else text, Quote.double).with_quotes()
+
+
+def _unquoted(value: str) -> str:
+    """``value`` without the quotes around all of it, if it has some."""
+    return re.sub(r"\\([\"'\\])", r"\1", value[1:-1]) if re.fullmatch(QUOTED, value, re.DOTALL) else value
+
+
+def _parts(value: str) -> list[str]:
+    """``value`` at its commas, but those within quotes."""
+    parts = re.findall(rf"(?:{QUOTED}|[^,])+", value, re.DOTALL)
+    return [part.strip() for part in parts]
+
+
+def _at_home(path: str) -> str:
+    """``path`` with a leading ~ replaced by the home folder; that of nobody is a name."""
+    prefix, tilde, rest = path.partition("~")
+    if not tilde or prefix not in ("", minari.PREFIX):
+        return path
+    found = os.path.expanduser(tilde + rest)
+    return prefix + (f"./{found}" if found.startswith("~") else found)
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
-    """Every combination of the values of ``key=a,b`` (in Hydra's grammar: also ``range(0,5)``, ``choice(a,b)``)."""
+    """Every combination of the values of ``key=a,b`` (in Hydra's grammar: also ``range(0,5)``, ``choice(a,b)``).
+
+    Where the setting is a path or text a comma alone separates; one that belongs to it stands within quotes.
+    """
+    return [list(point) for point in product(*map(_values, overrides))]
+
+
+def _values(override: str) -> list[str]:
+    key, _, value = override.partition("=")
+    if {"text", "path"} & _kinds("train", key) and not (_is_list("train", key) and value.startswith("[")):
+        return [f"{key}={_unquoted(part)}" for part in _parts(value)] or [override]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
         raise UserError(f"A setting cannot be read: {str(error).splitlines()[0]}") from error
-    values = [
-        [f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [str(o.input_line)]
-        for o in parsed
-    ]
-    return [list(point) for point in product(*values)]
+    return [f"{key}={point}" for point in parsed.sweep_string_iterator()] if parsed.is_sweep_override() else [override]
 
 
-def _check_numbers(verb: str, config: DictConfig, overrides: list[str]) -> None:
-    """A number may not become a word, nor a size or a count negative."""
-    defaults = _defaults(verb) if overrides else config
-    for key in (o.split("=")[0].lstrip("+~") for o in overrides):
-        value, before = OmegaConf.select(config, key), OmegaConf.select(defaults, key)
-        number = isinstance(before, int | float) and not isinstance(before, bool)
-        if number and (isinstance(value, str | bool) or (value is not None and before > 0 and value < 0)):
-            raise UserError(f"{key}={value} does not fit: it is a number such as {before}.")
-    for key, least in AT_LEAST.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and (value < least or isinstance(value, float)):
-            raise UserError(f"{key}={value} does not fit: it is a whole number, at least {least}.")
-        if value is None and OmegaConf.select(defaults, key) is not None:
-            raise UserError(f"{key}=null does not fit: it is a whole number, at least {least}.")
+def _check_typed(verb: str, config: DictConfig, overrides: list[str]) -> None:
+    """Raises UserError for a typed value that does not fit; a single value becomes a list where one is wanted.
 
-
-@cache
-def _defaults(verb: str) -> DictConfig:
-    return compose(verb, composed(verb, []))
+    Before anything is computed from it, which would complain under another name.
+    """
+    settings: Any = OmegaConf.to_container(config)
+    typed = (o.partition("=")[0].lstrip("+") for o in overrides)
+    for key in (key for key in typed if not _group(verb, key)):
+        allowed = ranges.declared(verb, key)
+        value: Any = OmegaConf.select(config, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        group = isinstance(value, dict) and (not allowed or "settings" in allowed)
+        if group or OmegaConf.is_missing(config, key):
+            continue
+        if isinstance(value, float) and value.is_integer() and any(o.startswith("whole") for o in allowed):
+            value = int(value)  # 1e6
+        if isinstance(value, str | int | float) and _is_list(verb, key):
+            value = [value]
+        ranges.check(verb, settings, key, value)
+        OmegaConf.update(config, key, value)
 
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:
@@ -104,11 +169,6 @@ def default_scale(verb: str, overrides: list[str]) -> list[str]:
     ):
         return []
     return [f"scale={'paper' if torch.cuda.is_available() else 'laptop'}"]
-
-
-def options(group: str) -> list[str]:
-    """The names that ``group=`` accepts."""
-    return sorted(p.name.removesuffix(".yaml") for p in (CONF / group).iterdir() if p.name.endswith(".yaml"))
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -130,6 +190,8 @@ def _unknown_option(message: str) -> str:
 
 def _unknown_key(verb: str, message: str) -> str:
     first = message.splitlines()[0]
+    if first.startswith("Ambiguous value"):
+        return f"{first.split(chr(39))[1]}: a list is written [a,b]; pgd sweep and pgd slurm take a,b as two points."
     key = next((word.strip("'\".") for word in first.split() if "." in word.strip("'\".") or "'" in word), "")
     config = OmegaConf.to_container(compose(verb), resolve=False)
     return f"{first.rstrip('.')}; {nearest(key, sorted(_keys(config)))}"

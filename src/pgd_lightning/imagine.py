@@ -63,8 +63,6 @@ def check(config: DictConfig, overrides: list[str]) -> None:
     for key in (o.split("=")[0].lstrip("+~") for o in overrides):
         if key.split(".")[0] in ELSEWHERE:
             raise UserError(f"pgd imagine does not use '{key}': its settings are imagine.*, world.*, data.*, learner=.")
-    if not OmegaConf.is_dict(config.imagine.learner):
-        raise UserError(f"imagine.learner={config.imagine.learner} is written learner={config.imagine.learner}.")
     build_learner(config, cast(WorldModel, build_model(config, WORLD, 1)), config.seed)
 
 

@@ -121,8 +121,8 @@ def strip(frames: Iterable[NDArray[np.uint8]], title: str, path: Path) -> Path:
     """Rendered frames ``[H, W, 3]`` side by side."""
     images = list(frames)
     size = (1.6 * len(images), 2.2)
-    figure, axes = plt.subplots(1, len(images), figsize=size, squeeze=False, layout="constrained")
-    for axis, image in zip(axes[0], images, strict=True):
+    figure, (axes,) = plt.subplots(1, len(images), figsize=size, squeeze=False, layout="constrained")
+    for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
         axis.axis("off")
     return finish(figure, title, path)
