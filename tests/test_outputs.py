@@ -105,6 +105,7 @@ class TestTwoAtOnce:
         monkeypatch.setattr("pgd_lightning.data.locks.LOOK_EVERY", 0.01)
         monkeypatch.setitem(collect.RECIPES, "maze2d-umaze", recipes.Recipe(2, 50, "slow", "maze2d-umaze", slow))
         path, made = tmp_path / "maze.hdf5", []
+        (tmp_path / ".maze.hdf5.123.part").write_text("what a killed process left")
         workers = [threading.Thread(target=lambda: made.append(collect.record(ENV, path, 50, 0))) for _ in range(2)]
         workers[0].start()
         assert begun.wait(30)

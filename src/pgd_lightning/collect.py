@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,12 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int, overwrite: bo
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(lock, lambda: say(f"waiting for another process that records {path}")):
+        with alone(lock, lambda: say(f"waiting for another process that records {path}")) as sole:
             if _holds(path, identity, total, overwrite):
                 return False
             attributes = identity | {"env": env.name, "description": recipe.description, "physics": recipe.physics()}
+            for left in path.parent.glob(f".{escape(path.name)}.*.part") if sole else ():  # of a killed process
+                left.unlink()
             kept = path.with_name(f".{path.name}.chunks")
             with Counter(f"recording {env.name} ({recipe.description})", total, "steps") as counter:
                 d4rl.write(path, _chunks(recipe, total, seed, kept, counter), attributes, total, overwrite)
