@@ -80,6 +80,11 @@ class TestCollect:
         assert pgd(monkeypatch, *arguments, "overwrite=true") == 0
         assert d4rl.recipe(path)[1] == 50
 
+    @pytest.mark.parametrize("setting", ["steps=0", "steps=-5", "data.local_steps=0"])
+    def test_no_steps_are_not_the_recipes_own_number(self, setting):
+        with pytest.raises(UserError, match="is a whole number, at least 1"):
+            compose_config("collect", [setting])
+
     def test_an_unwritable_folder_is_a_sentence(self, tmp_path):
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(UserError, match="Cannot write .*Choose a folder you may write to"):

@@ -40,7 +40,7 @@ def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int
     """Where the stand-in of this environment, recipe version, size and seed lies."""
     recipe = recipe_of(env)
     folder = Path(config.data.local_dir).expanduser()
-    return folder / f"{env.name}-local-v{recipe.version}-{steps or recipe.num_steps}-{seed}.hdf5"
+    return folder / f"{env.name}-local-v{recipe.version}-{recipe.num_steps if steps is None else steps}-{seed}.hdf5"
 
 
 def stand_in(config: DictConfig, env: EnvSpec) -> Path:
@@ -70,7 +70,7 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int, overwrite: bo
     if ``path`` holds anything else and ``overwrite`` is not set.
     """
     recipe = recipe_of(env)
-    total = steps or recipe.num_steps
+    total = recipe.num_steps if steps is None else steps
     identity = {"recipe": env.name, "recipe_version": recipe.version, "recipe_seed": seed}
     if _holds(path, identity, total, overwrite):
         return False

@@ -20,6 +20,7 @@ OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs
 
 CONF = files("pgd_lightning.conf")
 AT_LEAST_1 = (
+    "steps", "data.local_steps",
     "seeds", "updates", "prior.batch_size", "evaluation.every", "synthetic.lifetime",
     "world.batch_size", "online.steps", "online.turn", "online.world_updates", "online.imagined",
     "imagine.clone", "imagine.improve", "imagine.batch_size", "imagine.evaluate_every",
