@@ -234,7 +234,7 @@ class TestMinari:
 
     def test_bad_sets_are_named(self, recording, tmp_path):
         folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
-        with pytest.raises(UserError, match="is a data set in .* already"):
+        with pytest.raises(UserError, match="toy-v0 is there already: .* overwrite=true"):
             minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         with pytest.raises(UserError, match="no name for a Minari data set"):
             minari.write("minari:toy", recording, SPEC, "a test", no_infos)

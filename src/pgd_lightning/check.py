@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
+from pgd_lightning.data.outputs import require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
@@ -32,10 +33,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Print the card and write ``check.json`` and ``check.png``. Raises UserError if the recording is not usable."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
+    digest = provenance["sha256"]
+    folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / digest[:8]
+    require_own(
+        folder, ("check.json", "check.png"), "check.json", lambda c: c.get("provenance", {}).get("sha256") == digest,
+        config.overwrite,
+    )  # fmt: skip
     card = examine(recording, env)
     replays = compare_physics(config, env, recording, path)
     found = verdict(replays, config.exact)
-    folder = Path(config.out) if config.out else Path(config.checks_dir) / env.name / provenance["sha256"][:8]
     say(text(env, provenance, card, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
@@ -26,23 +27,33 @@ ROWS_AT_ONCE = 10_000
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Read ``data.source``, write ``out``. Raises UserError where either is not possible."""
     env: EnvSpec = build(config.env)
+    out = destination(config.out, config.overwrite)
     recording, provenance, path = read_recording(config, env)
+    source = minari.locate(config.data.source) if provenance["kind"] == "minari" else path
+    require_new(out, config.overwrite, source)
     say(f"data: {provenance['label']}, {len(recording)} rows in {len(recording.ends)} episodes")
     for note in recording.notes:
         say(f"data: {note}")
     infos = partial(d4rl.info_rows, path) if path else no_infos
     if config.out.startswith(minari.PREFIX):
-        written = minari.write(config.out, recording, env, f"converted from {provenance['label']}", infos)
-        source = f"minari:{written}"
+        label = f"converted from {provenance['label']}"
+        written = f"minari:{minari.write(config.out, recording, env, label, infos, config.overwrite)}"
     else:
-        written = Path(config.out).expanduser()
-        if written.suffix not in (".hdf5", ".h5"):
-            raise UserError(f"out={config.out} is neither a .hdf5 file nor minari:NAME-v0.")
-        if written.exists():
-            raise UserError(f"{written} is there already: choose another out=, or remove it.")
-        d4rl.write(written, chunks(recording, infos), {"converted_from": provenance["label"]}, len(recording))
-        source = str(written)
-    say(f"\nwritten: {written}\nnext:    pgd check env={env.name} data.source={source}")
+        attributes = {"converted_from": provenance["label"], "env": env.name}
+        d4rl.write(out, chunks(recording, infos), attributes, len(recording), config.overwrite)
+        written = str(out)
+    say(f"\nwritten: {out}\nnext:    pgd check env={env.name} data.source={written}")
+
+
+def destination(out: str, overwrite: bool) -> Path:
+    """The file or folder that ``out`` means. Raises UserError if it is neither, or exists and may not be replaced."""
+    if out.startswith(minari.PREFIX):
+        return minari.destination(out, overwrite)
+    path = Path(out).expanduser()
+    if path.suffix not in (".hdf5", ".h5"):
+        raise UserError(f"out={out} is neither a .hdf5 file nor minari:NAME-v0.")
+    require_new(path, overwrite)
+    return path
 
 
 def no_infos(start: int, stop: int) -> dict[str, NDArray[Any]]:

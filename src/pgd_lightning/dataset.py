@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.collect import has_recipe, stand_in
-from pgd_lightning.data import d4rl, legacy, minari
+from pgd_lightning.data import d4rl, legacy, minari, origin
 from pgd_lightning.data.cache import cache_key, cached
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, split_windows
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation import bodies
 from pgd_lightning.progress import say
 from pgd_lightning.runs import build
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition
+
+LOOKED_AT = 20_000  # rows that are asked whether they are of the body they are read as
 
 
 @dataclass(frozen=True)
@@ -93,22 +98,53 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
         return legacy.load(columns, env, reading), provenance, None
-    make: Callable[[], Recording]
+    read: Callable[[], Recording]
     path = None
     if data.source.startswith(minari.PREFIX):
         folder = minari.locate(data.source)
         provenance = minari.provenance(folder, env)
-        make = partial(minari.load, folder, env, reading)
+        read = partial(minari.load, folder, env, reading)
     else:
         path = find_file(config, env)
         provenance = d4rl.provenance(path, env)
-        make = partial(d4rl.load, path, env, **vars(reading))
+        read = partial(d4rl.load, path, env, **vars(reading))
+    said = tuple(origin.compared(env, provenance))
+    make = partial(of_its_body, read, env, provenance, path)
     if data.cache is None:
-        return make(), provenance, path
-    facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps]
-    key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
-    recording = cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}"))
-    return recording, provenance, path
+        recording = make()
+    else:
+        facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps]
+        key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
+        recording = cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}"))
+    return replace(recording, notes=(*said, *recording.notes)), provenance, path
+
+
+def of_its_body(
+    read: Callable[[], Recording], env: EnvSpec, provenance: dict[str, Any], path: Path | None
+) -> Recording:
+    """What ``read`` returns, with a note if its rows do not look like those of ``env``.
+
+    Raises UserError, with the notes printed before, where they are clearly of another task.
+    """
+    recording = read()
+    usable = recording.has_successor.nonzero().flatten()
+    rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
+    if provenance["kind"] in ("official", "local recipe") or not len(rows):
+        return recording
+    columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
+    obs, action, after, reward = (column.double().numpy() for column in columns)
+    try:
+        goal = d4rl.infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
+        doubt = bodies.doubt(env.task, bodies.Rows(obs, action, after, reward, goal))
+    except UserError:  # no simulator here, or goals that are no numbers: then nothing can be said
+        return recording
+    if doubt is None:
+        return recording
+    if doubt.tasks:
+        for note in recording.notes:
+            say(f"data: {note}")
+        raise origin.wrong(provenance["path"], env, doubt.tasks, doubt.why)
+    return replace(recording, notes=(*recording.notes, f"is this {env.task}? {doubt.why}"))
 
 
 def find_file(config: DictConfig, env: EnvSpec) -> Path:

@@ -11,8 +11,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.convert import no_infos
+from pgd_lightning.convert import destination, no_infos
 from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data.outputs import require_new
 from pgd_lightning.dataset import open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.experience import ready_generator
@@ -27,11 +28,13 @@ WINDOWS_AT_ONCE = 512  # of each seed: what is in memory
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Generate ``windows`` for each seed of ``run`` into ``out``. Raises UserError where that is not possible."""
+    out = destination(config.out, config.overwrite)
     run = finished_agent(config.run)
     settings = run.load_config()
     if settings.generator.build is None:
         raise UserError(f"'{config.run}' was trained on real data only: give a run whose generator is not 'none'.")
     dataset = open_dataset(settings)
+    require_new(out, config.overwrite, dataset.path)
     module = build_agent(settings, dataset)
     load_agent(module, run)
     generator = ready_generator(settings, dataset)
@@ -44,13 +47,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         "description": f"synthetic windows of {run.record['method']}, {settings.seeds} seeds, not recorded data",
         "source": dataset.label,
         "run": run.folder.name,
+        "env": dataset.env.name,
     }
     if config.out.startswith(minari.PREFIX):
-        written = write_minari(config.out, parts, attributes, rows, dataset.env)
+        write_minari(config.out, parts, attributes, rows, dataset.env, config.overwrite)
     else:
-        written = Path(config.out).expanduser()
-        d4rl.write(written, chunks(parts), attributes, rows)
-    say(f"{rows} rows in windows of {first.batch_size[-1]}, each its own episode: {written}")
+        d4rl.write(out, chunks(parts), attributes, rows, config.overwrite)
+    say(f"{rows} rows in windows of {first.batch_size[-1]}, each its own episode: {out}")
 
 
 def generated(
@@ -66,13 +69,16 @@ def generated(
             progress.show(done + num)
 
 
-def write_minari(target: str, parts: Iterator[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec) -> Path:
+def write_minari(
+    target: str, parts: Iterator[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec, overwrite: bool
+) -> None:
     """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
     try:
         d4rl.write(folder / "windows.hdf5", chunks(parts), attributes, rows)
         recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error")
-        return minari.write(target, recording, env, f"{attributes['description']}; {attributes['source']}", no_infos)
+        description = f"{attributes['description']}; {attributes['source']}"
+        minari.write(target, recording, env, description, no_infos, overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

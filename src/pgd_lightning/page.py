@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.comparison import Entry, Row, find_entries, grouped, run_files, tables
+from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import page_figures as figures
 from pgd_lightning.evaluation.budget import budgeted_selection
@@ -46,6 +47,7 @@ from pgd_lightning.sweep import recorded
 Array = NDArray[np.float64]
 Tables = dict[tuple[str, str], list[Row]]
 SEED = 0  # of the bootstrap: the same runs give the same page
+PAGE = ("index.html", "report.json", "report.txt")
 PICTURES = {
     "fidelity.png": "Likelihood under the final policy against error in the real simulator",
     "trajectories.png": "Some windows, and what the simulator makes of the same actions",
@@ -57,7 +59,8 @@ def write(config: DictConfig) -> None:
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG. Raises UserError as comparison."""
     entries = find_entries(config.runs, config.where)
     found = tables(entries)
-    folder = Path(config.out) if config.out else first_folder(config.runs) / "report"
+    folder = Path(config.out).expanduser() if config.out else first_folder(config.runs) / "report"
+    require_own(folder, PAGE, "report.json", lambda content: "tables" in content, config.overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     content = contents(entries, found, config)
     pictures = drawings(found, content, config)

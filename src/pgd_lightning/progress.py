@@ -43,8 +43,8 @@ class Counter:
         self.first = done if self.first is None else self.first
         if self.bar:
             self.bar.update(self.task, completed=done)
-        elif now - self.last_line > LINE_EVERY:
-            rate = max(done - self.first, 1) / (now - self.started)
+        elif now - self.last_line > LINE_EVERY and done > self.first:  # one number tells no rate
+            rate = (done - self.first) / (now - self.started)
             say(f"{done}/{self.total}, {rate:.0f}/s, {(self.total - done) / rate:.0f} s left")
             self.last_line = now
 

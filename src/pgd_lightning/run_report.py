@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning.data.origin import score_constants
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, replayed, step_errors
@@ -66,6 +67,7 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
         "agent": settings.agent.name,
         "provenance": dataset.provenance,
         "updates": settings.updates,
+        "score_constants": score_constants(dataset.env, dataset.provenance),
         "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
         "differences": differences,
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
@@ -79,6 +81,7 @@ def table(summary: dict[str, Any], title: str) -> str:
     lines = [
         title,
         f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
+        f"scores 0 and 100 at returns {summary['score_constants']}",
         "",
         f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes':>10}",
     ]

@@ -5,14 +5,11 @@ whatever else belongs to the recording. It appears by a rename, so it is whole o
 is made again. Nothing in it is irreplaceable: delete the cache at any time.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgd_lightning.data.locks import alone
 from pgd_lightning.data.recording import ARRAYS, Recording
 
-VERSION = 1  # of what is stored; a change in how files are read needs a new one
+VERSION = 2  # of what is stored; a change in how files are read needs a new one
 INDEX = "index.json"
 
 
@@ -34,18 +32,18 @@ def cache_key(identity: Any) -> str:
 def cached(folder: Path, key: str, make: Callable[[], Recording], warn: Callable[[str], None]) -> Recording:
     """The recording ``key`` mapped from ``folder``; ``make`` is called, and its result stored, where it is not there.
 
-    One process makes it, others wait. A cache that cannot be written is no error: ``warn`` gets a sentence, and the
-    recording stays in memory.
+    One process makes it, others wait; where the file system has no locks each makes its own, and one is kept. A cache
+    that cannot be written is no error: ``warn`` gets a sentence, and the recording stays in memory.
     """
     home, recording = folder / key, None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock") as alone:
+        with alone(folder / f"{key}.lock", lambda: warn("waiting for another process that decodes it")) as sole:
             found = _open(home)
             if found is not None:
                 return found
             recording = make()
-            if alone:  # then a part is what a killed process left
+            if sole:  # then a part is what a killed process left
                 for left in folder.glob(f".{key}.*"):
                     shutil.rmtree(left, ignore_errors=True)
             _store(recording, home)
@@ -53,17 +51,6 @@ def cached(folder: Path, key: str, make: Callable[[], Recording], warn: Callable
     except OSError as error:
         warn(f"the cache {folder} cannot be used ({error}): data stay in memory; data.cache=null does without it")
         return recording or make()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether this process is alone now: some file systems have no locks, then each makes its own, and one is kept."""
-    with path.open("w") as lock:
-        alone = False
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            alone = True
-        yield alone
 
 
 def _open(home: Path) -> Recording | None:

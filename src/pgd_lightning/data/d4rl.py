@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from pgd_lightning.data import quirks
 from pgd_lightning.data.download import DataUnavailable, locate
 from pgd_lightning.data.hdf5 import PatientFile, array, attribute, column, opened, pieces, storable
+from pgd_lightning.data.origin import ATTRIBUTES, published
+from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
-__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "write"]
+__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe", "write"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 FLAGS = {"terminals", "timeouts"}
+RECIPE = ("recipe", "recipe_version", "recipe_seed")  # attributes
 CHOICES = {
     "out_of_box": ("clip", "error"),
     "rewards": ("recorded", "aligned"),
@@ -207,16 +210,29 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def recipe(path: Path) -> tuple[dict[str, Any], int]:
+    """The attributes of the recipe that recorded the file, {} for a file of another origin, and its number of rows."""
+    with opened(path) as file:
+        rewards = array(file, "rewards", path)
+        return _attributes(file, RECIPE), 0 if rewards is None or not rewards.shape else rewards.shape[0]
+
+
+def _attributes(file: h5py.File, names: Iterable[str]) -> dict[str, Any]:
+    found = {name: attribute(file, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
     """Where the data come from, for run folders, titles and tables; ``label`` is the short form.
 
     A file is official only if its SHA-256 is the published one; where none is published, only its name says so, and
-    the label adds "unverified".
+    the label adds "unverified". ``says``: what the file calls its environment, for :mod:`pgd_lightning.data.origin`.
     """
     digest = file_hash(path)
     with opened(path) as file:
-        recipe = {k: attribute(file, k) for k in file.attrs if str(k).startswith("recipe")}
-    found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe}
+        recipe = _attributes(file, RECIPE)
+        says = {f"its attribute '{k}'": v for k, v in _attributes(file, ATTRIBUTES).items() if isinstance(v, str)}
+    found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe, **({"says": says} if says else {})}
     if digest == env.file.sha256:
         return found | {"kind": "official", "label": f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"}
     if recipe.get("recipe") == env.name:
@@ -227,14 +243,20 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
         return found | {"kind": "local recipe", "label": label}
     if env.file.sha256 is None and path.name == Path(env.file.path).name:
         return found | {"kind": "unverified", "label": f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"}
-    return found | {"kind": "user file", "label": f"{path.name} as {env.name}, not D4RL (sha256 {digest[:8]})"}
+    name = next((f"{other.d4rl_id} (D4RL)" for other in published(digest)), path.name)
+    return found | {"kind": "user file", "label": f"{name} as {env.name}, not D4RL (sha256 {digest[:8]})"}
 
 
-def write(path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dict[str, Any], total: int) -> None:
+def write(
+    path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dict[str, Any], total: int,
+    overwrite: bool = False,
+) -> None:  # fmt: skip
     """Stream ``chunks`` (D4RL's keys, rows first) to an HDF5 file that appears whole or not at all.
 
-    Raises UserError if the disk is full or the chunks do not make ``total`` rows.
+    Raises UserError if there is a file and ``overwrite`` is not set, the disk is full or the chunks do not make
+    ``total`` rows.
     """
+    require_new(path, overwrite)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,6 +275,7 @@ def write(path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dic
             os.fsync(disk.fileno())
         if rows != total:
             raise UserError(f"{path} was to hold {total} rows, but {rows} came; nothing was written.")
+        require_new(path, overwrite)  # another command may have been faster
         part.replace(path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error}. Free some space and run the command again.") from error

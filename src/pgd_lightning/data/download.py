@@ -1,19 +1,18 @@
 """Finding or fetching the official file: resumed, checked, renamed when whole."""
 
-import fcntl
 import http.client
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from rich.progress import Progress
 
 from pgd_lightning.data.hdf5 import opened
+from pgd_lightning.data.locks import alone
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
@@ -56,7 +55,8 @@ def download(url: str, path: Path, file: DataFile, timeout: float, retries: int)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with _locked(path.with_name(path.name + ".lock")):
+    waiting = partial(print, f"waiting for another process that fetches {path}", flush=True)
+    with alone(path.with_name(path.name + ".lock"), waiting):
         if path.is_file():
             return
         failures, have, first = 0, _size(part), _size(part)
@@ -79,13 +79,6 @@ class NoAnswer(OSError):
 
 def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch(url: str, part: Path, timeout: float) -> None:

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl import Reading, read
 from pgd_lightning.data.hdf5 import DAMAGE, DENSEST, check_plain, opened
+from pgd_lightning.data.origin import minari_facts
+from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
 PREFIX = "minari:"
+ENV = "pgd_lightning_env"  # our entry in a Minari set's metadata: what it was read as
 KNOWN = "has_successor"  # our entry in a Minari episode's infos
 ID = re.compile(r"[-\w]+-v\d+")
 
@@ -33,10 +36,15 @@ def _storage() -> Any:
     try:
         from minari.dataset.minari_storage import MinariStorage
     except ImportError as error:
-        raise UserError(
-            f"Minari data need the minari package ({error}): pip install 'minari[hdf5]', or give an HDF5 file."
-        ) from error
+        raise _missing(error, "hdf5") from error
     return MinariStorage
+
+
+def _missing(error: ImportError, extra: str) -> UserError:
+    return UserError(
+        f"Minari data sets of this kind need a package that is not installed ({error}): pip install 'minari[{extra}]'; "
+        "or give an HDF5 file."
+    )
 
 
 def locate(source: str) -> Path:
@@ -67,9 +75,14 @@ def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
-    name = str(_metadata(folder).get("dataset_id", folder.name))[:200]
+    metadata = _metadata(folder)
+    name = str(metadata.get("dataset_id", folder.name))[:200]
     label = f"{name} (Minari) as {env.name}, not D4RL (sha256 {digest.hexdigest()[:8]})"
-    return {"path": folder.name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name}
+    found = {"path": name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name}
+    facts = minari_facts(metadata)
+    says = {"its environment": facts.get("environment"), f"its '{ENV}'": metadata.get(ENV)}
+    says = {where: text for where, text in says.items() if isinstance(text, str)}
+    return found | ({"minari": facts} if facts else {}) | ({"says": says} if says else {})
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -132,7 +145,7 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
         raise UserError(  # minari would import and build whatever environment the file names
             f"{folder} does not describe its observation and action space; only data sets that do are read."
         )
-    storage = _storage()
+    storage, extra = _storage(), "hdf5" if metadata.get("data_format") == "hdf5" else "arrow"
     main = folder / "data" / "main_data.hdf5"
     if main.is_file():
         with opened(main) as file:
@@ -140,7 +153,9 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         source = storage.read(folder / "data")
         yield from source.get_episodes(range(source.total_episodes))
-    except (*DAMAGE, AssertionError, ImportError, NotImplementedError) as error:
+    except ImportError as error:
+        raise _missing(error, extra) from error
+    except (*DAMAGE, AssertionError, NotImplementedError) as error:
         raise UserError(f"{folder} cannot be read ({error}): fetch the data set again.") from error
 
 
@@ -176,38 +191,57 @@ def _observations(obs: Any, env: EnvSpec, folder: Path) -> NDArray[Any]:
     return obs
 
 
-def write(
-    target: str, recording: Recording, env: EnvSpec, description: str,
-    infos: Callable[[int, int], dict[str, NDArray[Any]]],
-) -> Path:  # fmt: skip
-    """Store ``recording`` as the Minari data set ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
+def destination(target: str, overwrite: bool) -> Path:
+    """The folder that ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN`` is written to.
 
-    ``infos(start, stop)`` gives further arrays of these rows, ``[T, …]``. The folder appears whole or not at all.
-    Raises UserError where it exists, the name is none for Minari, or the disk is full.
+    Raises UserError where the name is none for Minari, or the folder exists and either ``overwrite`` is not set or it
+    is no Minari data set.
     """
     name = target.removeprefix(PREFIX)
     folder = Path(name).expanduser() if name.startswith((".", "/", "~")) else root() / name
     if not ID.fullmatch(folder.name):
         raise UserError(f"'{folder.name}' is no name for a Minari data set: it ends in a version, such as -v0.")
+    require_new(folder, overwrite)
+    if folder.exists() and not (folder / "data" / "metadata.json").is_file():
+        raise UserError(f"{folder} is there already and is no Minari data set: choose another out=.")
+    return folder
+
+
+def write(
+    target: str, recording: Recording, env: EnvSpec, description: str,
+    infos: Callable[[int, int], dict[str, NDArray[Any]]], overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Store ``recording`` as the Minari data set ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
+
+    ``infos(start, stop)`` gives further arrays of these rows, ``[T, …]``. The folder appears whole or not at all.
+    Raises UserError as :func:`destination`, or where Minari cannot hold the recording or the disk is full.
+    """
+    folder = destination(target, overwrite)
     inside = set(recording.successor_rows.tolist()) - set(recording.ends.tolist())
     if inside:
         raise UserError(
             f"{len(inside)} successors inside episodes are not the next row's observation, first at row {min(inside)}: "
             "Minari cannot hold them."
         )
-    if folder.exists():
-        raise UserError(f"There is a data set in {folder} already: choose another name or version.")
-    storage, part = _storage(), folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    storage = _storage()
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     try:
         part.mkdir(parents=True)
         made = storage.new(part / "data", *_spaces(env), data_format="hdf5")
-        made.update_metadata(_description(name if folder == root() / name else folder.name, description))
+        name = folder.relative_to(root()).as_posix() if folder.is_relative_to(root()) else folder.name
+        made.update_metadata({**_description(name, description), ENV: env.name})
         made.update_episodes(_buffers(recording, infos))
+        destination(target, overwrite)  # another command may have been faster
+        if folder.exists():
+            folder.rename(old)
         part.rename(folder)
     except (OSError, RuntimeError) as error:
         raise UserError(f"Cannot write {folder}: {error}. Free some space and run the command again.") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not folder.exists():  # the disk failed between the two renames
+            old.rename(folder)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
     return folder
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import gymnasium
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from pgd_lightning.simulators.maze import MAZES
 from pgd_lightning.simulators.physics import use_old_capsules
@@ -88,6 +89,11 @@ class AntMaze:
 
     def _obs(self) -> Array:
         return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+def cells_of(position: Array) -> NDArray[np.int64]:
+    """Cells (row, column) of positions ``[..., 2]``."""
+    return np.rint(position[..., ::-1] / CELL + np.array(START)).astype(np.int64)
 
 
 def _place(row: int, column: int) -> tuple[float, float]:

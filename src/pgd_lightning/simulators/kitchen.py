@@ -28,15 +28,31 @@ STAND = (0.12, 0.9)  # radius and half-length of what the robot stands on, which
 DIFFERS = "kitchen's scene is Gymnasium-Robotics' copy of D4RL's, which no recording could be held against"
 
 
+def goal_of(name: str) -> Array:
+    """The goal ``[30]`` in the observations of one of ``TASKS``."""
+    goal = np.zeros(ROBOT + len(OBJECT_AMPLITUDE))
+    for joints, wanted in _elements(name).values():
+        goal[joints] = wanted
+    return goal
+
+
+def _elements(name: str) -> dict[str, tuple[Any, Any]]:
+    """``{task: (its joints, where they are wanted)}``."""
+    return robotics(
+        "franka_kitchen.kitchen_env",
+        lambda module: {t: (module.OBS_ELEMENT_INDICES[t], module.OBS_ELEMENT_GOALS[t]) for t in TASKS[name]},
+    )  # type: ignore[no-any-return]
+
+
 class Kitchen:
     """One of ``TASKS``."""
 
     differs: str | None = DIFFERS
 
     def __init__(self, name: str, physics: str) -> None:
-        source = "franka_kitchen.kitchen_env"
         env = robotics(
-            source, lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=NOISE)
+            "franka_kitchen.kitchen_env",
+            lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=NOISE),
         )
         self.robot: Any = env.robot_env
         self.model: Any = self.robot.model
@@ -46,12 +62,8 @@ class Kitchen:
             use_old_capsules(self.model, mujoco.MjSpec.from_file(self.robot.fullpath))
             self.physics += ", capsules as in D4RL's simulator"
         self.model.geom_contype[np.isclose(self.model.geom_size[:, :2], STAND).all(-1)] = 0
-        self.joints: dict[str, Any] = {
-            task: robotics(source, lambda module: module.OBS_ELEMENT_INDICES)[task] for task in TASKS[name]
-        }
-        self.goal = np.zeros(self.model.nq)
-        for task, joints in self.joints.items():
-            self.goal[joints] = env.goal[task]
+        self.joints = {task: joints for task, (joints, _) in _elements(name).items()}
+        self.goal = goal_of(name)
         self.open = set(self.joints)
         self.obs_dim, self.action_dim = 2 * self.model.nq, ROBOT
 

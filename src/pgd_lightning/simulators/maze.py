@@ -63,6 +63,18 @@ def free_cells(name: str) -> NDArray[np.int64]:
     return np.argwhere(np.array([list(row) for row in MAZES[name]]) == ".")
 
 
+def cells_of(position: Array) -> NDArray[np.int64]:
+    """Cells (row, column) of positions ``[..., 2]``."""
+    return np.rint(position + 0.2).astype(np.int64)
+
+
+def in_wall(name: str, cell: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether cells ``[N, 2]`` are walls of the maze or lie outside of it: ``[N]``."""
+    walls = np.array([list(row) for row in MAZES[name]]) == "#"
+    inside = ((cell >= 0) & (cell < walls.shape)).all(-1)
+    return ~inside | walls[tuple(np.where(inside[:, None], cell, 0).T)]  # type: ignore[no-any-return]
+
+
 def reward_of(position: Array, goal: Array, dense: bool) -> Array:
     """1 within the goal's radius, or exp(-distance): ``[..., 2] -> [...]``."""
     distance = np.linalg.norm(position - goal, axis=-1)
