@@ -55,11 +55,12 @@ class Conv(nn.Conv1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.kernel_size[0]
+        taps, dilation = self.kernel_size[0], self.dilation[0]
         if taps == 2:
             x = torch.cat([x, x.new_zeros(len(x), 1, x.shape[-1])], dim=1)  # F.pad writes everything twice
         weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=(0, (taps - 1) // 2))
+        padding = (0, dilation * (taps - 1) // 2 if taps != 2 else 0)
+        y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=padding, dilation=(1, dilation))
         return y.squeeze(2).transpose(1, 2)
 
 
