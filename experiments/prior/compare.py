@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from ablations import ABLATIONS
+from muon import Muon
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -95,6 +97,9 @@ def train(
 ) -> tuple[DiffusionPrior, dict[str, Denoiser], dict[str, Any]]:
     """A prior after ``budget`` seconds, its averages by name, and how it went."""
     model = build_prior(config, TURNS)
+    if "network" in tried:
+        ABLATIONS[tried["network"]](model.denoiser.network)
+        model.ema = copy.deepcopy(model.denoiser).requires_grad_(False)
     model.fit_units(dataset.train.batches(1024))
     optimizer = optimizer_of(model, tried)
     averages = {"last": model.denoiser, "published": copy.deepcopy(model.ema), "ramped": copy.deepcopy(model.ema)}
@@ -135,8 +140,6 @@ def optimizer_of(model: DiffusionPrior, tried: dict[str, str]) -> torch.optim.Op
             model.denoiser.parameters(), lr=model.learning_rate, betas=betas, fused=True
         )
     else:
-        from muon import Muon
-
         optimizer = Muon(model.denoiser.network, float(tried["muon"]), model.learning_rate, betas)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
