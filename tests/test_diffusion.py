@@ -1,5 +1,6 @@
 """Diffusion against closed forms and golden values (spec numbers: official code run in float32, numpy in float64)."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import Churn, dpmpp_2m, euler, euler_ancestral, heun
 from pgd_lightning.errors import UserError
+from pgd_lightning.networks.muon import Muon, orthogonal
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
 
@@ -351,3 +353,66 @@ def test_windows_that_do_not_fit_at_once_pass_in_parts(capsys):
 def test_other_errors_of_a_network_are_its_own():
     with torch.no_grad(), pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         AsManyAsFit()(nn.Linear(3, 2), torch.randn(3, 4, 2))
+
+
+# --- Muon ---
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 12), (12, 4), (3, 6, 4)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_orthogonal_brings_all_singular_values_near_one_and_keeps_their_directions(shape, scale):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    y = orthogonal(scale * x)
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    found = left.mT @ y @ right.mT
+    torch.testing.assert_close(found, torch.diag_embed(found.diagonal(dim1=-2, dim2=-1)), atol=1e-6, rtol=0)
+    kept = found.diagonal(dim1=-2, dim2=-1)[values > 0.05 * values[..., :1]]
+    assert ((kept > 0.65) & (kept < 1.25)).all()
+
+
+def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam():
+    torch.manual_seed(0)
+    conv, other = nn.Parameter(torch.randn(4, 6, 3)), nn.Parameter(torch.randn(7))
+    start, twin = conv.detach().clone(), nn.Parameter(other.detach().clone())
+    ours, adam = Muon([conv], [other], lr=0.01), torch.optim.Adam([twin], lr=0.01)
+    for _ in range(3):
+        before = conv.detach().clone()
+        conv.grad, other.grad, twin.grad = torch.randn_like(conv), torch.ones(7), torch.ones(7)
+        ours.step()
+        adam.step()
+        sizes = torch.linalg.svdvals((conv - before).flatten(1)) / (0.01 * 0.2 * 18**0.5)
+        assert ((sizes > 0.65) & (sizes < 1.25)).all()
+    torch.testing.assert_close(other, twin)
+    assert not torch.equal(conv, start)
+
+
+def test_muon_goes_on_from_its_saved_state():
+    def run(stop: int | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        weight, bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+        optimizer = Muon([weight], [bias], lr=0.01)
+        for step in range(6):
+            if step == stop:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = Muon([weight], [bias], lr=0.01)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            (weight @ torch.ones(4) + bias).square().sum().backward()
+            optimizer.step()
+        return torch.cat([weight.flatten(), bias]).detach()
+
+    assert torch.equal(run(stop=3), run(stop=None))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [TemporalUNet(5, 16, 3, 8), TemporalResNet(rows=8, channels=5, features=16, num_blocks=4)],
+    ids=lambda network: type(network).__name__,
+)
+def test_hidden_weights_touch_neither_channels_nor_the_label(network):
+    names = {id(p): name for name, p in network.named_parameters()}
+    hidden = [names[id(p)] for p in network.hidden_weights()]
+    assert len(hidden) == len(set(hidden)) == (11 if isinstance(network, TemporalUNet) else 8)
+    assert not any(part in name for name in hidden for part in ("time", "head", "inlet", "position", "modulation", "bias"))
+    assert all(min(p.shape[:2]) >= 16 for p in network.hidden_weights())

@@ -115,8 +115,8 @@ def small_prior(seed: int = 0) -> DiffusionPrior:
     codec = TrajectoryCodec(3, 2, 0.999)
     codec.fit([random_windows(64, 8)])
     return DiffusionPrior(
-        denoiser, codec, learning_rate=2e-3, warmup_start=0.1, ema_decay=0.995, ema_every=10, total_steps=30,
-        log_every=10, seed=0,
+        denoiser, codec, learning_rate=2e-3, warmup_start=0.1, ema_decay=0.995, ema_every=10, muon=False, ema_ramp=None,
+        total_steps=30, log_every=10, seed=0,
     )  # fmt: skip
 
 
@@ -132,6 +132,20 @@ def test_average_of_weights():
             update_ema(prior.ema, prior.denoiser, prior.ema_decay)
         seen[k] = next(prior.ema.parameters()).flatten()[0].item()
     assert [seen[k] for k in (9, 10, 20, 30)] == pytest.approx([0, 0.05, 0.14975, 0.29900125], rel=1e-5)
+
+
+def test_a_ramped_average_looks_back_over_a_share_of_the_run():
+    """Of weights equal to the step it lags a tenth of the run behind, until the decay is what limits it."""
+    prior = small_prior()
+    prior.ema_ramp = 10
+    lag = {}
+    for step in range(10, 4001, 10):
+        for parameter in prior.denoiser.parameters():
+            parameter.data.fill_(float(step))
+        prior.average(step)
+        lag[step] = step - next(prior.ema.parameters()).flatten()[0].item()
+    assert [lag[step] / step for step in (1000, 2000, 4000)] == pytest.approx([0.1] * 3, rel=0.1)
+    assert [prior.decay(step) for step in (10, 1000, 17_900, 100_000)] == pytest.approx([2 / 11, 101 / 110, 0.995, 0.995])
 
 
 class Still:

@@ -1,7 +1,7 @@
 """Priors of equal training time: ``python compare.py --data FOLDER... --budget 240``.
 
-Trains what plan.yaml lists and the ledger lacks, one thread, one prior after the other, each for ``--budget`` seconds of
-processor time, and appends one JSON line for each. Killed, it begins the run anew that it was in.
+Trains what plan.yaml lists and the ledger lacks, one thread, one prior after the other, each for ``--budget`` seconds
+of processor time, and appends one JSON line for each. Killed, it begins the run anew that it was in.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import yaml
 from ablations import ABLATIONS
-from muon import Muon
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -53,11 +52,11 @@ def main() -> None:
     while True:
         plan = yaml.safe_load(options.plan.read_text())
         done = [json.loads(line) for line in options.ledger.read_text().splitlines()] if options.ledger.exists() else []
-        known = {(d["condition"], tuple(d["overrides"]), d["data"], d["seed"], d["budget_s"]) for d in done}
+        known = {(d["condition"], d["data"], d["seed"], d["budget_s"]) for d in done}
         for condition, data, seed, *rest in plan["runs"]:
             budget = rest[0] if rest else options.budget
             overrides = plan["conditions"][condition]
-            if (condition, tuple(overrides), data, seed, budget) not in known:
+            if (condition, data, seed, budget) not in known:
                 break
         else:
             print("all that is planned is in the ledger")
@@ -101,7 +100,7 @@ def train(
         ABLATIONS[tried["network"]](model.denoiser.network)
         model.ema = copy.deepcopy(model.denoiser).requires_grad_(False)
     model.fit_units(dataset.train.batches(1024))
-    optimizer = optimizer_of(model, tried)
+    optimizer = model.optimizer()
     averages = {"last": model.denoiser, "published": copy.deepcopy(model.ema), "ramped": copy.deepcopy(model.ema)}
     size, bf16 = config.prior.batch_size, config.trainer.precision == "bf16-mixed"
     order, step, losses = torch.empty(0, dtype=torch.long), 0, []
@@ -113,7 +112,7 @@ def train(
         batch, order = dataset.train[order[:size]], order[size:]
         rate = warmup_cosine(int(used * TURNS), TURNS, config.prior.warmup_start)
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
+            group["lr"] = model.learning_rate * rate
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = model.denoiser.loss(model.codec.encode(batch))
@@ -122,28 +121,13 @@ def train(
         step += 1
         losses.append(float(loss.detach()))
         if step % config.prior.ema_every == 0:
-            number = step // config.prior.ema_every
             update_ema(averages["published"], model.denoiser, config.prior.ema_decay)
-            update_ema(averages["ramped"], model.denoiser, min(config.prior.ema_decay, (1 + number) / (10 + number)))
+            update_ema(averages["ramped"], model.denoiser, model.decay(step))
     seconds = time.process_time() - began
     return model, averages, {
         "steps": step, "seconds": round(seconds, 1), "wall_s": round(time.time() - wall, 1),
         "loss": float(np.mean(losses[-len(losses) // 20 :])),
     }  # fmt: skip
-
-
-def optimizer_of(model: DiffusionPrior, tried: dict[str, str]) -> torch.optim.Optimizer:
-    """Adam, or what is tried, with the peak of each group's rate beside it."""
-    betas = (0.9, float(tried.get("beta2", 0.999)))
-    if "muon" not in tried:
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            model.denoiser.parameters(), lr=model.learning_rate, betas=betas, fused=True
-        )
-    else:
-        optimizer = Muon(model.denoiser.network, float(tried["muon"]), model.learning_rate, betas)
-    for group in optimizer.param_groups:
-        group["peak"] = group["lr"]
-    return optimizer
 
 
 @torch.no_grad()

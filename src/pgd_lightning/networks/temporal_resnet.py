@@ -51,6 +51,10 @@ class TemporalResNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    def hidden_weights(self) -> list[Tensor]:
+        """The weights between hidden layers."""
+        return [w for block in self.blocks for w in (block.conv.weight, block.out.weight)]  # type: ignore[misc,union-attr]
+
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         tau = F.silu(self.time(label))
         h = self.inlet(x) + self.position[: x.shape[-2]]

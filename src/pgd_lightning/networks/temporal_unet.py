@@ -158,6 +158,11 @@ class TemporalUNet(nn.Module):
             x = decoder(x, skip, tau)
         return self.head(x)
 
+    def hidden_weights(self) -> list[Tensor]:
+        """The weights between hidden layers."""
+        ends = (self.encoders[0].conv_a, self.head)
+        return [m.weight for m in self.modules() if isinstance(m, Conv) and m not in ends]
+
     def layers_in_order(self) -> Iterator[nn.Module]:
         """Every layer with parameters, in the order of execution."""
         return (m for m in self.modules() if isinstance(m, nn.Linear | Conv | RowGroupNorm))
