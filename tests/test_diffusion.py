@@ -414,5 +414,7 @@ def test_hidden_weights_touch_neither_channels_nor_the_label(network):
     names = {id(p): name for name, p in network.named_parameters()}
     hidden = [names[id(p)] for p in network.hidden_weights()]
     assert len(hidden) == len(set(hidden)) == (11 if isinstance(network, TemporalUNet) else 8)
-    assert not any(part in name for name in hidden for part in ("time", "head", "inlet", "position", "modulation", "bias"))
+    assert not any(
+        part in name for name in hidden for part in ("time", "head", "inlet", "position", "modulation", "bias")
+    )
     assert all(min(p.shape[:2]) >= 16 for p in network.hidden_weights())

@@ -145,7 +145,9 @@ def test_a_ramped_average_looks_back_over_a_share_of_the_run():
         prior.average(step)
         lag[step] = step - next(prior.ema.parameters()).flatten()[0].item()
     assert [lag[step] / step for step in (1000, 2000, 4000)] == pytest.approx([0.1] * 3, rel=0.1)
-    assert [prior.decay(step) for step in (10, 1000, 17_900, 100_000)] == pytest.approx([2 / 11, 101 / 110, 0.995, 0.995])
+    assert [prior.decay(step) for step in (10, 1000, 17_900, 100_000)] == pytest.approx(
+        [2 / 11, 101 / 110, 0.995, 0.995]
+    )
 
 
 class Still:

@@ -97,6 +97,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.qkv = heads, nn.Linear(width, 3 * width)
 
+    @property
+    def weight(self) -> Tensor:
+        return self.qkv.weight
+
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -61,15 +61,22 @@ def main() -> None:
         else:
             print("all that is planned is in the ledger")
             return
-        line = one_run(condition, overrides, data, plan["data"][data], seed, budget, options.data,
-                       condition in plan["samplers"])
+        line = one_run(
+            condition, overrides, data, plan["data"][data], seed, budget, options.data, condition in plan["samplers"]
+        )
         with options.ledger.open("a") as ledger:
             ledger.write(json.dumps(line) + "\n")
         print(condition, data, seed, line["steps"], json.dumps(line["sampled"]["ramped/ancestral-16"]), flush=True)
 
 
 def one_run(
-    condition: str, overrides: list[str], data: str, reading: list[str], seed: int, budget: float, folders: list[Path],
+    condition: str,
+    overrides: list[str],
+    data: str,
+    reading: list[str],
+    seed: int,
+    budget: float,
+    folders: list[Path],
     compare_samplers: bool,
 ) -> dict[str, Any]:
     """Train and measure."""
@@ -138,9 +145,7 @@ def left(model: DiffusionPrior, average: Denoiser, dataset: Dataset) -> dict[str
     x0 = model.codec.encode(held_out[rows])
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x0.shape, generator=generator)
-    shares = {
-        str(s): float((average(x0 + s * noise, torch.tensor(s)) - x0).square().mean() / s**2) for s in SIGMAS
-    }
+    shares = {str(s): float((average(x0 + s * noise, torch.tensor(s)) - x0).square().mean() / s**2) for s in SIGMAS}
     sigma = (-1.2 + 1.2 * torch.randn(len(x0), generator=generator)).exp()
     return shares | {"loss": float(average.losses(x0, sigma, noise).mean())}
 
