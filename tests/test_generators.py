@@ -213,6 +213,18 @@ def test_windows_depend_on_the_seed_alone():
     assert not torch.equal(one.obs, other.obs)
 
 
+@pytest.mark.parametrize(
+    ("scale", "more", "network", "sampler", "muon"),
+    [("laptop", [], "TemporalResNet", "euler_ancestral", True), ("smoke", [], "TemporalResNet", "euler_ancestral", True),
+     ("paper", [], "TemporalUNet", "heun_churn", False),
+     ("laptop", ["network=temporal_unet", "sampler=dpmpp_2m"], "TemporalUNet", "dpmpp_2m", True)],
+)  # fmt: skip
+def test_the_published_network_and_sampler_stay_at_the_published_scale(scale, more, network, sampler, muon):
+    config = compose_config("prior", [f"scale={scale}", *more])
+    assert config.network._target_.endswith(f".{network}")
+    assert (config.sampler.name, config.prior.muon) == (sampler, muon)
+
+
 @pytest.mark.parametrize(("env", "said"), [("pen-expert", True), ("hopper-medium", False)])
 def test_a_network_narrower_than_a_row_is_said(capsys, env, said):
     warn_of_width(compose_config("prior", [f"env={env}", "network.features=64"]))
