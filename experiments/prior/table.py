@@ -27,8 +27,8 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
     machines, torches = (" and ".join(sorted({line[key] for line in lines})) for key in ("machine", "torch"))
     budgets = ", ".join(sorted({f"{line['budget_s']:g} s" for line in lines}))
     yield (
-        f"{len(lines)} runs of {budgets} processor time each, one thread of {machines}, torch {torches}; of several seeds "
-        "the geometric mean."
+        f"{len(lines)} runs of {budgets} processor time each, one thread of {machines}, torch {torches}; of several "
+        "seeds the geometric mean."
     )
     yield from ["", "### Networks and recipes", ""]
     yield "| data | condition | seeds | steps | left at 0.01 / 0.1 / 1 | error, median | mean | U-Net's / its | diversity | distance |"  # noqa: E501
@@ -42,8 +42,8 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             ratio = f"{sampled(same, 'median') / sampled(runs, 'median'):.1f}" if len(same) == len(runs) else ""
             left = " / ".join(f"{mean(run['left']['ramped'][s] for run in runs):.2g}" for s in ("0.01", "0.1", "1.0"))
             yield (
-                f"| {data} | {condition} | {', '.join(map(str, sorted(seeds)))} | {mean(r['steps'] for r in runs):.0f} | {left} "
-                f"| {sampled(runs, 'median'):.2g} | {sampled(runs, 'mean'):.2g} | {ratio} "
+                f"| {data} | {condition} | {', '.join(map(str, sorted(seeds)))} "
+                f"| {mean(r['steps'] for r in runs):.0f} | {left} | {sampled(runs, 'median'):.2g} | {sampled(runs, 'mean'):.2g} | {ratio} "
                 f"| {sampled(runs, 'diversity'):.2f} | {mean(r['sampled'][USUAL]['energy'] for r in runs):.4f} |"
             )
         real = [line["real"] for line in lines if line["data"] == data]
