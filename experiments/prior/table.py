@@ -41,11 +41,12 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             same = [run for run in usual if run["seed"] in seeds]
             ratio = f"{sampled(same, 'median') / sampled(runs, 'median'):.1f}" if len(same) == len(runs) else ""
             left = " / ".join(f"{mean(run['left']['ramped'][s] for run in runs):.2g}" for s in ("0.01", "0.1", "1.0"))
-            yield (
-                f"| {data} | {condition} | {', '.join(map(str, sorted(seeds)))} "
-                f"| {mean(r['steps'] for r in runs):.0f} | {left} | {sampled(runs, 'median'):.2g} | {sampled(runs, 'mean'):.2g} | {ratio} "
-                f"| {sampled(runs, 'diversity'):.2f} | {mean(r['sampled'][USUAL]['energy'] for r in runs):.4f} |"
-            )
+            error, average, diversity = (f"{sampled(runs, k):.2g}" for k in ("median", "mean", "diversity"))
+            cells = [
+                data, condition, ", ".join(map(str, sorted(seeds))), f"{mean(r['steps'] for r in runs):.0f}", left, error,
+                average, ratio, diversity, f"{mean(r['sampled'][USUAL]['energy'] for r in runs):.4f}",
+            ]  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
         real = [line["real"] for line in lines if line["data"] == data]
         yield (
             f"| {data} | *nothing changes; the data* | | | | {mean(r['persistence_median'] for r in real):.2g}; "
