@@ -42,9 +42,9 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             ratio = f"{sampled(same, 'median') / sampled(runs, 'median'):.1f}" if len(same) == len(runs) else ""
             left = " / ".join(f"{mean(run['left']['ramped'][s] for run in runs):.2g}" for s in ("0.01", "0.1", "1.0"))
             error, average, diversity = (f"{sampled(runs, k):.2g}" for k in ("median", "mean", "diversity"))
+            steps = f"{mean(run['steps'] for run in runs):.0f}"
             cells = [
-                data, condition, ", ".join(map(str, sorted(seeds))), f"{mean(r['steps'] for r in runs):.0f}", left, error,
-                average, ratio, diversity, f"{mean(r['sampled'][USUAL]['energy'] for r in runs):.4f}",
+                data, condition, ", ".join(map(str, sorted(seeds))), steps, left, error, average, ratio, diversity, f"{mean(r['sampled'][USUAL]['energy'] for r in runs):.4f}",
             ]  # fmt: skip
             yield f"| {' | '.join(cells)} |"
         real = [line["real"] for line in lines if line["data"] == data]

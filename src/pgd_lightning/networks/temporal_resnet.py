@@ -3,7 +3,8 @@
 A denoiser that is good at little noise has to carry each row through the network unharmed and to compare it with its
 neighbours. So nothing is pooled, every block adds to what came before, and the noise label scales and shifts what a
 block sees (the adaptive layer norm of Peebles and Xie 2023, 2212.09748). Dilations of 1, 2, 4, 8, again and again, let
-every row see the whole window (van den Oord et al. 2016, 1609.03499). What each part is worth is in docs/prior.md.
+a row see thirty rows to each side after eight blocks (van den Oord et al. 2016, 1609.03499). docs/prior.md has the
+comparison.
 """
 
 import torch
