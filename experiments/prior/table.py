@@ -43,9 +43,9 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             left = " / ".join(f"{mean(run['left']['ramped'][s] for run in runs):.2g}" for s in ("0.01", "0.1", "1.0"))
             error, average, diversity = (f"{sampled(runs, k):.2g}" for k in ("median", "mean", "diversity"))
             steps = f"{mean(run['steps'] for run in runs):.0f}"
-            cells = [
-                data, condition, ", ".join(map(str, sorted(seeds))), steps, left, error, average, ratio, diversity, f"{mean(r['sampled'][USUAL]['energy'] for r in runs):.4f}",
-            ]  # fmt: skip
+            distance = f"{mean(run['sampled'][USUAL]['energy'] for run in runs):.4f}"
+            numbers = ", ".join(map(str, sorted(seeds)))
+            cells = [data, condition, numbers, steps, left, error, average, ratio, diversity, distance]
             yield f"| {' | '.join(cells)} |"
         real = [line["real"] for line in lines if line["data"] == data]
         yield (
