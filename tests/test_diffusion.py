@@ -1,5 +1,6 @@
 """Diffusion against closed forms and golden values (spec numbers: official code run in float32, numpy in float64)."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,8 @@ from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import Churn, dpmpp_2m, euler, euler_ancestral, heun
 from pgd_lightning.errors import UserError
+from pgd_lightning.networks.muon import Muon, orthogonal
+from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
 
 EDM_1 = EDM(sigma_data=1.0, sigma_min=0.002, sigma_max=80.0, rho=7.0, p_mean=-1.2, p_std=1.2)
@@ -222,12 +225,12 @@ def test_nearest_rows_is_nearest_exact(rows, length):
     torch.testing.assert_close(nearest_rows(x, length), expected.transpose(1, 2))
 
 
-@pytest.mark.parametrize("taps", [1, 2, 3])
-def test_conv_is_a_same_convolution(taps):
+@pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (2, 1), (3, 1), (3, 2), (3, 8)])
+def test_conv_is_a_same_convolution(taps, dilation):
     torch.manual_seed(0)
-    conv, x = Conv(4, 6, taps), torch.randn(2, 7, 4)
-    padded = torch.nn.functional.pad(x.transpose(1, 2), ((taps - 1) // 2, taps // 2))
-    expected = torch.nn.functional.conv1d(padded, conv.weight, conv.bias).transpose(1, 2)
+    conv, x = Conv(4, 6, taps, dilation=dilation), torch.randn(2, 7, 4)
+    padded = torch.nn.functional.pad(x.transpose(1, 2), ((taps - 1) // 2 * dilation, taps // 2 * dilation))
+    expected = torch.nn.functional.conv1d(padded, conv.weight, conv.bias, dilation=dilation).transpose(1, 2)
     torch.testing.assert_close(conv(x), expected)
 
 
@@ -246,6 +249,68 @@ def test_initialisation_is_lecun_normal():
     assert weight.abs().max().item() <= 2 * (256 * 3) ** -0.5 / 0.87962566 + 1e-9
     assert network.head.weight.abs().max() > 0
     assert all((p == 0).all() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
+# --- residual convolutions ---
+
+
+def test_an_untrained_resnet_is_the_denoiser_of_standard_normal_data():
+    denoiser = Denoiser(TemporalResNet(rows=6, channels=3, features=16, num_blocks=4), EDM_1)
+    x, sigma = torch.randn(5, 6, 3), torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])
+    torch.testing.assert_close(denoiser(x, sigma), x / (1 + sigma**2)[:, None, None])
+
+
+def test_a_residual_block_is_its_formula():
+    torch.manual_seed(0)
+    block, x, tau = Block(16, dilation=2), torch.randn(3, 9, 16), torch.randn(3, 16)
+    nn.init.normal_(block.modulation.weight, std=0.1)
+    nn.init.normal_(block.modulation.bias, std=0.1)
+    shift, scale, gate = (part[:, None] for part in block.modulation(tau).chunk(3, -1))
+    seen = nn.functional.layer_norm(x, (16,)) * (1 + scale) + shift
+    mixed = nn.functional.conv1d(seen.mT, block.conv.weight, block.conv.bias, padding=2, dilation=2).mT
+    expected = x + (1 + gate) * block.out(nn.functional.silu(mixed))
+    torch.testing.assert_close(block(x, tau), expected)
+
+
+def test_eight_residual_blocks_see_thirty_rows_to_each_side():
+    network = TemporalResNet(rows=64, channels=2, features=16, num_blocks=8)
+    nn.init.normal_(network.head.weight)
+    x = torch.randn(1, 64, 2, requires_grad=True)
+    (seen,) = torch.autograd.grad(network(x, torch.zeros(1))[0, 31].sum(), x)
+    assert seen[0].any(-1).nonzero().squeeze(-1).tolist() == list(range(1, 62))
+
+
+def test_a_resnet_takes_windows_up_to_its_rows():
+    network = TemporalResNet(rows=6, channels=3, features=16, num_blocks=2)
+    assert [network(torch.randn(2, rows, 3), torch.zeros(2)).shape[1] for rows in (1, 5, 6)] == [1, 5, 6]
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        network(torch.randn(2, 7, 3), torch.zeros(2))
+
+
+def test_a_resnet_learns_the_denoiser_of_correlated_rows():
+    """Of windows N(0, C) the exact one is C (C + sigma^2)^-1 x; what is learned in a moment is most of the way there."""
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    rows = torch.arange(6.0)
+    covariance = 0.95 ** (rows[:, None] - rows).abs()
+    root = torch.linalg.cholesky(covariance)
+    denoiser = Denoiser(TemporalResNet(rows=6, channels=1, features=16, num_blocks=4), EDM_1)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=5e-3)
+
+    def gap(sigma: float) -> float:
+        """Squared distance to the exact denoiser, over that of the untrained one."""
+        x = root @ torch.randn(2000, 6, 1) + sigma * torch.randn(2000, 6, 1)
+        exact = covariance @ torch.linalg.solve(covariance + sigma**2 * torch.eye(6), x)
+        with torch.no_grad():
+            found = denoiser(x, torch.tensor(sigma))
+        return float((found - exact).square().mean() / (x / (1 + sigma**2) - exact).square().mean())
+
+    assert gap(0.3) == pytest.approx(1)
+    for _ in range(120):
+        optimizer.zero_grad()
+        denoiser.loss(root @ torch.randn(128, 6, 1)).backward()
+        optimizer.step()
+    assert max(gap(0.3), gap(1.0)) < 0.15
 
 
 # --- memory ---
@@ -288,3 +353,68 @@ def test_windows_that_do_not_fit_at_once_pass_in_parts(capsys):
 def test_other_errors_of_a_network_are_its_own():
     with torch.no_grad(), pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         AsManyAsFit()(nn.Linear(3, 2), torch.randn(3, 4, 2))
+
+
+# --- Muon ---
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 12), (12, 4), (3, 6, 4)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_orthogonal_brings_all_singular_values_near_one_and_keeps_their_directions(shape, scale):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    y = orthogonal(scale * x)
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    found = left.mT @ y @ right.mT
+    torch.testing.assert_close(found, torch.diag_embed(found.diagonal(dim1=-2, dim2=-1)), atol=1e-6, rtol=0)
+    kept = found.diagonal(dim1=-2, dim2=-1)[values > 0.05 * values[..., :1]]
+    assert ((kept > 0.65) & (kept < 1.25)).all()
+
+
+def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam():
+    torch.manual_seed(0)
+    conv, other = nn.Parameter(torch.randn(4, 6, 3)), nn.Parameter(torch.randn(7))
+    start, twin = conv.detach().clone(), nn.Parameter(other.detach().clone())
+    ours, adam = Muon([conv], [other], lr=0.01), torch.optim.Adam([twin], lr=0.01)
+    for _ in range(3):
+        before = conv.detach().clone()
+        conv.grad, other.grad, twin.grad = torch.randn_like(conv), torch.ones(7), torch.ones(7)
+        ours.step()
+        adam.step()
+        sizes = torch.linalg.svdvals((conv - before).flatten(1)) / (0.01 * 0.2 * 18**0.5)
+        assert ((sizes > 0.65) & (sizes < 1.25)).all()
+    torch.testing.assert_close(other, twin)
+    assert not torch.equal(conv, start)
+
+
+def test_muon_goes_on_from_its_saved_state():
+    def run(stop: int | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        weight, bias = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4))
+        optimizer = Muon([weight], [bias], lr=0.01)
+        for step in range(6):
+            if step == stop:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = Muon([weight], [bias], lr=0.01)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            (weight @ torch.ones(4) + bias).square().sum().backward()
+            optimizer.step()
+        return torch.cat([weight.flatten(), bias]).detach()
+
+    assert torch.equal(run(stop=3), run(stop=None))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [TemporalUNet(5, 16, 3, 8), TemporalResNet(rows=8, channels=5, features=16, num_blocks=4)],
+    ids=lambda network: type(network).__name__,
+)
+def test_hidden_weights_touch_neither_channels_nor_the_label(network):
+    names = {id(p): name for name, p in network.named_parameters()}
+    hidden = [names[id(p)] for p in network.hidden_weights()]
+    assert len(hidden) == len(set(hidden)) == (11 if isinstance(network, TemporalUNet) else 8)
+    assert not any(
+        part in name for name in hidden for part in ("time", "head", "inlet", "position", "modulation", "bias")
+    )
+    assert all(min(p.shape[:2]) >= 16 for p in network.hidden_weights())

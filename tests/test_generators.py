@@ -115,8 +115,8 @@ def small_prior(seed: int = 0) -> DiffusionPrior:
     codec = TrajectoryCodec(3, 2, 0.999)
     codec.fit([random_windows(64, 8)])
     return DiffusionPrior(
-        denoiser, codec, learning_rate=2e-3, warmup_start=0.1, ema_decay=0.995, ema_every=10, total_steps=30,
-        log_every=10, seed=0,
+        denoiser, codec, learning_rate=2e-3, warmup_start=0.1, ema_decay=0.995, ema_every=10, muon=False, ema_ramp=None,
+        total_steps=30, log_every=10, seed=0,
     )  # fmt: skip
 
 
@@ -132,6 +132,22 @@ def test_average_of_weights():
             update_ema(prior.ema, prior.denoiser, prior.ema_decay)
         seen[k] = next(prior.ema.parameters()).flatten()[0].item()
     assert [seen[k] for k in (9, 10, 20, 30)] == pytest.approx([0, 0.05, 0.14975, 0.29900125], rel=1e-5)
+
+
+def test_a_ramped_average_looks_back_over_a_share_of_the_run():
+    """Of weights equal to the step it lags a tenth of the run behind, until the decay is what limits it."""
+    prior = small_prior()
+    prior.ema_ramp = 10
+    lag = {}
+    for step in range(10, 4001, 10):
+        for parameter in prior.denoiser.parameters():
+            parameter.data.fill_(float(step))
+        prior.average(step)
+        lag[step] = step - next(prior.ema.parameters()).flatten()[0].item()
+    assert [lag[step] / step for step in (1000, 2000, 4000)] == pytest.approx([0.1] * 3, rel=0.1)
+    assert [prior.decay(step) for step in (10, 1000, 17_900, 100_000)] == pytest.approx(
+        [2 / 11, 101 / 110, 0.995, 0.995]
+    )
 
 
 class Still:
@@ -195,6 +211,18 @@ def test_windows_depend_on_the_seed_alone():
     one, same, other = (generator(None).generate(None, STARTS, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.obs, same.obs)
     assert not torch.equal(one.obs, other.obs)
+
+
+@pytest.mark.parametrize(
+    ("scale", "more", "network", "sampler", "muon"),
+    [("laptop", [], "TemporalResNet", "euler_ancestral", True), ("smoke", [], "TemporalResNet", "euler_ancestral", True),
+     ("paper", [], "TemporalUNet", "heun_churn", False),
+     ("laptop", ["network=temporal_unet", "sampler=dpmpp_2m"], "TemporalUNet", "dpmpp_2m", True)],
+)  # fmt: skip
+def test_the_published_network_and_sampler_stay_at_the_published_scale(scale, more, network, sampler, muon):
+    config = compose_config("prior", [f"scale={scale}", *more])
+    assert config.network._target_.endswith(f".{network}")
+    assert (config.sampler.name, config.prior.muon) == (sampler, muon)
 
 
 @pytest.mark.parametrize(("env", "said"), [("pen-expert", True), ("hopper-medium", False)])

@@ -114,6 +114,9 @@ def test_the_whole_story(finished):
     for figure in ("learning_curves", "fidelity", "trajectories"):
         assert (report / f"{figure}.png").stat().st_size > 5000
     assert guided.record["starts"][0]["packages"]["torch"]
+    (prior,) = (finished / "prior" / "maze2d-umaze").glob("edm-temporalresnet-*/0")
+    (judged,) = Run(prior).record["verdicts"].values()
+    assert judged["error"] > judged["floor"]
 
 
 def test_ledger_and_health_cards(finished):

@@ -210,7 +210,7 @@ def test_the_world_model_is_the_prior_with_another_process_conditioning_and_mask
     data = random_windows(64, 4)
     models = []
     for make in (lambda d, c: WorldModel(denoiser=d, codec=c, ema_after=0, **common),
-                 lambda d, c: DiffusionPrior(d, c, warmup_start=1.0, **common)):  # fmt: skip
+                 lambda d, c: DiffusionPrior(d, c, warmup_start=1.0, muon=False, ema_ramp=None, **common)):  # fmt: skip
         torch.manual_seed(0)
         codec = WorldCodec(2, 1, False)
         codec.fit([data])

@@ -32,6 +32,8 @@ def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
         warmup_start=settings.warmup_start,
         ema_decay=settings.ema_decay,
         ema_every=settings.ema_every,
+        muon=settings.muon,
+        ema_ramp=settings.ema_ramp,
         total_steps=steps,
         log_every=settings.log_every,
         seed=config.seed,

@@ -4,6 +4,7 @@ A section of the config describes each model: ``prior`` PGD's diffusion model, o
 (conf/model). A generator names its section (conf/generator), and several may share one.
 """
 
+import torch
 from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks
@@ -11,12 +12,15 @@ from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.verdict import Verdict, verdict
 from pgd_lightning.fitting import ROWS, fit
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.pgd import PGD
+from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.models import build_prior, load_model
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import seeded
 from pgd_lightning.runs import Run, build
+from pgd_lightning.simulators import make
 
 TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
@@ -50,7 +54,31 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
                 run.update(state="finished")
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
+    if isinstance(model, DiffusionPrior) and section == PRIOR and ranks.rank() == 0:
+        say(f"prior: {judged(model, run, config, dataset).sentence(settings.verdict.limit)}")
     return model, run
+
+
+def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset) -> Verdict:
+    """What windows of the config's sampler are worth; measured once, as ``run`` remembers."""
+    sampler, settings = config.sampler, config.prior.verdict
+    key = f"{sampler.name}-{sampler.num_steps}"
+    known = run.record.get("verdicts", {})
+    if key not in known:
+        make_windows = PGD(
+            model, build(sampler.function), sampler.num_steps, build(sampler.churn), None, config.data.horizon,
+            sampler.batch_size, sampler.precision,
+        )  # fmt: skip
+        made = make_windows.generate(None, torch.zeros(settings.windows, config.env.obs_dim), config.seed)
+        real = dataset.validation or dataset.train
+        simulator = make(dataset.env.task, dataset.env.physics)
+        found = verdict(
+            simulator, made, real[torch.arange(len(real))[: settings.windows]], dataset.obs_std, settings.rows,
+            config.seed,
+        )  # fmt: skip
+        known = known | {key: vars(found)}
+        run.update(verdicts=known)
+    return Verdict(**known[key])
 
 
 def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[WindowModel, Run]:
@@ -76,8 +104,8 @@ def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
     with seeded(config.seed, "prior/init"):
         if section == PRIOR:
             return build_prior(config, steps)
-        make = build(config[section].model)
-        model: WindowModel = make(total_steps=steps, log_every=config[section].log_every, seed=config.seed)
+        untrained = build(config[section].model)
+        model: WindowModel = untrained(total_steps=steps, log_every=config[section].log_every, seed=config.seed)
         return model
 
 

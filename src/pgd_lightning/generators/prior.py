@@ -16,6 +16,7 @@ from torch import Tensor
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.networks.muon import Muon
 from pgd_lightning.randomness import seed_global
 from pgd_lightning.trajectory import Trajectory
 
@@ -141,6 +142,8 @@ class DiffusionPrior(WindowModel):
         warmup_start: float,  # fraction of the peak at step 0
         ema_decay: float,
         ema_every: int,
+        muon: bool,  # for the weights between hidden layers, instead of Adam
+        ema_ramp: float | None,  # the n-th average keeps at most (1 + n) / (ema_ramp + n); null: no limit
         total_steps: int,
         log_every: int,
         seed: int,
@@ -148,7 +151,8 @@ class DiffusionPrior(WindowModel):
         super().__init__(codec, learning_rate, total_steps, log_every, seed)
         self.denoiser, self.warmup_start = denoiser, warmup_start
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
-        self.ema_decay, self.ema_every = ema_decay, ema_every
+        self.muon = muon
+        self.ema_decay, self.ema_every, self.ema_ramp = ema_decay, ema_every, ema_ramp
 
     def noise_path(self) -> tuple[int | str, ...]:
         """The same on all ranks: each draws the noise of the whole batch and keeps that of its rows."""
@@ -162,6 +166,16 @@ class DiffusionPrior(WindowModel):
         """Of the averaged weights."""
         return self.ema.loss(self.codec.encode(batch))
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam, or Muon for the weights between hidden layers and Adam for the others."""
+        if not self.muon:
+            return super().optimizer()
+        hidden = self.denoiser.network.hidden_weights()  # type: ignore[operator]
+        others = {id(p): p for p in self.denoiser.parameters()}
+        for p in hidden:
+            del others[id(p)]
+        return Muon(hidden, others.values(), self.learning_rate)
+
     @property
     def method(self) -> str:
         return f"edm-{type(self.denoiser.network).__name__.lower()}"
@@ -170,8 +184,14 @@ class DiffusionPrior(WindowModel):
         return warmup_cosine(step, self.total_steps, self.warmup_start)
 
     def decay(self, step: int) -> float:
-        """What the average keeps of itself after ``step`` updates of the weights."""
-        return self.ema_decay
+        """What the average keeps of itself after ``step`` updates of the weights.
+
+        With a ramp it looks back over a share of the run, however short that is, until ``ema_decay`` is reached.
+        """
+        if self.ema_ramp is None:
+            return self.ema_decay
+        number = step // self.ema_every
+        return min(self.ema_decay, (1 + number) / (self.ema_ramp + number))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # Not in a batch-end hook: callbacks, the checkpoint among them, run before those of the module.

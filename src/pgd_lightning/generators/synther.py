@@ -77,7 +77,7 @@ class TransitionPrior(DiffusionPrior):
         ema_power: float,  # decay 1 - (1 + updates since then)^-power, up to ema_decay
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(muon=False, ema_ramp=None, **settings)
         self.betas, self.weight_decay, self.gradient_norm = betas, weight_decay, gradient_norm
         self.ema_after, self.ema_power = ema_after, ema_power
 

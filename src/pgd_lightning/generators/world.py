@@ -86,7 +86,7 @@ class WorldModel(DiffusionPrior):
     ema: WorldDenoiser  # type: ignore[assignment]
 
     def __init__(self, *, ema_after: int, **settings: Any) -> None:
-        super().__init__(warmup_start=1.0, **settings)
+        super().__init__(warmup_start=1.0, muon=False, ema_ramp=None, **settings)
         self.ema_after = ema_after  # updates until which the average is a copy
 
     @property

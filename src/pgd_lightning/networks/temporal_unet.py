@@ -55,11 +55,12 @@ class Conv(nn.Conv1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.kernel_size[0]
+        taps, dilation = self.kernel_size[0], self.dilation[0]
         if taps == 2:
             x = torch.cat([x, x.new_zeros(len(x), 1, x.shape[-1])], dim=1)  # F.pad writes everything twice
         weight = self.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=(0, (taps - 1) // 2))
+        padding = (0, dilation * (taps - 1) // 2 if taps != 2 else 0)
+        y = F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, self.bias, padding=padding, dilation=(1, dilation))
         return y.squeeze(2).transpose(1, 2)
 
 
@@ -156,6 +157,11 @@ class TemporalUNet(nn.Module):
         for decoder, skip in zip(self.decoders, skips[-2::-1], strict=True):
             x = decoder(x, skip, tau)
         return self.head(x)
+
+    def hidden_weights(self) -> list[Tensor]:
+        """The weights between hidden layers."""
+        ends = (self.encoders[0].conv_a, self.head)
+        return [m.weight for m in self.modules() if isinstance(m, Conv) and m not in ends]
 
     def layers_in_order(self) -> Iterator[nn.Module]:
         """Every layer with parameters, in the order of execution."""

@@ -1,0 +1,52 @@
+"""The verdict on a prior, on recorded windows whose quality is known."""
+
+import pytest
+import torch
+
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.environments import environment
+from pgd_lightning.data.windows import split_windows
+from pgd_lightning.evaluation.verdict import Verdict, verdict
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.recipes import RECIPES
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Windows of a maze, and the deviations of its observations."""
+    path = tmp_path_factory.mktemp("data") / "maze.hdf5"
+    d4rl.write(path, (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(1000, 0, {})), {}, 1000)
+    recording = d4rl.load(path, environment("maze2d-umaze", "today"), out_of_box="clip")
+    train, _ = split_windows(recording, 8, 8, 0.0, 0)
+    return train[torch.arange(40)], recording.obs.std(0, correction=0)
+
+
+def judged(recorded, made) -> Verdict:
+    windows, std = recorded
+    return verdict(make("maze2d-umaze", "today"), made, windows, std, 100, 0)
+
+
+def test_recorded_windows_err_no_more_than_the_data(recorded):
+    found = judged(recorded, recorded[0])
+    assert found.error == found.floor < 1e-10
+    assert "move as the simulator does" in found.sentence(0.01)
+
+
+def test_windows_in_which_nothing_moves_err_by_what_a_step_changes(recorded):
+    still = recorded[0].clone()
+    still.obs[:] = still.obs[:, :1].clone()
+    found = judged(recorded, still)
+    assert found.persistence / 5 < found.error < 5 * found.persistence
+    assert "may end worse than on the data alone" in found.sentence(0.01)
+
+
+def test_windows_that_are_not_finite_are_harmful(recorded):
+    broken = recorded[0].clone()
+    broken.obs[5:] = torch.nan
+    assert "warning: one-step error inf" in judged(recorded, broken).sentence(0.01)
+
+
+def test_a_simulator_that_is_not_that_of_the_data_judges_nothing():
+    said = Verdict(error=0.5, persistence=1.0, floor=0.2).sentence(0.01)
+    assert "does not reproduce the data" in said
+    assert "longer" not in said
