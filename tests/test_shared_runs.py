@@ -1,10 +1,16 @@
-"""Several processes that write down what they do with one run."""
+"""Several processes that write down what they do with one run, and with which code."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
-from pgd_lightning.runs import Run
+import pytest
+
+from pgd_lightning import runs
+from pgd_lightning.runs import Run, code_version
 
 WRITER = """
 import sys
@@ -30,3 +36,44 @@ def test_a_second_process_does_not_make_a_running_run_new(tmp_path):
     run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
     run.update(state="running")
     assert Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0).record["state"] == "running"
+
+
+def repository(root: Path, *tracked: str) -> str:
+    """A repository with these files; its commit."""
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for name in tracked:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1\n")
+    for command in (["init", "-q"], ["add", "-f", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+OURS = "src/pgd_lightning/runs.py"
+
+
+@pytest.mark.parametrize("inside", [
+    ".venv/lib/python3.11/site-packages/pgd_lightning/runs.py", "vendored/src/pgd_lightning/runs.py", OURS,
+])  # fmt: skip
+@pytest.mark.parametrize("committed", [True, False])
+def test_only_the_commit_of_our_own_repository_is_recorded(tmp_path, monkeypatch, inside, committed):
+    """Not that of one in which somebody installed, copied or unpacked this package."""
+    commit = repository(tmp_path, "their.py", *([inside] if committed else []))
+    (tmp_path / inside).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / inside))
+    ours = inside == OURS and committed
+    assert code_version() == version("pgd-lightning") + (f"+{commit}" if ours else "")
+    if ours:
+        (tmp_path / inside).write_text("x = 2\n")
+        assert code_version().endswith(f"+{commit}-modified")
+
+
+def test_a_hook_of_another_repository_does_not_lend_its_commit(tmp_path, monkeypatch):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    commit = repository(ours, OURS)
+    repository(theirs, OURS, "more.py")
+    monkeypatch.setattr(runs, "__file__", str(ours / OURS))
+    monkeypatch.setitem(os.environ, "GIT_DIR", str(theirs / ".git"))
+    monkeypatch.setitem(os.environ, "GIT_WORK_TREE", str(theirs))
+    assert code_version() == f"{version('pgd-lightning')}+{commit}"

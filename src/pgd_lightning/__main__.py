@@ -75,21 +75,25 @@ def command() -> int:
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 128 + signal.SIGINT
-    except Exception as error:
+    except (Exception, Stopped) as error:
         if "--debug" in flags:
             traceback.print_exc()
         return fail(error)
     return 0
 
 
-def fail(error: Exception) -> int:
+def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
     from pgd_lightning import ranks
 
-    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error} (--debug shows where)"
+    text = (
+        str(error)
+        if isinstance(error, UserError | Stopped)
+        else f"{type(error).__name__}: {error} (--debug shows where)"
+    )
     if not ranks.report(error):
         print(f"\nerror: {text}", file=sys.stderr)
-    return error.exit_code if isinstance(error, UserError) else 1
+    return error.exit_code if isinstance(error, UserError | Stopped) else 1
 
 
 def settle_surroundings() -> None:
@@ -150,6 +154,7 @@ def leaving_at_once() -> Iterator[None]:
 def quieten() -> None:
     """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B itself: without a network the exit waits for it
     for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
         warnings.filterwarnings("ignore", module=module)
 

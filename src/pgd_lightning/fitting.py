@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning import ranks
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal, say
+from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal, say, stop_if_asked
 from pgd_lightning.runs import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
 from pgd_lightning.spreading import JoinSeeds, RowsTogether, SeedsApart, TakeSeeds, seeds_here
 from pgd_lightning.tracking import Mirror, loggers
@@ -56,9 +56,7 @@ def fit(
         run.checkpoints,
         filename="{step:09d}",
         every_n_train_steps=checkpoint_every,
-        monitor="step",
-        mode="max",
-        save_top_k=2,
+        save_top_k=-1,  # how many stay is decided where they are saved, whoever saves
         enable_version_counter=False,
     )
     trainer = Trainer(
@@ -96,6 +94,7 @@ def fit(
             if isinstance(log, Mirror):
                 log.close()
     trainer.save_checkpoint(last)
+    stop_if_asked()  # in its last step
 
 
 def trainer_of(config: DictConfig, spread: str, module: LightningModule) -> dict[str, Any]:

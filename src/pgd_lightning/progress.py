@@ -39,6 +39,7 @@ class Counter:
         return self
 
     def show(self, done: int) -> None:
+        stop_if_asked()
         now = time.monotonic()
         self.first = done if self.first is None else self.first
         if self.bar:
@@ -107,16 +108,36 @@ def _metrics(trainer: Trainer) -> str:
     return "  ".join(f"{key.split('/')[-1]} {float(value):.3g}" for key, value in trainer.progress_bar_metrics.items())
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_received: list[int] = []  # signals of this command, the first that counts
+
+
+def stop_if_asked() -> None:
+    """Raises Stopped where a signal came and the command still runs.
+
+    A training notes signals until its step is done; and an exception that a signal raises may be lost, as in a
+    destructor or a library that handles everything.
+    """
+    if _received:
+        name = signal.Signals(_received[0]).name
+        raise Stopped(f"Stopped by {name}; the same command continues from the last checkpoint.", _received[0])
+
+
+def _stop(number: int, frame: Any) -> None:
+    _received.append(number)
+    stop_if_asked()
+
+
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
     """Between trainings, which save first (:class:`StopOnSignal`), a signal ends the command at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Stopped(f"Stopped by {signal.Signals(number).name}; the same command continues from the last checkpoint.")
-
-    before = {s: signal.signal(s, stop) for s in StopOnSignal.SIGNALS if s != signal.SIGINT}
+    _received.clear()
+    before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         yield
+    except Exception:
+        stop_if_asked()  # the error is what a library made of the stop
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -153,18 +174,17 @@ class StopOnSignal(Callback):
     The handler only sets a flag: saving inside a signal handler loses checkpoints.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
     def __init__(self, checkpoints: Path) -> None:
         self.checkpoints = checkpoints
-        self.received: int | None = None
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.before = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if self.before[signal.SIGINT] is not _stop:  # no command: what an earlier training was told is past
+            _received.clear()
 
     def _note(self, number: int, frame: Any) -> None:
-        self.received = number
+        _received.append(number)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -172,19 +192,21 @@ class StopOnSignal(Callback):
         if not self._asked(trainer):
             return
         trainer.save_checkpoint(self.checkpoints / f"step={trainer.global_step:09d}.ckpt")
-        name = signal.Signals(self.received).name if self.received else "a signal to another rank"
+        number = _received[0] if _received else None
+        name = signal.Signals(number).name if number else "a signal to another rank"
         raise Stopped(
             f"Stopped by {name} at step {trainer.global_step}; everything is saved, and the same command continues "
-            "from here."
+            "from here.",
+            number,
         )
 
     def _asked(self, trainer: Trainer) -> bool:
         """Whether to stop now; ranks decide together, so that all save the same step."""
         if trainer.world_size == 1:
-            return self.received is not None
+            return bool(_received)
         if trainer.global_step % AGREE_EVERY:
             return False
-        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+        return bool(trainer.strategy.reduce_boolean_decision(bool(_received), all=False))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for number, handler in self.before.items():

@@ -135,12 +135,13 @@ def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
         except ChildFailedError as error:
             raise _sentence(error.failures) from None
         except SignalException as error:
-            raise Stopped(f"Stopped by {signal.Signals(error.sigval).name}; the same command continues.") from None
+            name = signal.Signals(error.sigval).name
+            raise Stopped(f"Stopped by {name}; the same command continues.", error.sigval) from None
         finally:
             del os.environ[HANDED]
 
 
-def _sentence(failures: dict[int, ProcessFailure]) -> UserError:
+def _sentence(failures: dict[int, ProcessFailure]) -> UserError | Stopped:
     """One error for the group. A rank that was lost is the cause of what the others complain of.
 
     Unless TERM ended it: that is how the launcher ends the others after a first one failed with a sentence.
@@ -193,8 +194,7 @@ def report(error: BaseException) -> bool:
     """Tell the launcher what this rank ended with; False where there is none, and the rank has to say it itself."""
     if HANDED not in os.environ:
         return False
-    plain = isinstance(error, UserError) and not isinstance(error, Stopped)
-    ErrorHandler().record_exception(UserError(str(error)) if plain else error)
+    ErrorHandler().record_exception(UserError(str(error)) if isinstance(error, UserError) else error)
     return True
 
 

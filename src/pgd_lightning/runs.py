@@ -85,8 +85,14 @@ def write_atomic(path: Path, text: str) -> None:
     part.replace(path)
 
 
+KEPT = 2  # checkpoints of a run: the newest, and the one before it should that be damaged
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, and are read as tensors and plain containers only."""
+    """Checkpoints appear whole or not at all, and are read as tensors and plain containers only.
+
+    Whoever saves one, of a folder's the newest stay.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
@@ -104,6 +110,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "same command to continue."
             ) from error
         part.replace(path)
+        earlier = [other for other in sorted(path.parent.glob("*.ckpt")) if other.name <= path.name]
+        for left in (*earlier[:-KEPT], *path.parent.glob(".*.part")):  # a part is what a killed process left
+            left.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
@@ -217,8 +226,8 @@ class Run:
     def _ending_noted(self) -> Iterator[None]:
         try:
             yield
-        except Stopped as stop:
-            self.update(state="stopped", reason=str(stop))
+        except (Stopped, KeyboardInterrupt) as stop:
+            self.update(state="stopped", reason=str(stop) or "interrupted")
             raise
         except Exception as error:
             self.update(state="failed", reason=str(error) or type(error).__name__)
@@ -354,15 +363,27 @@ def device_name() -> str:
 
 
 def code_version() -> str:
-    """Package version, and the commit of the checkout it runs from, if it does."""
+    """Package version, and the commit of this project's own checkout, if it runs from one.
+
+    An environment may lie inside anybody's repository, which then says nothing about this package.
+    """
     here = Path(__file__).parent
     if (here / SNAPSHOT).exists():
         return (here / SNAPSHOT).read_text()
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)
-        dirty = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
+    root, tracked = _git(here, "rev-parse", "--show-toplevel"), _git(here, "ls-files", Path(__file__).name)
+    if not tracked or Path(root) / "src" / here.name != here.resolve():
         return version("pgd-lightning")
-    suffix = f"+{commit.stdout.strip()}{'-modified' if dirty.stdout else ''}" if commit.returncode == 0 else ""
-    return version("pgd-lightning") + suffix
+    modified = "-modified" if _git(here, "status", "--porcelain", "--", ".") else ""
+    return f"{version('pgd-lightning')}+{_git(here, 'rev-parse', '--short', 'HEAD')}{modified}"
+
+
+def _git(folder: Path, *command: str) -> str:
+    """What git answers about the repository that ``folder`` lies in; nothing where it has no answer."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # as in a hook
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=5, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -7,6 +7,7 @@ one by one, trains only what is missing. ``pgd slurm`` does the same as a job ar
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -73,8 +74,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"sweep: {len(points)} points, {len(points) - len(missing)} trained already, in {folder}")
     for point in missing:
         say(f"\nsweep: {point.label} ({point.number + 1} of {len(points)})")
-        if train(point.overrides) == Stopped.exit_code:
-            raise Stopped(f"Stopped in '{point.label}'; the same command continues there.")
+        if (code := train(point.overrides)) in (Stopped.exit_code, Stopped.interrupted):
+            number = signal.SIGINT if code == Stopped.interrupted else None
+            raise Stopped(f"Stopped in '{point.label}'; the same command continues there.", number)
     summarise(points)
 
 

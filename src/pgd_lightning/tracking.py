@@ -14,22 +14,28 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run
 
+failed = False  # one try a command: without a network each costs its whole timeout
+
 
 class Mirror(Logger):
-    """A W&B run that never hurts the real one: its first failure costs one warning, and then it is off."""
+    """A W&B run that never hurts the real one: a command's first failure costs one warning, and then W&B is off."""
 
     def __init__(self, make: Callable[[], WandbLogger]) -> None:
         super().__init__()
         self.wandb: WandbLogger | None = None
         self._attempt(lambda: setattr(self, "wandb", make()))
-        self._attempt(lambda: self.wandb and self.wandb.experiment)
 
     def _attempt(self, action: Callable[[], Any]) -> None:
+        global failed
         try:
             action()
         except Exception as error:
-            self.wandb = None
-            say(f"warning: W&B failed ({error.__class__.__name__}: {error}); the run's files are the record")
+            self.wandb, failed = None, True
+            reason = (str(error).splitlines() or [""])[0]
+            say(
+                f"warning: W&B failed ({error.__class__.__name__}: {reason}) and is off for the rest of this command; "
+                "the run's files are the record"
+            )
             with suppress(Exception):  # else its service, where that died, fails once more when this process ends
                 wandb.teardown()
 
@@ -75,9 +81,9 @@ def wandb_mode(asked: str) -> str:
 def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str = "") -> Mirror | None:
     """The W&B run of ``run`` (or of a ``part`` of it), unless W&B is disabled."""
     mode = wandb_mode(config.logger.wandb)
-    if mode == "disabled":
+    if mode == "disabled" or failed:
         return None
-    record = run.record
+    record, patience = run.record, config.logger.timeout
 
     def start() -> WandbLogger:
         # wandb.init here, not in WandbLogger: that one passes a setting which W&B answers with a warning.
@@ -91,6 +97,7 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
                 dir=run.folder,
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow" if mode == "online" else None,
+                settings=wandb.Settings(init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True),
             )
         )
 
