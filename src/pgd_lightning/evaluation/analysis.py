@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from pgd_lightning.channels import mean_and_std
 from pgd_lightning.evaluation.fidelity import (
     Array,
     DataDistance,
@@ -37,8 +38,9 @@ class BehaviourDensity:
     def __init__(self, real: Transition, components: int, max_rows: int, seed: int) -> None:
         chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
         rows = pairs(real[torch.as_tensor(chosen)])
-        self.varies = rows.std(0) > 0
-        self.mean, self.scale = rows.mean(0)[self.varies], rows.std(0)[self.varies]
+        mean, std = (of_each.numpy() for of_each in mean_and_std(torch.as_tensor(rows)))
+        self.varies = std > 0
+        self.mean, self.scale = mean[self.varies], std[self.varies]
         fitted, held_out = np.split(self._standardised(rows), [len(rows) * 9 // 10])
         self.mixture = GaussianMixture(min(components, len(fitted) // 20 + 1), reg_covar=1e-3, random_state=seed)
         self.mixture.fit(fitted)

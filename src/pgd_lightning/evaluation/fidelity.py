@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from pgd_lightning.channels import in_own_units, mean_and_std
 from pgd_lightning.simulators import Simulator, one_step, reset_from_obs
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
@@ -22,7 +23,7 @@ class StepErrors:
     reset as well as the simulator can: ``approximate``.
     """
 
-    dynamics: Array  # [R] mean over dims of squared error, in units of the data's standard deviation
+    dynamics: Array  # [R] mean over dims of squared error, each in the data's standard deviation if it has one
     raw: Array  # [R] largest absolute error of a component, in the environment's units
     reward: Array  # [R] absolute error
     real_reward: Array  # [R] what the simulator paid
@@ -53,7 +54,7 @@ def transition_errors(
     next_obs, reward, terminated, exact = one_step(simulator, obs, action)
     used = exact if exact.any() else np.isfinite(reward)
     wrong = next_obs - steps.next_obs.cpu().double().numpy()
-    scaled = wrong / np.where(obs_std == 0, 1, obs_std)
+    scaled = wrong / in_own_units(obs_std).numpy()
     given = steps.reward.cpu().double().numpy()
     return StepErrors(
         dynamics=(scaled**2).mean(-1)[used],
@@ -98,12 +99,15 @@ def mean_density(policy: Policy, windows: Trajectory) -> Tensor:
 
 
 class DataDistance:
-    """Distance of (obs, action) rows to their nearest real row, in standard deviations of the data."""
+    """Distance of (obs, action) rows to their nearest real row, in standard deviations of the data.
+
+    A dim that is constant in the data counts in the environment's units.
+    """
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
         chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
         rows = pairs(real[torch.as_tensor(chosen)])
-        self.scale = np.where(rows.std(0) == 0, 1, rows.std(0))
+        self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
