@@ -74,7 +74,7 @@ def fitted(name):
 @pytest.mark.parametrize("policy", [None, Gaussian()], ids=["alone", "policy"])
 def test_every_generator_gives_constants_back(name, policy):
     """Before any training: what the data decide is not left to a network."""
-    model, config, train = fitted(name)
+    model, config, _ = fitted(name)
     starts = constant_dataset().recording.obs[:40].view(2, 20, 11)
     made = build(config.generator.build)(model).generate(policy, starts, 0).transitions()
     expected = torch.tensor([0.7, 0.7, 0.0]).expand(*made.batch_size, 3)
@@ -161,9 +161,7 @@ def test_an_older_ensemble_is_read(tmp_path):
     assert model.codec.terminal_rate == 0.5
 
 
-@given(
-    st.floats(-1e4, 1e4, width=32), st.integers(2, 50), st.floats(-12, 3).map(lambda x: 10.0**x), st.integers(0, 9)
-)
+@given(st.floats(-1e4, 1e4, width=32), st.integers(2, 50), st.floats(-12, 3).map(lambda x: 10.0**x), st.integers(0, 9))
 def test_a_channel_varies_if_it_is_more_than_rounding(constant, number, size, seed):
     """Exact constants never do; a reward of any size does, and of an observation what float32 can tell apart."""
     values = torch.full((number, 2), constant)

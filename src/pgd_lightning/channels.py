@@ -23,7 +23,7 @@ def mean_and_std(values: Tensor, smallest: Tensor | float = 1.0) -> tuple[Tensor
 
 
 def divisor(std: Tensor) -> Tensor:
-    """What standardising divides by: ``std``, and infinity for a constant channel, which is then 0 whatever it holds."""
+    """What standardising divides by: ``std``, or infinity for a constant channel, which is then always 0."""
     return torch.where(std > 0, std, torch.inf)
 
 

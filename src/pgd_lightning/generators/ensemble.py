@@ -58,9 +58,7 @@ class StepUnits(nn.Module):
             (_inputs(s.obs, s.action), _targets(s), s.terminated, w.terminated.flatten())
             for w, s in ((w, w.transitions()) for w in batches)
         ]
-        inputs, targets, terminated, in_all_rows = (
-            torch.cat(parts).double() for parts in zip(*columns, strict=True)
-        )
+        inputs, targets, terminated, in_all_rows = (torch.cat(parts).double() for parts in zip(*columns, strict=True))
         self.terminal_rate.copy_(torch.maximum(terminated.mean(), in_all_rows.mean()))
         self._keep("in", *mean_and_std(inputs))
         mean, std = mean_and_std(targets, smallest=0.0)

@@ -78,7 +78,7 @@ class RowByRow(ABC):
 
 
 def happens(logit: Tensor, rate: Tensor, random: torch.Generator) -> Tensor:
-    """True ``[...]`` with the probability whose ``logit [...]`` is given; as the data, where their ``rate`` is 0 or 1."""
+    """True ``[...]`` with the probability of ``logit [...]``; never or always where ``rate``, the data's, is 0 or 1."""
     drawn = torch.rand(logit.shape, generator=random, device=logit.device) < logit.sigmoid()
     return (drawn & (rate > 0)) | (rate == 1)
 

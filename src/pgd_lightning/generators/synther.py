@@ -3,8 +3,9 @@
 The denoiser, the process and the sampler are those of PGD's prior; the network, the units, the optimiser and the
 average of weights are SynthER's.
 
-Differences from the reference: standard deviations are of the population, where 1e-5 is added there; sampled actions are clipped to the box; the weights are averaged after updates 10, 20, ..., there after 1,
-11, ...; no set of millions is kept, each set is generated when it is due, as for every generator here.
+Differences from the reference: standard deviations are of the population, where 1e-5 is added there; sampled actions
+are clipped to the box; the weights are averaged after updates 10, 20, ..., there after 1, 11, ...; no set of millions
+is kept, each set is generated when it is due, as for every generator here.
 """
 
 import math
