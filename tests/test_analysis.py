@@ -8,7 +8,14 @@ import torch
 
 from pgd_lightning.agents.online import OnlinePolicy
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
-from pgd_lightning.evaluation.fidelity import transition_errors
+from pgd_lightning.evaluation.fidelity import (
+    DataDistance,
+    ends_judged,
+    health_card,
+    health_line,
+    step_errors,
+    transition_errors,
+)
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.behaviour_policy import Ladder
 from pgd_lightning.trajectory import Trajectory, Transition
@@ -77,7 +84,10 @@ def test_real_windows_are_at_the_floor_and_a_shifted_successor_is_caught(task):
     row = analyst.row(single.unsqueeze(0), policy)
     assert row["dynamics_error_median"] < 1e-10
     assert row["reward_error"] < 1e-3
-    assert row["terminal_agreement"] == 1
+    assert row["starts_after_end"] == 0
+    assert (row["false_terminals"], row["missed_terminals"]) == (0, 0)
+    assert row["others_checked"] == row["rows_stepped"] > 50
+    assert row["terminal_agreement"] is None  # there is no terminal to agree on
     assert row["return_real"] == pytest.approx(row["return_generated"], rel=1e-3)
     assert row["reset"] == "exact"
     assert len(row["by_position"]) == 7
@@ -114,6 +124,107 @@ def test_rows_that_hide_their_state_are_all_used_and_labelled():
     mixed = transition_errors(simulator, steps, torch.ones(17))
     assert not mixed.approximate
     assert (len(mixed.dynamics), mixed.skipped) == (1, len(steps) - 1)
+
+
+def fallen(task="hopper", seed=0):
+    """Windows of random actions until the body falls, with the simulator's flags: ``[N, 2]``, each row a step."""
+    simulator, rng, rows = make(task, "today"), np.random.default_rng(seed), []
+    for start in range(6):
+        obs, ended = simulator.reset(start), False
+        while not ended:
+            action = rng.uniform(-1, 1, simulator.action_dim)
+            after, reward, ended = simulator.step(action)
+            rows += [(obs, action, reward, ended), (after, np.zeros_like(action), 0.0, False)]
+            obs = after
+    columns = [torch.as_tensor(np.array(c)).unflatten(0, (-1, 2)) for c in zip(*rows, strict=True)]
+    return Trajectory(
+        obs=columns[0].float(), action=columns[1].float(), reward=columns[2].float(), terminated=columns[3],
+        batch_size=columns[2].shape,
+    ), simulator  # fmt: skip
+
+
+def judged(simulator, windows, max_rows=10_000):
+    errors = step_errors(simulator, windows, torch.ones(windows.obs.shape[-1]), max_rows, 0)
+    return ends_judged(simulator, windows, errors, max_rows, 0)
+
+
+@pytest.mark.parametrize("max_rows", [10_000, 40])
+@pytest.mark.parametrize("task", ["hopper", "walker2d"])
+def test_ends_of_real_steps_are_the_simulators(task, max_rows):
+    """Also where single steps stand as windows of two rows, whose second is none: the state after an end starts none."""
+    windows, simulator = fallen(task)
+    found = judged(simulator, windows, max_rows)
+    assert found["starts_after_end"] == 0
+    assert found["terminal_agreement"] == 1
+    assert (found["false_terminals"], found["missed_terminals"]) == (0, 0)
+    assert 1 <= found["terminals_checked"] <= 6  # walker2d's velocities are often clipped when it falls
+
+
+def test_missed_and_false_terminals_and_starts_after_the_end_are_counted():
+    windows, simulator = fallen()
+    number = len(windows)
+    missed = windows.clone()
+    missed.terminated[:] = False
+    found = judged(simulator, missed)
+    assert (found["missed_terminals"], found["terminals_checked"]) == (6, 0)
+    assert found["terminal_agreement"] == pytest.approx(1 - 6 / found["others_checked"])
+    false = windows[~windows.terminated.any(-1)]
+    false.terminated[:10, 0] = True
+    found = judged(simulator, false)
+    assert (found["false_terminals"], found["terminals_checked"], found["missed_terminals"]) == (10, 10, 0)
+    assert found["terminal_agreement"] == pytest.approx(1 - 10 / (number - 6))
+    late = windows.clone()  # going on where each episode has ended
+    ended = windows[windows.terminated.any(-1)].obs[:, 1]
+    late.obs[:30, 0] = ended.repeat(5, 1)
+    found = judged(simulator, late)
+    assert found["starts_after_end"] == pytest.approx(30 / number)
+    few = judged(simulator, late, max_rows=number // 2)
+    assert few["starts_after_end"] == pytest.approx(30 / number, abs=0.08)
+
+
+def test_nothing_is_said_of_ends_where_there_is_nothing_to_compare():
+    nothing = {"starts_after_end": None, "terminal_agreement": None}
+    windows, simulator = recorded("halfcheetah", 2)  # it cannot end
+    found = judged(simulator, windows)
+    assert {key: found[key] for key in nothing} == nothing
+    windows.terminated[0, 3] = True
+    found = judged(simulator, windows)
+    assert (found["starts_after_end"], found["false_terminals"]) == (None, 1)
+    assert found["terminal_agreement"] == pytest.approx(13 / 14)
+    simulator = make("antmaze-umaze", "today")  # whose goal no observation shows
+    obs = torch.as_tensor(simulator.reset(0)).expand(2, 3, -1)
+    windows = Trajectory(
+        obs=obs, action=torch.zeros(2, 3, 8), reward=torch.zeros(2, 3), terminated=torch.ones(2, 3, dtype=torch.bool),
+        batch_size=[2, 3],
+    )  # fmt: skip
+    assert set(judged(simulator, windows).values()) == {None}
+
+
+def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_card():
+    """What there is nothing to measure of is left out of the card and of the line."""
+    windows, simulator = fallen()
+    std, policy = torch.ones(11), OnlinePolicy(Ladder.load("hopper").policies[0])
+    distance = DataDistance(windows.transitions(), 100, 0)
+    ends = windows[windows.terminated.any(-1)][None]
+    card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
+    assert (card["dynamics_error"], card["terminals"], card["terminal_agreement"]) == (None, 0.5, 1)
+    assert "dynamics" not in health_line(card)
+    assert "0 of 6 terminals false" in health_line(card)
+    ends.obs[:] = torch.nan
+    card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
+    assert card["finite"] == 0
+    assert health_line(card).endswith("finite 0.0%")
+
+
+def test_distances_and_errors_of_constants_are_in_the_environments_units():
+    """The population's standard deviation of a constant comes out as rounding: no unit to divide by."""
+    steps = gaussian_steps(200)
+    steps.obs[:, 2] = 0.7 + 6e-8 * torch.randn(200, generator=torch.Generator().manual_seed(0))
+    distance = DataDistance(steps, 200, 0)
+    moved = steps[:50].clone()
+    moved.obs[:, 2] += 0.3
+    assert np.median(distance(moved)) == pytest.approx(0.3, abs=1e-3)
+    assert not BehaviourDensity(steps, 1, 200, 0).varies[2]
 
 
 def test_bootstrap_interval_holds_the_mean_of_normals():

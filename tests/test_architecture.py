@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "pgd_lightning"
 CONF = ROOT / "conf"
 
-NOUNS = {"trajectory", "errors", "randomness"}
+NOUNS = {"trajectory", "errors", "randomness", "channels"}
 MATHS = {"diffusion", "networks"}
 STAGES = {"data", "simulators", "generators", "agents", "evaluation"}
 
 # What of this package a room may import besides itself; one that is not listed (row 2: runs, the verbs) may import all.
 OURS = {
     **dict.fromkeys(NOUNS, NOUNS),
-    **{room: {"errors", "randomness"} for room in MATHS},
+    **{room: {"errors", "randomness", "channels"} for room in MATHS},
     **dict.fromkeys(STAGES, NOUNS | MATHS),
     "evaluation": NOUNS | MATHS | {"simulators"},
 }

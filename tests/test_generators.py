@@ -47,7 +47,7 @@ def test_standardisation_is_of_the_population_and_keeps_constants():
     obs = torch.tensor([[1.0, 5], [2, 5], [3, 5], [6, 5]])[None]
     codec.fit([windows(obs, torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool))])
     torch.testing.assert_close(codec.mean[:2], torch.tensor([3.0, 5.0]))
-    torch.testing.assert_close(codec.std[:2], torch.tensor([1.8708287, 1.0]))
+    torch.testing.assert_close(codec.std[:2], torch.tensor([1.8708287, 0.0]))
     x = codec.encode(windows(obs, torch.zeros(1, 4, 1), torch.zeros(1, 4), torch.zeros(1, 4, dtype=torch.bool)))
     expected = torch.tensor([[-1.069045, 0], [-0.5345225, 0], [0, 0], [1.6035674, 0]])
     torch.testing.assert_close(x[0, :, :2], expected)

@@ -72,6 +72,10 @@ def test_what_only_measures_makes_no_other_run(change):
     assert of(composed("train", change)) == of(composed("train"))
 
 
+def test_a_number_counts_by_its_value():
+    assert of(composed("train", "learning.temperature=3")) == of(composed("train", "learning.temperature=3.0"))
+
+
 def test_an_agent_on_real_data_counts_its_batches_but_no_synthetic_data():
     alone = "generator=none"
     assert of(composed("train", alone, "synthetic.batch_size=512")) != of(composed("train", alone))

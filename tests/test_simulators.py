@@ -75,7 +75,7 @@ def test_recorded_steps_are_reproduced(name):
 @pytest.mark.parametrize("name", ["hopper-medium", "maze2d-umaze"])
 def test_reset_from_observations(name):
     data, simulator = excerpt(name), make(RECIPES[name].task, "today")
-    actual, _, terminated, exact = one_step(simulator, data["observations"], data["actions"])
+    actual, _, terminated, exact, _ = one_step(simulator, data["observations"], data["actions"])
     expected = replay(simulator, infos(data), data["actions"])[0]
     assert exact.mean() > 0.5
     np.testing.assert_allclose(actual[exact], expected[exact], atol=2e-4)
@@ -98,7 +98,7 @@ def test_rows_beyond_the_physics_have_no_successor(task, tmp_path, monkeypatch):
     simulator = make(task, "today")
     obs = np.stack([simulator.reset(0)] * 3)
     obs[1] = 1e11
-    next_obs, reward, _, exact = one_step(simulator, obs, np.zeros((3, simulator.action_dim)))
+    next_obs, reward, _, exact, _ = one_step(simulator, obs, np.zeros((3, simulator.action_dim)))
     assert exact.tolist() == [True, False, True]
     assert np.isnan(next_obs[1]).all()
     assert np.isnan(reward[1])

@@ -12,7 +12,7 @@ from scipy import stats
 from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.budget import bandit, budgeted_selection
-from pgd_lightning.evaluation.ledgers import Ledger, collected, common_seeds, episodes, oracle, require_alike, spent
+from pgd_lightning.evaluation.ledgers import Ledger, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import (
     aggregate,
     average,
@@ -189,10 +189,6 @@ def test_oracle_takes_the_best_look_of_each_seed():
     best, episodes = oracle(looks)
     assert (best.mean, episodes) == ((1 + 4 + 8) / 3, 4)
     assert oracle([ledger(0, {1: [1.0]})]) is None
-
-
-def test_meter_counts_what_chose():
-    assert spent([ledger(0, {1: [1.0, 2.0]}, purpose="select"), ledger(1, {1: [1.0]}, purpose="monitor")]) == 2
 
 
 # --- budgeted selection ---

@@ -13,16 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.figures import NAMES
-from pgd_lightning.evaluation.ledgers import (
-    Ledger,
-    Scores,
-    collected,
-    common_seeds,
-    episodes,
-    oracle,
-    require_alike,
-    spent,
-)
+from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs import Run, build, open_run
 
@@ -121,7 +112,6 @@ class Row:
     score: Interval
     against: dict[str, Interval]  # generator of the baseline -> this minus it, on equal seeds
     oracle: tuple[Interval, int] | None
-    spent: int  # the evaluation meter
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -207,7 +197,7 @@ def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
         ledgers = [entry.ledger for entry in group]
         row = Row(
             ours, tuple(group), scores[dataset, ours], seed_interval(scores[dataset, ours].score),
-            differences(dataset, ours, scores), oracle(ledgers), spent(ledgers),
+            differences(dataset, ours, scores), oracle(ledgers),
         )  # fmt: skip
         found.setdefault((dataset, ours.agent), []).append(row)
     order = list(NAMES)

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pgd_lightning.channels import mean_and_std
 from pgd_lightning.collect import has_recipe, stand_in
 from pgd_lightning.data import d4rl, legacy, minari, origin
 from pgd_lightning.data.cache import cache_key, cached
@@ -58,8 +59,8 @@ class Dataset:
 
     @property
     def obs_std(self) -> Tensor:
-        """Population deviation of each observation dim ``[O]``."""
-        return self.recording.obs.std(0, correction=0)
+        """Population standard deviation of each observation dim ``[O]``, 0 where it is constant."""
+        return mean_and_std(self.recording.obs)[1]
 
 
 def open_dataset(config: DictConfig) -> Dataset:

@@ -124,7 +124,7 @@ def kept(node: Any, key: str) -> Any:
     if isinstance(node, list):
         return [kept(child, key) for child in node]
     if not isinstance(node, dict):
-        return node
+        return int(node) if isinstance(node, float) and node.is_integer() else node  # 3 and 3.0 train alike
     return {
         name: str(child).rpartition(".")[2] if name == "_target_" else kept(child, f"{key}.{name}")
         for name, child in node.items()

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks
 from pgd_lightning.data.modules import StartsDataModule
@@ -24,7 +24,7 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.callback import Evaluation
-from pgd_lightning.evaluation.fidelity import DataDistance, health_card
+from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
@@ -186,7 +186,7 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
     interval = {purpose: seed_interval(found) for purpose, found in scores.items()}
     gain = paired_interval(scores["final"], scores["clone"])
     cards = [run.rows("health.jsonl")[-1] for run in runs]
-    card = {key: fmean(c[key] for c in cards) for key in cards[0] if all(c[key] is not None for c in cards)}
+    card = {key: fmean(c[key] for c in cards) if all(c[key] is not None for c in cards) else None for key in cards[0]}
     kept = config.imagine.conservatism
     title = f"PolyGRAD offline, {config.imagine.learner.name}, {dataset.env.name} ({dataset.label})"
     write_atomic(
@@ -196,8 +196,7 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
         f"clone of the data's policy  {interval['clone']}\n"
         f"improved in imagination     {interval['final']}\n"
         f"difference, paired          {gain}{'' if gain.excludes_zero else '  not distinguishable'}\n"
-        f"imagined windows            dynamics error {card['dynamics_error']:.4f}, log-likelihood "
-        f"{card['log_likelihood_target']:.2f} (policy) {card['log_likelihood_behaviour']:.2f} (clone)\n",
+        f"imagined windows            {health_line(card)}\n",
     )
     facts = {"scores": {k: vars(v) for k, v in interval.items()}, "difference": vars(gain), "windows": card}
     write_atomic(folder / "summary.json", json.dumps({**facts, "provenance": dataset.provenance}, indent=2))

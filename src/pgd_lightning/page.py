@@ -1,6 +1,6 @@
 """``pgd report runs=…``: one page, without any request to the network, over all finished runs below some folders.
 
-Scores of last checkpoints with intervals, paired differences, the evaluation meter, aggregates over data sets, budgeted
+Scores of last checkpoints with intervals, paired differences, aggregates over data sets, budgeted
 selection, learning curves, fidelity, and what was run on which data. Everything is computed from ledgers and
 ``analysis.json``; a run that failed or is missing is named.
 """
@@ -122,7 +122,6 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]
                 "bold": any(interval.excludes_zero for interval in row.against.values()),
                 "oracle": asdict(row.oracle[0]) if row.oracle else None,
                 "oracle_episodes": row.oracle[1] if row.oracle else 0,
-                "spent": row.spent,
             }
             for row in rows
         ],
@@ -320,13 +319,13 @@ def text(content: dict[str, Any]) -> str:
             "",
             f"{table['agent']} on {table['conditions']['data']}",
             f"{table['conditions']['updates']} updates, last checkpoint, {table['conditions']['simulator']}",
-            f"{'experience':<40}{'score [95 %]':<26}{'n':>3}{'episodes':>9}  {'minus real':<26}{'spent':>6}",
+            f"{'experience':<40}{'score [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
         ]
         for row in table["rows"]:
             score, mark = row["score"], " *" if row["bold"] else ""
             lines.append(
                 f"{row['method'] + mark:<40.40}{interval_text(score):<26}{score['num_seeds']:>3}"
-                f"{score['num_episodes']:>9}  {interval_text(row['against'].get('none')):<26}{row['spent']:>6}"
+                f"{score['num_episodes']:>9}  {interval_text(row['against'].get('none'))}"
             )
     for part in content["aggregates"]:
         lines += ["", f"{part['agent']} over {', '.join(part['datasets'])}"]

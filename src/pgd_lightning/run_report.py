@@ -71,7 +71,6 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
         "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
         "differences": differences,
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
-        "episodes_that_chose_something": 0,
         "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
     }
 

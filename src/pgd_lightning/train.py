@@ -18,7 +18,7 @@ from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.callback import Evaluation
-from pgd_lightning.evaluation.fidelity import DataDistance, health_card
+from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.experience import ready_generator
@@ -215,11 +215,7 @@ class HealthCards:
             self.rows, self.seed,
         )  # fmt: skip
         self.run.append("health.jsonl", [{"step": step, **card}])
-        say(
-            f"synthetic set of update {step}: dynamics error {card['dynamics_error']:.4f}, log-likelihood "
-            f"{card['log_likelihood_target']:.2f} (policy) {card['log_likelihood_behaviour']:.2f} (behaviour), "
-            f"finite {card['finite']:.1%}"
-        )
+        say(f"synthetic set of update {step}: {health_line(card)}")
 
 
 def fit_agent(

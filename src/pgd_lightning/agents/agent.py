@@ -20,6 +20,7 @@ from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.rewards import RewardScale
 from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
+from pgd_lightning.channels import divisor, mean_and_std
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import learner_seeds, seed_global
 from pgd_lightning.trajectory import Transition
@@ -71,10 +72,14 @@ class Agent(LightningModule):
         self.register_buffer("value_limit", torch.tensor(float("inf")))
 
     def fit_normaliser(self, obs: Tensor) -> None:
-        """From now on the networks see (obs - mean) / (std + 1e-3) of ``obs [N, O]``, if ``normalise_obs`` is set."""
+        """From now on the networks see (obs - mean) / (std + 1e-3) of ``obs [N, O]``, if ``normalise_obs`` is set.
+
+        A channel that is constant in ``obs`` is not seen at all: nothing is learned of other values that it may take.
+        """
         if self.normalise_obs:
-            self.obs_shift.copy_(obs.mean(0))
-            self.obs_scale.copy_(obs.std(0, correction=0) + 1e-3)
+            mean, std = mean_and_std(obs)
+            self.obs_shift.copy_(mean)
+            self.obs_scale.copy_(divisor(std) + 1e-3)
 
     def fit_rewards(self, reward: Tensor, terminated: Tensor, truncated: Tensor) -> None:
         """Find the scale and shift of ``rewards`` in a recording ``[L]``, and the largest reward for the alarm."""

@@ -9,6 +9,7 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
+from pgd_lightning.channels import weights
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import Process
 
@@ -44,8 +45,12 @@ class WorldDenoiser(Denoiser):
         denoised[:, 0, : self.obs_dim] = windows[:, 0, : self.obs_dim]
         return denoised.view_as(x)
 
-    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Weighted squared error ``[B]``, mean over rows and denoised channels; the first state counts as zeros."""
-        denoised = self(x0 + sigma[:, None, None] * self.free(noise), sigma)
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor, varies: Tensor | float = 1.0) -> Tensor:
+        """Weighted squared error ``[B]``, mean over rows and denoised channels; the first state counts as zeros.
+
+        See :meth:`Denoiser.losses`; a constant action is 0 already.
+        """
+        denoised = self(x0 + sigma[:, None, None] * varies * self.free(noise), sigma)
         error = (denoised - x0)[..., : self.predicted] ** 2
-        return self.process.weight(sigma) * reduce(error, "b t d -> b", "mean")
+        counted = varies[: self.predicted] if isinstance(varies, Tensor) else varies
+        return self.process.weight(sigma) * reduce(weights(counted) * error, "b t d -> b", "mean")

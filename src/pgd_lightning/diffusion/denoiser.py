@@ -6,6 +6,7 @@ import torch
 from einops import reduce
 from torch import Tensor, nn
 
+from pgd_lightning.channels import weights
 from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import Process
 
@@ -35,15 +36,16 @@ class Denoiser(nn.Module):
         output = self.output(c_in[:, None, None] * windows, c_noise)
         return torch.addcmul(c_skip[:, None, None] * windows, c_out[:, None, None], output).view_as(x)
 
-    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor, varies: Tensor | float = 1.0) -> Tensor:
         """Weighted squared error ``[B]`` of ``x0 [B, T, D]`` noised by ``sigma [B]`` and ``noise [B, T, D]``.
 
-        Every channel of every row counts the same (PGD, section 3; Karras et al., equation 2).
+        Every channel of every row counts the same (PGD, section 3; Karras et al., equation 2) where ``varies [D]`` is
+        1; where it is 0, x0 is 0, and a channel gets no noise and does not count.
         """
-        denoised = self(x0 + sigma[:, None, None] * noise, sigma)
-        return self.process.weight(sigma) * reduce((denoised - x0) ** 2, "b t d -> b", "mean")
+        denoised = self(x0 + sigma[:, None, None] * varies * noise, sigma)
+        return self.process.weight(sigma) * reduce(weights(varies) * (denoised - x0) ** 2, "b t d -> b", "mean")
 
-    def loss(self, x0: Tensor, part: int = 0, parts: int = 1) -> Tensor:
+    def loss(self, x0: Tensor, part: int = 0, parts: int = 1, varies: Tensor | float = 1.0) -> Tensor:
         """The training loss: one noise level a window, mean over the batch ``[B, T, D]``.
 
         Of a batch in ``parts``, x0 is every ``parts``-th window from ``part`` on; noise is drawn for all of them, so
@@ -52,7 +54,7 @@ class Denoiser(nn.Module):
         num = len(x0) * parts
         sigma = self.process.sample_sigma(num, x0.device)[part::parts]
         noise = torch.randn(num, *x0.shape[1:], device=x0.device)[part::parts]
-        return self.losses(x0, sigma, noise).mean()
+        return self.losses(x0, sigma, noise, varies).mean()
 
 
 class ConditionalDenoiser(nn.Module):

@@ -14,10 +14,12 @@ from scipy.spatial import cKDTree
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from pgd_lightning.channels import mean_and_std
 from pgd_lightning.evaluation.fidelity import (
     Array,
     DataDistance,
     StepErrors,
+    ends_judged,
     log_likelihood,
     mean_density,
     pairs,
@@ -37,8 +39,9 @@ class BehaviourDensity:
     def __init__(self, real: Transition, components: int, max_rows: int, seed: int) -> None:
         chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
         rows = pairs(real[torch.as_tensor(chosen)])
-        self.varies = rows.std(0) > 0
-        self.mean, self.scale = rows.mean(0)[self.varies], rows.std(0)[self.varies]
+        mean, std = (of_each.numpy() for of_each in mean_and_std(torch.as_tensor(rows)))
+        self.varies = std > 0
+        self.mean, self.scale = mean[self.varies], std[self.varies]
         fitted, held_out = np.split(self._standardised(rows), [len(rows) * 9 // 10])
         self.mixture = GaussianMixture(min(components, len(fitted) // 20 + 1), reg_covar=1e-3, random_state=seed)
         self.mixture.fit(fitted)
@@ -122,6 +125,7 @@ class Analyst:
             "log_likelihood_interval": bootstrap(likelihood, np.mean, self.seed),
             "mean_density": float(density.mean()),
             **error_summary(errors, kept.batch_size[-1], self.seed),
+            **ends_judged(self.simulator, kept, errors, self.max_rows, self.seed),
             "behaviour_log_density": float(np.mean(behaviour)),
             "terminals": float(kept.terminated.float().mean()),
             **self.coverage(steps[chosen]),
@@ -140,7 +144,6 @@ def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
         "raw_error_p90": float(np.quantile(errors.raw, 0.9)),
         "by_position": [float(np.median(part)) if len(part) else None for part in by_position],
         "reward_error": float(np.median(errors.reward)),
-        "terminal_agreement": float(errors.terminal_agrees.mean()),
         "return_real": float((rows - 1) * errors.real_reward.mean()),
         "return_generated": float((rows - 1) * errors.given_reward.mean()),
         "rows_stepped": len(errors.dynamics),

@@ -1,6 +1,8 @@
 """How faithful are windows: dynamics and reward error in the real simulator, likelihood, distance to the data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from pgd_lightning.channels import in_own_units, mean_and_std
 from pgd_lightning.simulators import Simulator, one_step, reset_from_obs
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
@@ -22,12 +25,13 @@ class StepErrors:
     reset as well as the simulator can: ``approximate``.
     """
 
-    dynamics: Array  # [R] mean over dims of squared error, in units of the data's standard deviation
+    dynamics: Array  # [R] mean over dims of squared error, each in the data's standard deviation if it has one
     raw: Array  # [R] largest absolute error of a component, in the environment's units
     reward: Array  # [R] absolute error
     real_reward: Array  # [R] what the simulator paid
     given_reward: Array  # [R] what the row says
-    terminal_agrees: NDArray[np.bool_]  # [R]
+    terminated: NDArray[np.bool_]  # [R] what the simulator does
+    had_ended: Array  # [B], of rows out too: whether a row's own state has ended an episode already; NaN: no state does
     position: NDArray[np.int64]  # [R] row in the window
     skipped: int  # rows whose state the observation does not determine
     approximate: bool
@@ -50,10 +54,10 @@ def transition_errors(
 ) -> StepErrors:
     """As :func:`step_errors`, for ``steps [B]`` that stand at ``position [B]`` in their windows."""
     obs, action = (t.cpu().double().numpy() for t in (steps.obs, steps.action))
-    next_obs, reward, terminated, exact = one_step(simulator, obs, action)
+    next_obs, reward, terminated, exact, had_ended = one_step(simulator, obs, action)
     used = exact if exact.any() else np.isfinite(reward)
     wrong = next_obs - steps.next_obs.cpu().double().numpy()
-    scaled = wrong / np.where(obs_std == 0, 1, obs_std)
+    scaled = wrong / in_own_units(obs_std).numpy()
     given = steps.reward.cpu().double().numpy()
     return StepErrors(
         dynamics=(scaled**2).mean(-1)[used],
@@ -61,11 +65,59 @@ def transition_errors(
         reward=np.abs(reward - given)[used],
         real_reward=reward[used],
         given_reward=given[used],
-        terminal_agrees=(terminated == steps.terminated.cpu().numpy())[used],
+        terminated=terminated[used],
+        had_ended=had_ended,
         position=(np.zeros(len(obs), dtype=np.int64) if position is None else position)[used],
         skipped=int((~used).sum()),
         approximate=bool(used.any() and not exact.any()),
     )
+
+
+def ends_judged(
+    simulator: Simulator, windows: Trajectory, going_on: StepErrors, max_rows: int, seed: int
+) -> dict[str, float | None]:
+    """Where steps of ``windows [N, T]`` begin and end, by the simulator; ``going_on`` are :func:`step_errors` of them.
+
+    ``starts_after_end``: share of the steps that start in a state in which an episode has ended already. None where
+    no state ends one. ``terminal_agreement``: share of the steps whose terminal flag is the simulator's; None without
+    a terminal on either side, and, with all counts, where an observation does not decide it. ``terminals_checked``:
+    flagged steps that were stepped, ``max_rows`` at most, of which the simulator does not end ``false_terminals``;
+    ``others_checked``: others that were, of which it ends ``missed_terminals``.
+
+    The shares are of all steps: those that have a successor in their window and those flagged.
+    """
+    flagged = windows[windows.terminated]
+    chosen = torch.as_tensor(np.random.default_rng(seed).permutation(len(flagged))[:max_rows])
+    obs, action = (values[chosen].cpu().double().numpy() for values in (flagged.obs, flagged.action))
+    _, reward, terminated, exact, had_ended = one_step(simulator, obs, action)
+    used = exact if exact.any() else np.isfinite(reward)
+    kinds = {  # how many there are, and of those stepped: had it ended before, and is the flag wrong
+        "terminals": (len(flagged), had_ended, ~terminated[used]),
+        "others": (int((~windows.terminated[:, :-1]).sum()), going_on.had_ended, going_on.terminated),
+    }
+    (false, of_terminals), (missed, of_others) = ((int(wrong.sum()), len(wrong)) for _, _, wrong in kinds.values())
+    some = simulator.end_is_seen and of_terminals + missed > 0
+    counts = {
+        "terminals_checked": of_terminals, "false_terminals": false, "others_checked": of_others,
+        "missed_terminals": missed,
+    }  # fmt: skip
+    return {
+        "starts_after_end": _share((number, ended) for number, ended, _ in kinds.values()),
+        "terminal_agreement": _share((number, ~wrong) for number, _, wrong in kinds.values()) if some else None,
+        **(counts if simulator.end_is_seen else dict.fromkeys(counts)),
+    }
+
+
+def _share(kinds: Iterable[tuple[int, NDArray[Any]]]) -> float | None:
+    """Mean over kinds, each as many as its number says, of what was seen (no NaN) of some; None where nothing was."""
+    seen = [(number, values[~np.isnan(values)]) for number, values in kinds]
+    total = sum(number for number, values in seen if len(values))
+    return sum(number * float(values.mean()) for number, values in seen if len(values)) / total if total else None
+
+
+def median(values: Array) -> float | None:
+    """None of nothing."""
+    return float(np.median(values)) if len(values) else None
 
 
 def replayed(simulator: Simulator, obs: Array, action: Array) -> Array:
@@ -98,12 +150,15 @@ def mean_density(policy: Policy, windows: Trajectory) -> Tensor:
 
 
 class DataDistance:
-    """Distance of (obs, action) rows to their nearest real row, in standard deviations of the data."""
+    """Distance of (obs, action) rows to their nearest real row, in standard deviations of the data.
+
+    A dim that is constant in the data counts in the environment's units.
+    """
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
         chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
         rows = pairs(real[torch.as_tensor(chosen)])
-        self.scale = np.where(rows.std(0) == 0, 1, rows.std(0))
+        self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
@@ -133,7 +188,8 @@ def health_card(
     finite: share of windows without NaN or infinity; terminals: share of rows; log_likelihood_*: per action dim sum,
     mean over rows, under the policies of the S seeds and under a clone of the behaviour; dynamics_error: median
     squared one-step error in units of the data's deviation; reward_error: median absolute; data_distance: median
-    distance to the nearest real (obs, action). Only finite windows are measured.
+    distance to the nearest real (obs, action); starts and terminals by the simulator: :func:`ends_judged`. Only finite
+    windows are measured, and None is what there was nothing to measure of.
     """
     target_likelihood = float(log_likelihood(target, windows).nanmean()) if target else None
     windows = windows.to(behaviour.device)
@@ -142,14 +198,35 @@ def health_card(
     kept = flat[finite.flatten()]
     errors = step_errors(simulator, kept, obs_std, max_rows, seed)
     sample = kept.transitions()
+    likelihood = log_likelihood(behaviour, kept.unsqueeze(0))
     picked = torch.as_tensor(np.random.default_rng(seed).permutation(len(sample))[:max_rows])
     return {
         "finite": float(finite.float().mean()),
-        "terminals": float(kept.terminated.float().mean()),
+        "terminals": float(kept.terminated.float().mean()) if len(kept) else None,
+        **ends_judged(simulator, kept, errors, max_rows, seed),
         "log_likelihood_target": target_likelihood,
-        "log_likelihood_behaviour": float(log_likelihood(behaviour, kept.unsqueeze(0)).mean()),
-        "dynamics_error": float(np.median(errors.dynamics)),
-        "reward_error": float(np.median(errors.reward)),
+        "log_likelihood_behaviour": float(likelihood.mean()) if len(kept) else None,
+        "dynamics_error": median(errors.dynamics),
+        "reward_error": median(errors.reward),
         "rows_not_resettable": float(errors.skipped),
-        "data_distance": float(np.median(distance(sample[picked]))),
+        "data_distance": median(distance(sample[picked])) if len(sample) else None,
     }
+
+
+def health_line(card: dict[str, float | None]) -> str:
+    """A :func:`health_card` in short, without what it does not say."""
+
+    def named(template: str, *keys: str) -> str | None:
+        values = [card[key] for key in keys]
+        return None if None in values else template.format(*values)
+
+    parts = (
+        named("dynamics error {:.4f}", "dynamics_error"),
+        named("log-likelihood {:.2f} (policy)", "log_likelihood_target"),
+        named("log-likelihood {:.2f} (behaviour)", "log_likelihood_behaviour"),
+        named("{:.1%} of steps start after the end of their episode", "starts_after_end"),
+        named("{} of {} terminals false", "false_terminals", "terminals_checked"),
+        named("{} of {} other steps end in the simulator", "missed_terminals", "others_checked"),
+        named("finite {:.1%}", "finite"),
+    )
+    return ", ".join(part for part in parts if part)

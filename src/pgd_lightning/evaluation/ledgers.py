@@ -135,8 +135,3 @@ def oracle(ledgers: Sequence[Ledger]) -> tuple[Interval, int] | None:
     scores = np.stack([score[:, :fewest] for score in found])  # [K, S, E]
     best = np.take_along_axis(scores, scores.mean(2).argmax(0)[None, :, None], axis=0)[0]
     return seed_interval(best), scores.shape[0] * scores.shape[2]
-
-
-def spent(ledgers: Iterable[Ledger]) -> int:
-    """The evaluation meter of these runs: their online episodes that influenced a choice."""
-    return sum(row["purpose"] == "select" for ledger in ledgers for row in ledger.rows)

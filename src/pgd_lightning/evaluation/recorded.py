@@ -46,7 +46,7 @@ def replayed(
         found, paid, ended = replay(simulator, states, action)
         used = np.isfinite(found).all(-1)
     else:
-        found, paid, ended, used = one_step(simulator, obs, action)
+        found, paid, ended, used, _ = one_step(simulator, obs, action)
     if not used.any():
         return None
     error = np.abs(found - next_obs).max(-1)[used]

@@ -46,10 +46,12 @@ class AutoregressiveModel(WindowModel):
         outcome = torch.cat([obs[:, 1:] - obs[:, :-1], reward[:, :-1]], dim=-1)
         features = net.after_action(after, obs, action)
         ended = batch.terminated.to(obs.dtype)
+        counted_obs, counted_action, counted_reward, _ = codec.varies.split([codec.obs_dim, codec.action_dim, 1, 1])
+        counted = torch.cat([counted_obs, counted_reward])
         return (
             binary_cross_entropy_with_logits(net.terminal(features).squeeze(-1), ended)
-            - net.action.log_prob(net.before_action(before, obs), action).mean()
-            - net.outcome.log_prob(features[:, :-1], outcome).mean()
+            - net.action.log_prob(net.before_action(before, obs), action, counted_action).mean()
+            - net.outcome.log_prob(features[:, :-1], outcome, counted).mean()
         )
 
 
@@ -85,5 +87,5 @@ class Autoregressive(RowByRow):
         features = net.after_action(hidden, state, taken)
         change, reward = net.outcome.sample(features, random).split([codec.obs_dim, 1], dim=-1)
         reward = reward * codec.std[-2] + codec.mean[-2]
-        ended = happens(net.terminal(features).squeeze(-1), random)
+        ended = happens(net.terminal(features).squeeze(-1), codec.mean[-1], random)
         return (hidden,), codec.decode_obs(state + change), reward.squeeze(-1), ended

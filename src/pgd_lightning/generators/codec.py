@@ -1,10 +1,12 @@
 """Windows of experience to and from the standardised tensor that is diffused."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pgd_lightning.channels import divisor, varying
 from pgd_lightning.trajectory import Trajectory
 
 
@@ -13,11 +15,14 @@ class TrajectoryCodec(nn.Module):
 
     The statistics are buffers, so they travel with every checkpoint. A terminal, 0 or 1, is standardised like a real
     variable: at a rate of 1e-3 its positive class lies at 32 standard deviations.
+
+    A channel that is constant in the data has standard deviation 0: it is encoded as 0, whatever it holds, and every
+    value is decoded to the constant.
     """
 
     mean: Tensor
-    std: Tensor
-    std_of_constants = 1.0
+    std: Tensor  # 0: constant
+    _version = 2  # of the checkpoint; before, constants had standard deviation 1
 
     def __init__(self, obs_dim: int, action_dim: int, action_clip: float) -> None:
         super().__init__()
@@ -35,8 +40,23 @@ class TrajectoryCodec(nn.Module):
         """Where the action lies in the D channels."""
         return slice(self.obs_dim, self.obs_dim + self.action_dim)
 
+    @property
+    def reward_channel(self) -> int:
+        """Where the reward lies in the D channels."""
+        return self.obs_dim + self.action_dim
+
+    @property
+    def terminal_channel(self) -> int:
+        """Where the terminal lies in the D channels."""
+        return self.channels - 1
+
+    @property
+    def varies(self) -> Tensor:
+        """``[D]``: 1, and 0 for each channel that is constant in the data."""
+        return (self.std > 0).to(self.std.dtype)
+
     def fit(self, batches: Iterable[Trajectory]) -> None:
-        """Mean and population deviation of every channel over all rows of all windows; a deviation of 0 becomes 1."""
+        """Mean and population standard deviation of every channel over all rows of all windows."""
         count, total, squares = 0, torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
         shift: Tensor | None = None  # keeps the one-pass variance exact for channels far from 0
         for batch in batches:
@@ -47,9 +67,14 @@ class TrajectoryCodec(nn.Module):
             squares += ((rows - shift) ** 2).sum(0)
         assert shift is not None, "no windows to fit the codec on"
         variance = (squares / count - (total / count) ** 2).clamp(min=0)
-        constant = variance < 1e-12 * (1 + shift**2)
-        self.mean.copy_(total / count + shift)
-        self.std.copy_(torch.where(constant, self.std_of_constants, variance.sqrt()))
+        self.set_statistics(total / count + shift, variance.sqrt())
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Mean and population standard deviation ``[D]``; rewards may be as small as they like and still vary."""
+        smallest = torch.ones_like(mean)
+        smallest[self.reward_channel] = 0
+        self.mean.copy_(mean)
+        self.std.copy_(varying(mean, std, smallest))
 
     def rows(self, trajectory: Trajectory) -> Tensor:
         """Un-standardised channels ``[..., T, D]``, actions through arctanh after clipping to +-action_clip."""
@@ -59,16 +84,16 @@ class TrajectoryCodec(nn.Module):
 
     def encode(self, trajectory: Trajectory) -> Tensor:
         """``[..., T] -> x [..., T, D]``."""
-        return (self.rows(trajectory) - self.mean) / self.std
+        return (self.rows(trajectory) - self.mean) / divisor(self.std)
 
     def encode_obs(self, obs: Tensor) -> Tensor:
         """``[..., O]``, standardised."""
-        return (obs - self.mean[: self.obs_dim]) / self.std[: self.obs_dim]
+        return (obs - self.mean[: self.obs_dim]) / divisor(self.std[: self.obs_dim])
 
     def encode_action(self, action: Tensor) -> Tensor:
         """``[..., A]``, through arctanh and standardised."""
         where = self.action_channels
-        return (self.unbounded(action) - self.mean[where]) / self.std[where]
+        return (self.unbounded(action) - self.mean[where]) / divisor(self.std[where])
 
     def unbounded(self, action: Tensor) -> Tensor:
         """arctanh of ``action`` after clipping to +-action_clip."""
@@ -94,3 +119,15 @@ class TrajectoryCodec(nn.Module):
         """Actions ``[..., T, A]`` in [-1, 1]."""
         where = self.action_channels
         return (x[..., where] * self.std[where] + self.mean[where]).tanh()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        if (local_metadata.get("version") or 1) < 2:
+            with torch.no_grad():
+                self.mark_constants()
+
+    def mark_constants(self) -> None:
+        """Find the constants of statistics in which they have standard deviation 1, which no other has to the bit."""
+        self.std.masked_fill_(self.std == 1, 0)

@@ -11,14 +11,16 @@ fitted beside it, which acts where no policy is given. ``standardise`` is off th
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pgd_lightning.channels import divisor, mean_and_std, weights
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.prior import HeldOut, WindowModel
-from pgd_lightning.generators.row_by_row import Memory, RowByRow, happens
+from pgd_lightning.generators.row_by_row import Memory, RowByRow, density_of_data, happens
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.probabilistic_ensemble import ProbabilisticEnsemble
 from pgd_lightning.trajectory import Trajectory, Transition
@@ -27,12 +29,17 @@ PROPAGATIONS = ("ts1", "ts_inf")
 
 
 class StepUnits(nn.Module):
-    """Inputs (s, a) and targets (s' - s, r) of one-step models: as they are, or standardised by the data."""
+    """Inputs (s, a) and targets (s' - s, r) of one-step models: as they are, or standardised by the data.
+
+    Either way what is constant in the data has standard deviation 0: it is 0 to the model, and predicted as it was.
+    """
 
     in_mean: Tensor  # [O + A]
     in_std: Tensor
     out_mean: Tensor  # [O + 1]
     out_std: Tensor
+    terminal_rate: Tensor  # []
+    _version = 2  # of the checkpoint; before, constants had standard deviation 1
 
     def __init__(self, obs_dim: int, action_dim: int, standardise: bool) -> None:
         super().__init__()
@@ -40,29 +47,63 @@ class StepUnits(nn.Module):
         for name, size in (("in", obs_dim + action_dim), ("out", obs_dim + 1)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+        self.register_buffer("terminal_rate", torch.tensor(0.5))
 
     def fit(self, batches: Iterable[Trajectory]) -> None:
-        """Mean and population deviation over windows of two rows; what does not vary keeps its unit."""
-        if not self.standardise:
-            return
-        columns = [(_inputs(s.obs, s.action), _targets(s)) for s in (w.transitions() for w in batches)]
-        for name, parts in zip(("in", "out"), zip(*columns, strict=True), strict=True):
-            values = torch.cat(parts).double()
-            std = values.std(0, correction=0)
-            getattr(self, f"{name}_mean").copy_(values.mean(0))
-            getattr(self, f"{name}_std").copy_(torch.where(std < 1e-6, 1.0, std))
+        """Mean and population standard deviation over the steps of windows, and the rate of terminals.
+
+        The last row is a step without a successor, and the only one that may be a terminal, or no step at all.
+        """
+        columns = [
+            (_inputs(s.obs, s.action), _targets(s), s.terminated, w.terminated.flatten())
+            for w, s in ((w, w.transitions()) for w in batches)
+        ]
+        inputs, targets, terminated, in_all_rows = (torch.cat(parts).double() for parts in zip(*columns, strict=True))
+        self.terminal_rate.copy_(torch.maximum(terminated.mean(), in_all_rows.mean()))
+        self._keep("in", *mean_and_std(inputs))
+        mean, std = mean_and_std(targets, smallest=0.0)
+        std[:-1] *= self.in_std[: self.obs_dim] > 0  # a change that is rounding of a constant
+        self._keep("out", mean, std)
+
+    def _keep(self, name: str, mean: Tensor, std: Tensor) -> None:
+        as_it_is = (std > 0) & (not self.standardise)
+        getattr(self, f"{name}_mean").copy_(mean.masked_fill(as_it_is, 0))
+        getattr(self, f"{name}_std").copy_(std.masked_fill(as_it_is, 1))
 
     def inputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """``[B, O], [B, A] -> [B, O + A]``."""
-        return (_inputs(obs, action) - self.in_mean) / self.in_std
+        return (_inputs(obs, action) - self.in_mean) / divisor(self.in_std)
 
     def targets(self, steps: Transition) -> Tensor:
         """``[B] -> [B, O + 1]``."""
-        return (_targets(steps) - self.out_mean) / self.out_std
+        return (_targets(steps) - self.out_mean) / divisor(self.out_std)
+
+    @property
+    def weights(self) -> Tensor:
+        """What each of the targets counts in a mean over them, ``[O + 1]``."""
+        return weights((self.out_std > 0).to(self.out_std.dtype))
 
     def seen_obs(self, obs: Tensor) -> Tensor:
         """``[..., O]``."""
-        return (obs - self.in_mean[: self.obs_dim]) / self.in_std[: self.obs_dim]
+        return (obs - self.in_mean[: self.obs_dim]) / divisor(self.in_std[: self.obs_dim])
+
+    def log_prob_of_data(self, behaviour: GaussianActor, obs: Tensor, action: Tensor) -> Tensor:
+        """Mean log density of ``action [..., A]`` in ``obs [..., O]``, both of the data."""
+        varies = (self.in_std[self.obs_dim :] > 0).to(action.dtype)
+        return density_of_data(behaviour, self.seen_obs(obs), action, varies)
+
+    def like_the_data(self, action: Tensor) -> Tensor:
+        """``action [..., A]`` with the constants of the data where these do not vary."""
+        return torch.where(self.in_std[self.obs_dim :] > 0, action, self.in_mean[self.obs_dim :])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        state_dict.setdefault(f"{prefix}terminal_rate", torch.tensor(0.5))  # checkpoints of before lack it
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        if self.standardise and (local_metadata.get("version") or 1) < 2:
+            for std in (self.in_std, self.out_std):
+                std.masked_fill_(std == 1, 0)
 
 
 def _inputs(obs: Tensor, action: Tensor) -> Tensor:
@@ -119,13 +160,13 @@ class Ensemble(WindowModel):
         distance between the bounds; ``terminal``: cross-entropy of an end; ``behaviour``: -log density of the actions.
         """
         mean, log_var, logit = self.network(self.codec.inputs(steps.obs, steps.action))
-        misfit = (mean - self.codec.targets(steps)) ** 2 * torch.exp(-log_var) + log_var
+        misfit = self.codec.weights * ((mean - self.codec.targets(steps)) ** 2 * torch.exp(-log_var) + log_var)
         ended = steps.terminated.to(logit.dtype).expand_as(logit)
         return {
             "model": misfit.mean(dim=(1, 2)).sum(),
             "bounds": self.bound_weight * (self.network.high - self.network.low).sum(),
             "terminal": binary_cross_entropy_with_logits(logit, ended, reduction="none").mean(-1).sum(),
-            "behaviour": -self.behaviour.log_prob(self.codec.seen_obs(steps.obs), steps.action).mean(),
+            "behaviour": -self.codec.log_prob_of_data(self.behaviour, steps.obs, steps.action),
         }
 
     @torch.no_grad()
@@ -139,7 +180,7 @@ class Ensemble(WindowModel):
     def errors(self, steps: Transition) -> Tensor:
         """Mean squared error of each member on ``steps [B]``, in the units of the targets: ``[M]``."""
         mean, _, _ = self.network(self.codec.inputs(steps.obs, steps.action))
-        return ((mean - self.codec.targets(steps)) ** 2).mean(dim=(1, 2))
+        return (self.codec.weights * (mean - self.codec.targets(steps)) ** 2).mean(dim=(1, 2))
 
     def settle(self, held_out: HeldOut | None) -> None:
         """The members with the smallest error on held-out steps become the elites; without any, the first ones."""
@@ -188,7 +229,8 @@ class PETS(RowByRow):
         return elites[torch.randint(len(elites), tuple(shape), generator=random, device=elites.device)]
 
     def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
-        return self.model.behaviour.draw(self.model.codec.seen_obs(obs), self.noise(obs, random))
+        units = self.model.codec
+        return units.like_the_data(self.model.behaviour.draw(units.seen_obs(obs), self.noise(obs, random)))
 
     def step(
         self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
@@ -203,7 +245,7 @@ class PETS(RowByRow):
         number, row = member.flatten(), torch.arange(std.shape[1], device=obs.device)
         noise = torch.randn(std.shape[1:], generator=random, device=obs.device)
         change = mean[number, row] + std[number, row] * noise
-        ended = happens(logit[number, row], random)
+        ended = happens(logit[number, row], self.model.codec.terminal_rate, random)
         reward = change[:, -1] - self.penalty * uncertainty
         following = member if self.propagation == "ts_inf" else self.draw_members(member.shape, random)
         next_obs = obs + change[:, :-1].view_as(obs)

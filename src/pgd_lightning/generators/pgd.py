@@ -59,9 +59,10 @@ class PGD:
         return self.sampler(denoise, x, sigmas, guide, self.churn, noise, **after)
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The average's D(x; sigma) in float32, whatever its products are computed in."""
+        """The average's D(x; sigma) in float32, whatever its products are computed in; constants are 0 in and out."""
+        varies = self.prior.codec.varies
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.prior.ema(x, sigma)
+            return varies * self.prior.ema(varies * x, sigma)
 
 
 def dtype_named(precision: str) -> torch.dtype:

@@ -160,11 +160,11 @@ class DiffusionPrior(WindowModel):
 
     def loss(self, batch: Trajectory) -> Tensor:
         ranks = self.trainer.world_size if self._trainer is not None else 1
-        return self.denoiser.loss(self.codec.encode(batch), self.global_rank, ranks)
+        return self.denoiser.loss(self.codec.encode(batch), self.global_rank, ranks, self.codec.varies)
 
     def held_out_loss(self, batch: Trajectory) -> Tensor:
         """Of the averaged weights."""
-        return self.ema.loss(self.codec.encode(batch))
+        return self.ema.loss(self.codec.encode(batch), varies=self.codec.varies)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam, or Muon for the weights between hidden layers and Adam for the others."""

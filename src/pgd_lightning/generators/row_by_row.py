@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.trajectory import Policy, Trajectory
 
@@ -75,9 +77,19 @@ class RowByRow(ABC):
         """``(memory, next_obs [..., O], reward [...], terminated [...])`` of ``action [..., A]`` in ``obs``."""
 
 
-def happens(logit: Tensor, random: torch.Generator) -> Tensor:
-    """True ``[...]`` with the probability whose ``logit [...]`` is given."""
-    return torch.rand(logit.shape, generator=random, device=logit.device) < logit.sigmoid()
+def happens(logit: Tensor, rate: Tensor, random: torch.Generator) -> Tensor:
+    """True ``[...]`` with the probability of ``logit [...]``; never or always where ``rate``, the data's, is 0 or 1."""
+    drawn = torch.rand(logit.shape, generator=random, device=logit.device) < logit.sigmoid()
+    return (drawn & (rate > 0)) | (rate == 1)
+
+
+def density_of_data(actor: GaussianActor, obs: Tensor, action: Tensor, varies: Tensor) -> Tensor:
+    """Mean log density of ``action [..., A]``, summed over the dims that ``varies [A]`` has 1 for, not 0.
+
+    A density of a constant has no bound, and would soon be all that is trained.
+    """
+    mean, std = actor.normal(obs)
+    return (varies * Normal(mean, std).log_prob(action)).sum(-1).mean()
 
 
 def _chosen(ended: Tensor, one: Tensor, other: Tensor) -> Tensor:

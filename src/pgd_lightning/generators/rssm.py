@@ -20,7 +20,7 @@ from torchrl.objectives import DreamerV3ModelLoss
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.prior import WindowModel
-from pgd_lightning.generators.row_by_row import Memory, RowByRow, happens
+from pgd_lightning.generators.row_by_row import Memory, RowByRow, density_of_data, happens
 from pgd_lightning.generators.world import WorldCodec
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.trajectory import Trajectory
@@ -141,8 +141,9 @@ class RSSMModel(WindowModel):
     def loss(self, batch: Trajectory) -> Tensor:
         """Dreamer's sum of losses of ``[B, T]`` and, with parameters of its own, the behaviour policy's."""
         parts, _ = self.objective(self.windows(batch))
-        seen, act = self.codec.encode_obs(batch.obs), batch.action
-        return torch.stack([part.sum() for part in parts.values()]).sum() - self.behaviour.log_prob(seen, act).mean()
+        seen, varies = self.codec.encode_obs(batch.obs), self.codec.varies[self.codec.action_channels]
+        of_actions = density_of_data(self.behaviour, seen, batch.action, varies)
+        return torch.stack([part.sum() for part in parts.values()]).sum() - of_actions
 
     def windows(self, batch: Trajectory) -> TensorDict:
         """``[B, T]`` as the RSSM reads it: each observation with the action before it, 0 before the first."""
@@ -184,14 +185,18 @@ class Dreamed(RowByRow):
         return self.model.network.first(self.model.codec.encode_obs(starts))
 
     def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
-        return self.model.behaviour.draw(self.model.codec.encode_obs(obs), self.noise(obs, random))
+        codec = self.model.codec
+        drawn = self.model.behaviour.draw(codec.encode_obs(obs), self.noise(obs, random))
+        return torch.where(codec.std[codec.action_channels] > 0, drawn, codec.mean[codec.action_channels])
 
     def step(
         self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
     ) -> tuple[Memory, Tensor, Tensor, Tensor]:
         net, codec = self.model.network, self.model.codec
         taken = codec.encode_action(action)
+        paid = codec.reward_channel
         reward = net.two_hot.decode(net.reward(*memory, taken))
-        ended = happens(-net.going_on(*memory, taken).squeeze(-1), random)
+        reward = torch.where(codec.std[paid] > 0, reward, codec.mean[paid])
+        ended = happens(-net.going_on(*memory, taken).squeeze(-1), codec.mean[codec.terminal_channel], random)
         _, state, belief = net.prior(*memory, taken)
         return (state, belief), codec.decode_obs(net.decoder(state, belief)), reward, ended

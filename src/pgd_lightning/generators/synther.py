@@ -3,9 +3,9 @@
 The denoiser, the process and the sampler are those of PGD's prior; the network, the units, the optimiser and the
 average of weights are SynthER's.
 
-Differences from the reference: deviations are of the population and constant channels keep their unit, where 1e-5 is
-added there; sampled actions are clipped to the box; the weights are averaged after updates 10, 20, ..., there after 1,
-11, ...; no set of millions is kept, each set is generated when it is due, as for every generator here.
+Differences from the reference: standard deviations are of the population, where 1e-5 is added there; sampled actions
+are clipped to the box; the weights are averaged after updates 10, 20, ..., there after 1, 11, ...; no set of millions
+is kept, each set is generated when it is due, as for every generator here.
 """
 
 import math
@@ -37,7 +37,13 @@ class TransitionCodec(TrajectoryCodec):
 
     def fit(self, batches: Iterable[Trajectory]) -> None:
         super().fit(batches)
-        self.mean[-1], self.std[-1] = 0, 1
+        if self.std[-1] > 0:
+            self.mean[-1], self.std[-1] = 0, 1
+
+    def mark_constants(self) -> None:
+        varies, self.std[-1] = self.std[-1].clone(), 0
+        super().mark_constants()
+        self.std[-1] = varies
 
     def rows(self, trajectory: Trajectory) -> Tensor:
         """Un-standardised channels: ``[..., 2] -> [..., 1, 2 O + A + 2]``."""

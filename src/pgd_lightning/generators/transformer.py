@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.generators.ensemble import StepUnits
 from pgd_lightning.generators.prior import WindowModel
@@ -57,9 +57,9 @@ class TransformerModel(WindowModel):
         steps = batch.transitions().view(len(batch), -1)
         outcome = read[:, :-1, :-1]
         return (
-            mse_loss(outcome, self.codec.targets(steps))
+            (self.codec.weights * (outcome - self.codec.targets(steps)) ** 2).mean()
             + binary_cross_entropy_with_logits(read[..., -1], batch.terminated.to(read.dtype))
-            - self.behaviour.log_prob(self.codec.seen_obs(batch.obs), batch.action).mean()
+            - self.codec.log_prob_of_data(self.behaviour, batch.obs, batch.action)
         )
 
 
@@ -84,7 +84,8 @@ class TransformerRollout(RowByRow):
         return starts.new_zeros(*lead, self.context, channels), filled
 
     def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
-        return self.model.behaviour.draw(self.model.codec.seen_obs(obs), self.noise(obs, random))
+        units = self.model.codec
+        return units.like_the_data(self.model.behaviour.draw(units.seen_obs(obs), self.noise(obs, random)))
 
     def step(
         self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
@@ -100,4 +101,5 @@ class TransformerRollout(RowByRow):
         read = read.gather(-2, last.expand(*last.shape[:-1], read.shape[-1])).squeeze(-2)
         change = read[..., :-1] * units.out_std + units.out_mean
         filled = (filled + 1).clamp(max=self.context)
-        return (seen, filled), obs + change[..., :-1], change[..., -1], happens(read[..., -1], random)
+        ended = happens(read[..., -1], units.terminal_rate, random)
+        return (seen, filled), obs + change[..., :-1], change[..., -1], ended

@@ -39,14 +39,15 @@ class VAEModel(WindowModel):
         return warmup_cosine(step, self.total_steps, self.warmup_start)
 
     def loss(self, batch: Trajectory) -> Tensor:
-        """- ELBO of ``[B, T]``, mean over windows, divided by their T D numbers."""
+        """- ELBO of ``[B, T]``, mean over windows, divided by their T D numbers; constants have no part."""
         x = self.codec.encode(batch)
         first = x[:, 0, : self.codec.obs_dim]
         mean, log_std = self.network.encode(x, first)
         z = mean + log_std.exp() * torch.randn_like(mean)
         std = self.network.std
         standard = (x - self.network.decode(z, first)) / std
-        misfit = (0.5 * standard**2 + std.log() + 0.5 * math.log(2 * math.pi)).sum((-2, -1))
+        each = 0.5 * standard**2 + std.log() + 0.5 * math.log(2 * math.pi)
+        misfit = (self.codec.varies * each).sum((-2, -1))
         divergence = normal_divergence(mean, log_std)
         return (misfit + divergence).mean() / x[0].numel()
 

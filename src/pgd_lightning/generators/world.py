@@ -10,12 +10,12 @@ Differences from the reference: float32 instead of 16-bit floats; with ``clip_ac
 simulator does, which clips them to [-1, 1].
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pgd_lightning.channels import divisor
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -27,8 +27,6 @@ MIN_STD = 1e-6
 class WorldCodec(TrajectoryCodec):
     """x = [obs, reward, terminated, action], each channel (value - mean) / (std + 1e-6); actions without arctanh."""
 
-    std_of_constants = 0.0
-
     def __init__(self, obs_dim: int, action_dim: int, clip_actions: bool) -> None:
         super().__init__(obs_dim, action_dim, action_clip=1.0 if clip_actions else float("inf"))
 
@@ -36,15 +34,20 @@ class WorldCodec(TrajectoryCodec):
     def action_channels(self) -> slice:
         return slice(self.obs_dim + 2, self.channels)
 
-    def fit(self, batches: Iterable[Trajectory]) -> None:
-        """Mean and population deviation of every channel over all rows of all windows."""
-        super().fit(batches)
-        self.std += MIN_STD
+    @property
+    def reward_channel(self) -> int:
+        return self.obs_dim
+
+    @property
+    def terminal_channel(self) -> int:
+        return self.obs_dim + 1
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and population deviation ``[D]``, found elsewhere."""
-        self.mean.copy_(mean)
-        self.std.copy_(std + MIN_STD)
+        super().set_statistics(mean, std)
+        self.std += MIN_STD * self.varies
+
+    def mark_constants(self) -> None:
+        self.std.masked_fill_(self.std == MIN_STD, 0)
 
     def rows(self, trajectory: Trajectory) -> Tensor:
         """Un-standardised channels ``[..., T, D]``."""
@@ -58,7 +61,7 @@ class WorldCodec(TrajectoryCodec):
 
     def encode_action(self, action: Tensor) -> Tensor:
         """``[..., A]``, standardised."""
-        return (action - self.mean[self.action_channels]) / self.std[self.action_channels]
+        return (action - self.mean[self.action_channels]) / divisor(self.std[self.action_channels])
 
     def decode(self, x: Tensor) -> Trajectory:
         """``x [..., T, D] -> [..., T]``; terminated where its channel is above one half. Nothing is clipped."""
@@ -105,6 +108,6 @@ class WorldModel(DiffusionPrior):
         where = self.codec.action_channels
         seen = x.clone()
         seen[..., where] = self.codec.encode_action(self.codec.unbounded(self.codec.decode_action(x)))
-        denoised = self.ema(seen, sigma)
+        denoised = self.codec.varies * self.ema(self.codec.varies * seen, sigma)
         denoised[..., where] = x[..., where]
         return denoised

@@ -24,11 +24,11 @@ class GaussianMixture(nn.Module):
         # A smooth clamp, or a component beyond the range would get no gradient back.
         return logits.log_softmax(-1), mean, low + (high - low) * torch.sigmoid(log_std)
 
-    def log_prob(self, features: Tensor, x: Tensor) -> Tensor:
-        """``[..., inputs], [..., D] -> [...]``."""
+    def log_prob(self, features: Tensor, x: Tensor, counted: Tensor | float = 1.0) -> Tensor:
+        """``[..., inputs], [..., D] -> [...]`` of the channels that ``counted [D]`` has 1 for, not 0."""
         log_weight, mean, log_std = self.parts(features)
         standard = (x.unsqueeze(-2) - mean) * torch.exp(-log_std)
-        each = (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        each = (counted * (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi))).sum(-1)
         return torch.logsumexp(log_weight + each, dim=-1)
 
     def sample(self, features: Tensor, random: torch.Generator) -> Tensor:

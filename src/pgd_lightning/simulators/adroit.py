@@ -135,6 +135,7 @@ class Adroit:
     """One of ``TASKS``."""
 
     differs: str | None = None
+    end_is_seen = True
 
     def __init__(self, task: str) -> None:
         self.env: Any = robotics("adroit_hand", lambda module: getattr(module, TASKS[task].env)())
@@ -151,8 +152,11 @@ class Adroit:
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         obs = self.env.step(checked(action))[0]
-        dropped = self.name == "pen" and bool(self.data.body("Object").xpos[2] < DROPPED)
-        return obs, float(self.task.reward(self.env)), dropped
+        return obs, float(self.task.reward(self.env)), bool(self.ended())
+
+    def ended(self) -> bool | None:
+        """Whether the pen is dropped."""
+        return bool(self.data.body("Object").xpos[2] < DROPPED) if self.name == "pen" else None
 
     def state(self) -> State:
         return {

@@ -34,6 +34,7 @@ class AntMaze:
     """One of ``GOALS``."""
 
     differs: str | None = DIFFERS
+    end_is_seen = False  # the goal is no part of an observation
 
     def __init__(self, name: str, physics: str) -> None:
         spec = mujoco.MjSpec.from_file(str(ANT))
@@ -74,6 +75,9 @@ class AntMaze:
         mujoco.mj_step(self.model, self.data, SUB_STEPS)
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
         return self._obs(), float(reached), reached
+
+    def ended(self) -> bool | None:
+        return None
 
     def state(self) -> State:
         return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}

@@ -42,6 +42,7 @@ class Locomotion:
     """One of ``BODIES``, with today's inertia of capsules or D4RL's (see :mod:`pgd_lightning.simulators.physics`)."""
 
     differs: str | None = None
+    end_is_seen = True
 
     def __init__(self, task: str, physics: str) -> None:
         self.body = BODIES[task]
@@ -62,6 +63,10 @@ class Locomotion:
     def step(self, action: Array) -> tuple[Array, float, bool]:
         obs, reward, terminated, _, _ = self.env.step(checked(action))
         return self._padded(obs), float(reward) + self.body.healthy_reward * terminated, bool(terminated)
+
+    def ended(self) -> bool | None:
+        healthy = getattr(self.env, "is_healthy", None)
+        return None if healthy is None else not healthy
 
     def state(self) -> State:
         return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}

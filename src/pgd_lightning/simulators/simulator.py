@@ -24,6 +24,7 @@ class Simulator(Protocol):
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
     differs: str | None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
+    end_is_seen: bool  # whether an observation and an action decide if the step ends the episode
     obs_dim: int
     action_dim: int
 
@@ -32,6 +33,9 @@ class Simulator(Protocol):
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         """``(next_obs [O], reward, terminated)`` of ``action [A]``."""
+
+    def ended(self) -> bool | None:
+        """Whether an episode in the present state has ended; None where that is no matter of observed states."""
 
     def state(self) -> State:
         """Everything that decides what happens next, under the names of D4RL's ``infos``: qpos, qvel, …"""
@@ -60,24 +64,29 @@ def reset_from_obs(simulator: Simulator, obs: Array) -> bool:
     return exact
 
 
-def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any]]:
-    """One real step from each observation: ``(next_obs [N, O], reward [N], terminated [N], exact [N])``.
+def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any], Array]:
+    """One real step from each observation: ``(next_obs [N, O], reward, terminated, exact, had_ended [N])``.
 
+    ``had_ended``: 1 where the episode has ended in that state already, 0, or NaN for :meth:`Simulator.ended`'s None.
     Not exact are rows whose state the observation does not determine, and those without a real successor, which get
     NaN: rows that are not finite or so extreme that MuJoCo gives up (it then starts over from its default state).
     """
     results = []
     for row, act in zip(obs, action, strict=True):
+        had_ended = np.nan
         if np.isfinite(row).all() and np.isfinite(act).all():
             simulator.data.warning.number[:] = 0
-            exact = reset_from_obs(simulator, row)
+            exact, ended = reset_from_obs(simulator, row), simulator.ended()
+            had_ended = had_ended if ended is None else float(ended)
             result = simulator.step(act)
             if not simulator.data.warning.number[UNSTABLE].any():
-                results.append((*result, exact))
+                results.append((*result, exact, had_ended))
                 continue
-        results.append((np.full(simulator.obs_dim, np.nan), np.nan, False, False))
-    columns = list(zip(*results, strict=True))
-    return np.stack(columns[0]), np.array(columns[1]), np.array(columns[2]), np.array(columns[3])
+        results.append((np.full(simulator.obs_dim, np.nan), np.nan, False, False, had_ended))
+    columns = list(zip(*results, strict=True)) if results else [()] * 5
+    next_obs = np.array(columns[0]).reshape(-1, simulator.obs_dim)
+    terminated, exact = (np.array(column, dtype=bool) for column in columns[2:4])
+    return next_obs, np.array(columns[1]), terminated, exact, np.array(columns[4])
 
 
 def replay(simulator: Simulator, states: Mapping[str, Array], action: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
