@@ -36,7 +36,7 @@ def behaviour_identity(config: DictConfig, dataset: Dataset) -> dict[str, Any]:
         "network": network,
         "normalise_obs": config.agent.normalise_obs,
         "file": dataset.provenance["sha256"],
-        "reading": {key: config.data[key] for key in ("out_of_box", "missing_timeouts")},
+        "reading": {key: config.data[key] for key in ("out_of_box", "missing_timeouts", "terminals")},
     }
 
 

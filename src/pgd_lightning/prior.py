@@ -22,7 +22,7 @@ from pgd_lightning.runs import Run, build
 
 TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
-READING = ("out_of_box", "rewards", "missing_timeouts")
+READING = ("out_of_box", "rewards", "missing_timeouts", "terminals")
 CUTTING = ("horizon", "stride", "validation")
 FREE = ("log_every", "validate_every", "checkpoint_every", "sampling")  # what training does not see
 

@@ -142,7 +142,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
         "evaluation": OmegaConf.to_container(config.evaluation, resolve=True),
         "physics": config.physics,
         "file": dataset.provenance["sha256"],
-        "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts")},
+        "reading": {key: config.data[key] for key in ("out_of_box", "rewards", "missing_timeouts", "terminals")},
         **part_of_identity(config, dataset),
     }
     experience: dict[str, Any] = {"generator": config.generator.name}

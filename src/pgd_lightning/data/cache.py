@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.recording import ARRAYS, Recording
 
-VERSION = 1  # of what is stored; a change in how files are read needs a new one
+VERSION = 2  # of what is stored; a change in how files are read needs a new one
 INDEX = "index.json"
 
 
