@@ -101,7 +101,7 @@ class TestCard:
 
 
 def replay_with(median):
-    return Replay(100, "infos", median, median, median, 0.0, 0.0, 1.0)
+    return Replay(100, "infos", median, median, median, 0.0, 0.0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physic
     assert content["one_step"][physics]["rows"] == 50
     assert content["one_step"][physics]["state"] == "infos"
     assert content["one_step"][physics]["max"] < 1e-6
-    assert content["one_step"][physics]["terminals_agree"] == 1
+    assert "not_finite" not in content["card"]
+    assert "no recorded terminal among these rows" in printed
+    assert "agree" not in printed.replace("agree with the following row", "")
     assert content["provenance"]["sha256"][:8] == folder.name
     assert (folder / "check.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -184,6 +186,54 @@ def test_rows_without_successors_are_not_stepped(tmp_path, fake_physics):
     rows = check.sampled_rows(data, 1000, 0)
     assert len(rows) == 180
     assert (rows % 10 != 9).all()
+
+
+@pytest.mark.parametrize(
+    ("ends", "simulated", "sentence"),
+    [((), (), "no recorded terminal among these rows"),
+     ((9, 19, 29), (9, 19, 29), "3 of 3 recorded terminals end in the simulator too"),
+     ((9, 19, 29), (9, 14, 29), "2 of 3 recorded terminals end in the simulator too; 1 other rows end there")],
+)  # fmt: skip
+@pytest.mark.parametrize("successors", [True, False])
+def test_terminals_are_counted_not_averaged(tmp_path, monkeypatch, ends, simulated, sentence, successors):
+    """The simulator ends where the first number is 9; a terminal is stepped whether or not its successor is known."""
+    raw = pendulum_columns(1.0)
+    raw["terminals"][[*ends]] = True
+    raw["timeouts"] &= ~raw["terminals"]
+    raw["infos/qpos"][:, 0] = 0
+    raw["infos/qpos"][[*simulated], 0] = 9
+    if not successors:
+        del raw["next_observations"]
+    env = replace(SPEC, obs_dim=11, action_dim=3)
+    path = save(tmp_path / "toy.hdf5", raw)
+    data = d4rl.load(path, env, "clip")
+
+    def ending(simulator, states, action):
+        return *fake_replay(simulator, states, action)[:2], states["qpos"][:, 0] == 9
+
+    monkeypatch.setattr(recorded, "replay", ending)
+    rows = check.sampled_rows(data, 1000, 0)
+    replay = check.replay_rows(settings(path, tmp_path), env, Pendulum(1.0), data, path, rows)
+    assert sentence in check.replay_line(replay)
+    assert np.isfinite([replay.median, replay.max, replay.reward_max]).all()
+
+
+def test_some_of_the_stepped_rows_are_terminal(tmp_path):
+    raw = pendulum_columns(1.0)
+    raw["terminals"][9], raw["timeouts"][9] = True, False
+    data = d4rl.load(save(tmp_path / "toy.hdf5", raw), replace(SPEC, obs_dim=11, action_dim=3), "clip")
+    assert all(9 in check.sampled_rows(data, 20, seed) for seed in range(5))
+
+
+def test_rows_in_no_window_are_said(tmp_path, fake_physics, capsys):
+    raw = pendulum_columns(1.0)  # episodes of ten
+    raw["terminals"][raw["timeouts"]], raw["timeouts"][:] = True, False
+    path = save(tmp_path / "toy.hdf5", raw)
+    check.main(settings(path, tmp_path, "rows=50", "data.horizon=12"), [])
+    assert (
+        "100% of the rows and 20 of 20 terminals lie in no window of 12 rows: data.horizon=10"
+        in capsys.readouterr().out
+    )
 
 
 def test_infos_of_another_shape_are_not_taken(tmp_path):

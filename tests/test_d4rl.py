@@ -89,10 +89,19 @@ def test_recorded_successors_are_used(save):
     np.testing.assert_array_equal(steps.next_obs.numpy(), raw["next_observations"])
 
 
-def test_both_flags_count_as_terminated(save):
-    data = load(save(columns({3: "both"}, 6)))
-    assert data.terminated[3]
-    assert not data.truncated[3]
+@pytest.mark.parametrize("kind", [bool, np.float32, np.uint8, np.int64])
+def test_both_flags_on_a_row_are_a_time_limit(save, kind):
+    raw = columns({3: "both", 5: "terminal", 7: "timeout"}, 9)
+    raw |= {key: raw[key].astype(kind) for key in ("terminals", "timeouts")}
+    data = load(save(raw))
+    assert data.terminated.nonzero().flatten().tolist() == [5]
+    assert data.truncated.nonzero().flatten().tolist() == [3, 7, 8]
+    assert data.notes[0] == (
+        "1 rows are a terminal and a timeout: read as timeouts alone (1 of them before step 10; "
+        "data.terminals=recorded keeps them)"
+    )
+    kept = d4rl.load(save(raw, "again.hdf5"), SPEC, "clip", terminals="recorded")
+    assert kept.terminated.nonzero().flatten().tolist() == [3, 5]
 
 
 def test_other_types_are_read_as_float32(save):
@@ -116,7 +125,11 @@ def broken(change):
     [
         (lambda d: d.pop("rewards"), "has no 'rewards'"),
         (lambda d: d.update(observations=d["observations"][:, :2]), "is this the right env"),
-        (lambda d: d.update(rewards=d["rewards"][:-1]), "'rewards' in .* has shape"),
+        (
+            lambda d: d.update(rewards=d["rewards"][:-1]),
+            "'rewards' .* has 5 rows, but 'observations' has 6: .*out of step",
+        ),
+        (lambda d: d.update(timeouts=np.zeros(7, bool)), "'timeouts' .* has 7 rows, but 'observations' has 6"),
         (lambda d: d["observations"].__setitem__((4, 1), np.nan), "NaN or infinity, first at row 4"),
         (lambda d: d["rewards"].__setitem__(2, np.inf), "'rewards' .* first at row 2"),
         (lambda d: d.update(terminals=np.array([b"x"] * 6)), "not numbers"),
@@ -126,6 +139,51 @@ def broken(change):
 def test_bad_content_is_named(save, change, sentence):
     with pytest.raises(UserError, match=sentence):
         load(save(broken(change)))
+
+
+@pytest.mark.parametrize("layout", [{}, {"chunks": (7,)}, {"chunks": (7,), "compression": "gzip"}])
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+def test_flags_that_were_never_written_are_false_and_said(save, layout, kind):
+    """``create_dataset(…, dtype=bool)`` allocates nothing, and chunks only where something is set."""
+    raw = columns({}, 60)
+    path = save({key: raw[key] for key in ("observations", "actions", "rewards")})
+    with h5py.File(path, "a") as file:
+        file.create_dataset("terminals", (60,), kind, **layout)
+        file.create_dataset("timeouts", (60,), kind, **layout)
+        if layout:
+            file["timeouts"][29] = 1
+    data = load(path)
+    assert data.ends.tolist() == ([29, 59] if layout else [59])
+    assert not data.terminated.any()
+    assert next(note for note in data.notes if "never written" in note).startswith("'terminals'")
+    with h5py.File(path, "a") as file:
+        del file["terminals"]
+        file.create_dataset("terminals", (60,), kind, fillvalue=1, **layout)
+    with pytest.raises(UserError, match="'terminals' .* not all there"):
+        load(path)
+
+
+def test_what_no_d4rl_file_has_is_named(save):
+    raw = columns({5: "terminal"}, 6)
+    usual = {
+        "infos/qpos": np.zeros((6, 2)), "infos/action_log_probs": np.zeros(6), "metadata/algorithm": np.bytes_("SAC"),
+        "metadata/policy/fc0/bias": np.zeros(256), "next_observations": raw["observations"],
+    }  # fmt: skip
+    assert not load(save(raw | usual)).notes
+    assert not load(save(raw | {"infos": np.zeros(6, int)}, "kitchen.hdf5")).notes
+    (note,) = load(save(raw | usual | {"masks": np.ones(6), "Ünknown": np.zeros(2)}, "odd.hdf5")).notes
+    assert note.startswith("not read, as no D4RL file has it: 'masks', '\\xdcnknown'; with masks, as in OGBench's")
+    (note,) = load(save(raw | {f"key{i:02}": np.zeros(1) for i in range(30)}, "many.hdf5")).notes
+    assert note.endswith("'key07' and 22 more")
+
+
+def test_infos_out_of_step_are_named_and_not_used(save):
+    raw = columns({5: "terminal"}, 6) | {"infos/qpos": np.zeros((9, 2)), "infos/qvel": np.zeros((6, 2))}
+    path = save(raw)
+    assert load(path).notes == ("'infos/qpos' has 9 rows where the file has 6: not used",)
+    assert d4rl.infos(path, "qpos", (2,), np.array([1])) is None
+    assert d4rl.infos(path, "qvel", (2,), np.array([1])) is not None
+    assert set(d4rl.info_rows(path, 0, 6)) == {"qvel"}
 
 
 def test_bad_files_are_named(tmp_path, save):

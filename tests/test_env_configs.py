@@ -4,6 +4,7 @@ import csv
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -54,6 +55,25 @@ def test_dimensions_are_the_simulators(task):
     simulator = make(task, "today")
     dims = {(env.obs_dim, env.action_dim) for env in map(spec, options("env")) if env.task == task}
     assert dims == {(simulator.obs_dim, simulator.action_dim)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_tasks_that_terminate_can_end(task):
+    """Thrown far off, lying in a heap, or at its goal, each simulator ends; those that say never do not."""
+    (terminates,) = {env.terminates for env in map(spec, options("env")) if env.task == task}
+    simulator, rng = make(task, "today"), np.random.default_rng(0)
+    simulator.reset(0)
+    still, ended = np.zeros(simulator.action_dim), []
+    for spread in (0.0, 0.3, 1.0, 3.0):
+        state = simulator.state()
+        state["qpos"] = state["qpos"] + spread * rng.normal(size=simulator.model.nq)
+        if task.startswith("antmaze"):
+            state["qpos"][:2] = simulator.goal
+        if "open" in state:
+            state["open"] = np.zeros_like(state["open"])
+        simulator.set_state(state)
+        ended.append(simulator.step(still)[2])
+    assert any(ended) == terminates
 
 
 def test_the_simulator_follows_the_physics():

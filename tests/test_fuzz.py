@@ -295,6 +295,12 @@ class TestHostile:
         self.swap(path, "rewards", shape=(60,), dtype="f4")
         self.refused(path, "'rewards' in .* not all there")
 
+    def test_flags_that_were_never_written_are_false(self, path):
+        """As HDF5 reads them; other columns are refused, since zeros would be numbers like any other."""
+        self.swap(path, "terminals", 20, shape=(60,), dtype=bool, chunks=(10,))
+        self.swap(path, "timeouts", shape=(60,), dtype=bool)
+        assert len(check(path, "hopper").ends) == 21
+
     def test_chunks_larger_than_sensible(self, path):
         self.swap(path, "rewards", shape=(60,), maxshape=(None,), dtype="f4", chunks=(10**9,), compression="gzip")
         self.refused(path, "claims chunks of")

@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from pgd_lightning.data import d4rl
+from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 DIMS = {
     "hopper": (11, 3, 1000), "halfcheetah": (17, 6, 1000), "ant": (111, 8, 1000), "maze2d-umaze": (4, 2, 300),
-    "antmaze-umaze": (29, 8, 700), "door": (39, 28, 200), "kitchen": (60, 9, 280),
+    "antmaze-umaze": (29, 8, 700), "door": (39, 28, 200), "pen": (45, 24, 100), "kitchen": (60, 9, 280),
+    "kitchen-mixed": (60, 9, 280),
 }  # fmt: skip
+NEVER = {"halfcheetah", "maze2d-umaze", "door"}  # terminates
 
 
 def spec(task, horizon=None):
@@ -26,9 +29,10 @@ def spec(task, horizon=None):
         action,
         horizon or steps,
         0.0,
-        1.0,
+        1000.0,
         DataFile("x.hdf5", None, None),
         "today",
+        task not in NEVER,
     )
 
 
@@ -54,12 +58,12 @@ def marked(number, *at):
 
 @pytest.fixture
 def load(tmp_path):
-    def read(task, columns, horizon=None, **choices):
+    def read(task, columns, horizon=None, env=None, **choices):
         path = tmp_path / "file.hdf5"
         with h5py.File(path, "w") as file:
             for key, values in columns.items():
                 file[key] = values
-        return d4rl.load(path, spec(task, horizon), "clip", **choices)
+        return d4rl.load(path, env or spec(task, horizon), "clip", **choices)
 
     return read
 
@@ -155,6 +159,108 @@ def test_a_replay_file_may_go_on_after_an_early_timeout(load):
     assert not said(data, "shifting")
 
 
+class TestTimeLimitsAmongTerminals:
+    """D4RL sets the timeout alone at the last step, Gymnasium both flags, old Gym's ``done`` the terminal alone."""
+
+    @pytest.mark.parametrize("task", sorted(NEVER))
+    @pytest.mark.parametrize("ends", [(9, 19), (3, 19)])
+    def test_a_task_that_never_terminates_has_none(self, load, task, ends):
+        raw = rows(task, 20, terminals=marked(20, *ends), timeouts=None, rewards=np.zeros(20))
+        each = ", each after 10 rows" if ends == (9, 19) else ""
+        sentence = f"there are 2 terminals{each}, but {task} never ends .* Set data.terminals=timeouts"
+        with pytest.raises(UserError, match=sentence):
+            load(task, raw)
+        data = load(task, raw, terminals="timeouts")
+        assert not data.terminated.any()
+        assert data.truncated.nonzero().flatten().tolist() == [*ends]
+        assert said(data, "2 of 2 terminals count as timeouts")
+        kept = load(task, raw, terminals="recorded")
+        assert kept.terminated.sum() == 2
+        assert said(kept, f"{task} never ends before its time limit: if they are time limits, set data.terminals")
+
+    def test_both_flags_in_some_episodes_leave_the_rest_to_be_judged(self, load):
+        raw = rows("halfcheetah", 20, terminals=marked(20, 9, 19), timeouts=marked(20, 9))
+        with pytest.raises(UserError, match="there is 1 terminal, but halfcheetah"):
+            load("halfcheetah", raw)
+        raw["timeouts"][19] = True
+        assert said(load("halfcheetah", raw), "2 rows are a terminal and a timeout: read as timeouts alone")
+
+    def test_all_terminals_at_the_limit_are_refused(self, load):
+        raw = rows("hopper", 20, terminals=marked(20, 9, 19), timeouts=None)
+        with pytest.raises(UserError, match="2 of 2 terminals come exactly at the limit of 10 steps"):
+            load("hopper", raw, horizon=10)
+        assert load("hopper", raw, horizon=10, terminals="timeouts").truncated.sum() == 2
+        assert load("hopper", raw, horizon=10, terminals="recorded").terminated.sum() == 2
+        assert load("hopper", raw | {"timeouts": marked(20, 9, 19)}, horizon=10).truncated.sum() == 2
+
+    def test_some_at_the_limit_are_said_and_those_alone_undone(self, load):
+        raw = rows("hopper", 40, terminals=marked(40, 4, 14, 24, 30), timeouts=None)
+        data = load("hopper", raw, horizon=10)
+        assert data.terminated.sum() == 4
+        assert said(data, "2 of 4 terminals come exactly at the limit of 10 steps: if they are time limits, set data.t")
+        data = load("hopper", raw, horizon=10, terminals="timeouts")
+        assert data.terminated.nonzero().flatten().tolist() == [4, 30]
+        assert data.truncated.nonzero().flatten().tolist() == [14, 24, 39]
+        assert said(data, "2 of 4 terminals count as timeouts")
+
+    def test_falls_alone_are_nothing_to_speak_of(self, load):
+        raw = rows("hopper", 30, terminals=marked(30, 4, 14, 23), timeouts=marked(30, 29))
+        assert not any("terminals" in note for note in load("hopper", raw, horizon=10 + 90).notes)
+
+    def test_a_constant_length_below_the_limit_is_said(self, load):
+        raw = rows("hopper", 30, terminals=marked(30, 9, 19, 29), timeouts=None)
+        data = load("hopper", raw)
+        assert data.terminated.sum() == 3
+        assert said(data, "all 3 terminals come after exactly 10 rows: if they are time limits, set")
+        assert load("hopper", raw, terminals="timeouts").truncated.sum() == 3
+        alone = load("hopper", rows("hopper", 20, terminals=marked(20, 9), timeouts=None))
+        assert not said(alone, "exactly")
+
+    @pytest.mark.parametrize("flag", ["terminals", "timeouts"])
+    def test_one_row_too_many_for_each_episode_is_said(self, load, flag):
+        data = load("hopper", rows("hopper", 102, **{flag: marked(102, 50, 101)}, rewards=np.ones(102)))
+        assert said(data, "2 of 2 episodes have 51 rows, as if 50 steps were stored with their last observation")
+
+    def test_so_are_limits_with_one_row_too_many(self, load):
+        raw = rows("hopper", 40, terminals=marked(40, 4, 15, 26, 30), timeouts=None)
+        data = load("hopper", raw, horizon=10)
+        assert said(data, "2 of 4 terminals come exactly at the limit of 10 steps or one row later")
+        assert said(data, "2 of 4 episodes have 11 rows, as if 10 steps were stored")
+        assert load("hopper", raw, horizon=10, terminals="timeouts").terminated.nonzero().flatten().tolist() == [4, 30]
+
+    def test_successors_made_by_shifting_are_forgotten_there_too(self, load):
+        raw = rows("hopper", 24, terminals=marked(24, 5, 11, 17, 23), timeouts=None)
+        raw["next_observations"] = np.concatenate([raw["observations"][1:], raw["observations"][:1]])
+        data = load("hopper", raw, terminals="timeouts")
+        assert said(data, "made by shifting")
+        assert not data.has_successor[data.ends].any()
+
+    def test_unknown_choice(self, load):
+        with pytest.raises(UserError, match="terminals=no is neither checked nor timeouts nor recorded"):
+            load("hopper", rows("hopper", 5), terminals="no")
+
+
+@pytest.mark.parametrize(
+    ("name", "reward", "scores"),
+    [("antmaze-umaze", -1, "-3000 to -3000"), ("hopper-medium", 1000, "922.403 to 922.403"), ("pen-human", -40, None)],
+)
+def test_returns_that_the_task_cannot_reach_are_said(load, name, reward, scores):
+    env = environment(name, "today")
+    raw = rows(env.task, 60, timeouts=marked(60, 29, 59), rewards=np.full(60, reward))
+    raw["observations"][:] = 0  # no ant jumps
+    data = load(env.task, raw, env=env)
+    expected = [f"returns of {reward * 30} to {reward * 30} are scores of {scores}, which {env.task} cannot reach"]
+    assert [note.partition(":")[0] for note in said(data, "cannot reach")] == (expected if scores else [])
+
+
+@pytest.mark.parametrize(("name", "reward"), [("maze2d-umaze", 1), ("kitchen-mixed", 4), ("antmaze-umaze", 0)])
+def test_ordinary_rewards_are_not(load, name, reward):
+    """maze2d without timeouts is a single episode, many times as long as the limit; kitchen's data count tasks."""
+    env = environment(name, "today")
+    raw = rows(env.task, 3000, rewards=np.full(3000, reward), timeouts=None)
+    assert not said(load(env.task, raw, env=env), "cannot reach")
+
+
 class TestMaze2d:
     def test_timeouts_are_navigation_goals(self, load):
         data = load("maze2d-umaze", rows("maze2d-umaze", 30, timeouts=marked(30, 3, 17)))
@@ -216,7 +322,7 @@ class TestAntmaze:
 
 
 def test_adroit_has_no_successors_and_long_demonstrations(load):
-    data = load("door", rows("door", 30, terminals=marked(30, 7), timeouts=marked(30, 20, 29)), horizon=10)
+    data = load("pen", rows("pen", 30, terminals=marked(30, 7), timeouts=marked(30, 20, 29)), horizon=10)
     steps = data.transitions()
     assert len(steps) == 28  # rows 20 and 29 are dropped, the terminal one is kept
     assert steps.terminated.nonzero().flatten().tolist() == [7]

@@ -257,6 +257,18 @@ class TestMinari:
         with pytest.raises(UserError, match="cannot be read"):
             minari.load(folder, SPEC, READING)
 
+    @pytest.mark.parametrize("key", ["observations", "actions", "terminations", "truncations"])
+    def test_columns_out_of_step_are_named_with_their_episode(self, recording, key):
+        folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
+        with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+            values = file[f"episode_2/{key}"][:]
+            del file[f"episode_2/{key}"]
+            file[f"episode_2/{key}"] = values[:-1]
+        steps = len(values) - (key == "observations")
+        sentence = rf"Episode 2 \(counted from 0\) of .* has {steps} rewards but {len(values) - 1} {key} instead of {len(values)}"
+        with pytest.raises(UserError, match=sentence):
+            minari.load(folder, SPEC, READING)
+
     def test_links_in_it_are_not_followed(self, recording, tmp_path):
         folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         other = save(tmp_path / "other.hdf5", {"rewards": np.zeros(10)})

@@ -1,5 +1,7 @@
 """Windows against the official loader's golden cases, and their promises on random recordings."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from pgd_lightning.data.buffer import EpisodeBuffer
 from pgd_lightning.data.recording import Recording
-from pgd_lightning.data.windows import split_padded, split_windows, window_starts
+from pgd_lightning.data.windows import Windows, left_out, split_padded, split_windows, window_starts
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 
@@ -112,6 +114,44 @@ def test_the_only_long_episode_may_be_held_out():
     with pytest.raises(UserError, match=r"to train on has 5 .* data.validation=0 to train on the one with 40 rows"):
         split_windows(data, 32, 8, 0.05, seed)
     assert len(split_windows(data, 32, 8, 0, seed)[0]) > 0
+
+
+@given(EPISODES, st.integers(2, 6), st.integers(1, 4))
+def test_what_lies_in_no_window_is_said_with_a_horizon_that_fits(episodes, horizon, stride):
+    data = recording(episodes)
+    windows = Windows(data, window_starts(data.terminated, data.truncated, horizon, stride), horizon)
+    inside = {int(row) for start in windows.starts for row in range(start, start + horizon)}
+    rows = 1 - len(inside) / len(data)
+    terminals = {int(row) for row in data.terminated.nonzero().flatten()}
+    lost = len(terminals - inside)
+    sentence = left_out(data, horizon, [windows])
+    if rows <= 0.05 and lost <= 0.05 * len(terminals):
+        assert sentence is None
+        return
+    of = f" and {lost} of {len(terminals)} terminals" if terminals else ""
+    assert sentence.startswith(f"{rows:.0%} of the rows{of} lie in no window of {horizon} rows: ")
+    found = re.search(r"data\.horizon=(\d+)", sentence)
+    if found:
+        fits = int(found[1])
+        assert 2 <= fits < horizon
+        held = [(n, end == "terminal") for n, end in episodes if n - (end != "terminal") >= fits]
+        assert sum(n for n, _ in held) >= 0.95 * len(data)
+        assert sum(ended for _, ended in held) >= 0.95 * len(terminals)
+
+
+def test_a_horizon_that_would_hold_rows_and_terminals():
+    data = recording([(20, "terminal")] * 50 + [(200, "terminal")] * 2)
+    windows, held_out = split_windows(data, 32, 8, 0.05, 0)
+    assert held_out is None  # both of its episodes are too short
+    assert left_out(data, 32, [windows]) == (
+        "71% of the rows and 50 of 52 terminals lie in no window of 32 rows: "
+        "data.horizon=20 fits the episodes with 95% of the rows and of the terminals"
+    )
+    assert left_out(data, 20, split_windows(data, 20, 8, 0.05, 0)) is None
+    single = recording([(1, "terminal")] * 30 + [(40, "timeout")] * 30)  # antmaze's clusters
+    starts = window_starts(single.terminated, single.truncated, 32, 1)
+    assert "30 of 30 terminals" in left_out(single, 32, [Windows(single, starts, 32)])
+    assert left_out(single, 32, [Windows(single, starts, 32)]).endswith("a single row, which no horizon fits")
 
 
 @pytest.mark.parametrize(("episodes", "held_out"), [(1, 0), (2, 1), (19, 1), (40, 2), (1000, 50)])

@@ -15,6 +15,7 @@ from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.data_figure import data_figure
@@ -40,6 +41,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         config.overwrite,
     )  # fmt: skip
     card = examine(recording, env)
+    starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
+    outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
+    card["notes"] += [outside] if outside else []
     replays = compare_physics(config, env, recording, path)
     found = verdict(replays, config.exact)
     say(text(env, provenance, card, replays, found))
@@ -74,9 +78,11 @@ def compare_physics(
 
 
 def sampled_rows(recording: Recording, number: int, seed: int) -> NDArray[np.int64]:
-    """At most ``number`` rows with a recorded successor, ascending."""
-    usable = np.flatnonzero(recording.has_successor.numpy())
-    return np.sort(np.random.default_rng(seed).permutation(usable)[:number])
+    """At most ``number`` rows, ascending: up to a tenth of them terminal, the others with a recorded successor."""
+    rng, terminal = np.random.default_rng(seed), recording.terminated.numpy()
+    ends = rng.permutation(np.flatnonzero(terminal))[: number // 10]
+    others = rng.permutation(np.flatnonzero(recording.has_successor.numpy() & ~terminal))[: number - len(ends)]
+    return np.sort(np.concatenate([ends, others]))
 
 
 def replay_rows(
@@ -94,10 +100,12 @@ def replay_rows(
     index = rows
     if family == "maze2d" and config.data.rewards == "recorded":
         index = np.minimum(rows + 1, len(recording) - 1)  # there the reward of a step stands one row below it
+    successors = recording.successors(torch.as_tensor(rows)).double().numpy()
+    successors[~recording.has_successor[rows].numpy()] = np.nan
     return replayed(
         simulator, states,
         recording.obs[rows].double().numpy(), recording.action[rows].double().numpy(),
-        recording.successors(torch.as_tensor(rows)).double().numpy(), recording.reward[index].double().numpy(),
+        successors, recording.reward[index].double().numpy(),
         recording.terminated[rows].numpy(),
     )  # fmt: skip
 
@@ -150,7 +158,6 @@ def text(
         f"  {'observations':<22}{span(card['obs'])}",
         f"  {'actions':<22}{span(card['action'])}; {card['clipped_actions']} numbers outside the box (clipped), "
         f"{card['actions_at_the_box']} on it",
-        f"  {'NaN or infinity':<22}none",
         f"  {'duplicates':<22}{card['duplicate_rows']} rows, {card['duplicate_episodes']} episodes",
         f"  {'successors':<22}{successors(card)}",
     ]
@@ -192,6 +199,14 @@ def replay_line(replay: Replay | None) -> str:
         return "observations alone do not determine the state, and the file has no infos/qpos, infos/qvel"
     return (
         f"error median {replay.median:.1e}, 99 % {replay.most:.1e}, max {replay.max:.1e} ({replay.rows} rows from "
-        f"{replay.state}); reward median {replay.reward_median:.1e}, max {replay.reward_max:.1e}; terminals agree in "
-        f"{replay.terminals_agree:.1%}"
+        f"{replay.state}); reward median {replay.reward_median:.1e}, max {replay.reward_max:.1e}; "
+        f"{terminals(replay)}"
     )
+
+
+def terminals(replay: Replay) -> str:
+    """How many recorded terminals the simulator confirms, and how many it adds."""
+    added = f"; {replay.terminals_added} other rows end there" if replay.terminals_added else ""
+    if not replay.terminals:
+        return f"no recorded terminal among these rows{added}"
+    return f"{replay.terminals_confirmed} of {replay.terminals} recorded terminals end in the simulator too{added}"

@@ -17,7 +17,7 @@ from pgd_lightning.collect import has_recipe, stand_in
 from pgd_lightning.data import d4rl, legacy, minari, origin
 from pgd_lightning.data.cache import cache_key, cached
 from pgd_lightning.data.recording import Recording
-from pgd_lightning.data.windows import Windows, split_windows
+from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
 from pgd_lightning.progress import say
@@ -79,7 +79,8 @@ def open_dataset(config: DictConfig) -> Dataset:
     )
     if card["terminals"] == 0:
         say("data: no terminals, so synthetic data will have none either")
-    for note in recording.notes:
+    outside = left_out(recording, config.data.horizon, [part for part in (train, validation) if part])
+    for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
     say(f"simulator: {simulator.physics}")
@@ -94,7 +95,7 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     Raises UserError, in one sentence, where it is not usable.
     """
     data = config.data
-    reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts)
+    reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
     if data.source == legacy.SOURCE:
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
@@ -114,7 +115,7 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     if data.cache is None:
         recording = make()
     else:
-        facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps]
+        facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps, env.terminates]
         key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
         recording = cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}"))
     return replace(recording, notes=(*said, *recording.notes)), provenance, path

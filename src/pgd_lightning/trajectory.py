@@ -150,6 +150,7 @@ class EnvSpec:
     ref_max_score: float  # return that counts as score 100
     file: DataFile
     physics: str  # of the simulator: today or d4rl
+    terminates: bool = True  # whether its simulator can end an episode; else a file's terminals are none
 
     def score(self, episode_return: float) -> float:
         """D4RL's normalised score in percent: 100 (R - min) / (max - min)."""

@@ -29,7 +29,6 @@ def examine(recording: Recording, env: EnvSpec) -> dict[str, Any]:
         "action": _ranges(recording.action.numpy()),
         "reward": _ranges(recording.reward.numpy()[:, None]),
         "actions_at_the_box": int((recording.action.abs() == 1).sum()),
-        "not_finite": 0,  # a file that holds any is not read
         "duplicate_rows": len(marks) - len(np.unique(marks)),
         "duplicate_episodes": duplicate_episodes(recording, marks),
         "rows_without_successor": int((~recording.has_successor).sum()),

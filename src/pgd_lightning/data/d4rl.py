@@ -6,8 +6,8 @@ What is peculiar to a family of files is in ``quirks.py``.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data import quirks
 from pgd_lightning.data.download import DataUnavailable, locate
-from pgd_lightning.data.hdf5 import PatientFile, array, attribute, column, opened, pieces, storable
+from pgd_lightning.data.hdf5 import FLAGS, PatientFile, array, attribute, column, is_written, opened, pieces, storable
 from pgd_lightning.data.origin import ATTRIBUTES, published
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording, sparse_successors
@@ -28,12 +28,12 @@ from pgd_lightning.trajectory import EnvSpec
 __all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe", "write"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
-FLAGS = {"terminals", "timeouts"}
 RECIPE = ("recipe", "recipe_version", "recipe_seed")  # attributes
 CHOICES = {
     "out_of_box": ("clip", "error"),
     "rewards": ("recorded", "aligned"),
     "missing_timeouts": ("error", "horizon"),
+    "terminals": ("checked", "timeouts", "recorded"),
 }
 
 
@@ -44,6 +44,7 @@ class Reading:
     out_of_box: str  # actions outside [-1, 1]: clip | error
     rewards: str = "recorded"  # recorded | aligned (maze2d)
     missing_timeouts: str = "error"  # gym files of v0: error | horizon
+    terminals: str = "checked"  # which may be time limits: checked | timeouts | recorded
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -52,37 +53,61 @@ class Reading:
 
 
 def load(
-    path: Path, env: EnvSpec, out_of_box: str, rewards: str = "recorded", missing_timeouts: str = "error"
-) -> Recording:
+    path: Path, env: EnvSpec, out_of_box: str, rewards: str = "recorded", missing_timeouts: str = "error",
+    terminals: str = "checked",
+) -> Recording:  # fmt: skip
     """Read and check a file in D4RL's layout.
 
     Raises UserError for a missing, truncated or foreign file, a missing key, dims other than the environment's,
-    unequal lengths, NaN or infinity, episode ends that nothing tells, and actions outside [-1, 1] if ``out_of_box`` is
-    ``error`` (else they are clipped, as D4RL's environments do, and counted).
+    unequal lengths, NaN or infinity, episode ends that nothing tells, terminals that are certainly time limits, and
+    actions outside [-1, 1] if ``out_of_box`` is ``error`` (else they are clipped, as D4RL's environments do, and
+    counted).
     """
-    reading = Reading(out_of_box, rewards, missing_timeouts)
+    reading = Reading(out_of_box, rewards, missing_timeouts, terminals)
     if not path.is_file():
         raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
     with opened(path) as file:
-        return read(lambda key: array(file, key, path), list(file)[:12], path, env, reading)
+        recording = read(lambda key: array(file, key, path), _rows(file), path, env, reading)
+        flags = {key: array(file, key, path) for key in sorted(FLAGS)}
+        unwritten = [key for key, data in flags.items() if data is not None and not is_written(data)]
+        notes = tuple(f"'{key}' was never written, or in parts: HDF5 reads the rest as False" for key in unwritten)
+        return replace(recording, notes=notes + recording.notes)
 
 
-def read(get: Callable[[str], Any], found: Sequence[str], path: Path, env: EnvSpec, reading: Reading) -> Recording:
+def _rows(file: h5py.File) -> dict[str, int | None]:
+    """Rows of every array and of those below ``infos/``, by key; None for what is no array."""
+    nodes: list[tuple[str, Any]] = [("", file)]
+    if isinstance(file.get("infos", getlink=True), h5py.HardLink) and isinstance(file["infos"], h5py.Group):
+        nodes.append(("infos/", file["infos"]))
+    found: dict[str, int | None] = {}
+    for prefix, group in nodes:
+        for name in group:
+            data = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+            found[f"{prefix}{name}"] = data.shape[0] if isinstance(data, h5py.Dataset) and data.shape else None
+    return found
+
+
+def read(
+    get: Callable[[str], Any], found: Mapping[str, int | None], path: Path, env: EnvSpec, reading: Reading
+) -> Recording:
     """The recording whose columns ``get`` returns under D4RL's keys (None: there is none), as arrays that are sliced.
 
-    ``found`` and ``path`` are for the sentences of errors. Raises UserError as :func:`load`.
+    ``found`` has the rows of all keys there are, read or not (None: no array); ``path`` is for the sentences of errors.
+    Raises UserError as :func:`load`.
     """
     columns = _columns(get, found, path, env)
-    notes = []
+    notes = quirks.foreign_keys(found, len(columns["rewards"]))
     if columns["observations"].shape[1] != _width(get, "observations"):
         notes.append(f"observations have {_width(get, 'observations')} values: padded with zero contact forces")
     if "timeouts" not in columns:
         columns["timeouts"] = np.zeros(len(columns["rewards"]), dtype=bool)
         notes += quirks.infer_ends(columns, env, reading.missing_timeouts, path.name)
+    notes += quirks.time_limits(columns, env, reading.terminals, path.name)
     notes += quirks.unflagged_tail(columns, env)
     notes += quirks.FAMILIES.get(quirks.family(env.task), lambda *_: [])(columns, env)
     notes += quirks.align_rewards(columns, env, reading.rewards, path.name)
     notes += quirks.forget_foreign_successors(columns, env)
+    notes += quirks.impossible_returns(columns, env)
     return _cut(columns, path, reading.out_of_box, notes)
 
 
@@ -90,21 +115,20 @@ def _width(get: Callable[[str], Any], key: str) -> int:
     return int(get(key).shape[1])
 
 
-def _columns(get: Callable[[str], Any], found: Sequence[str], path: Path, env: EnvSpec) -> quirks.Columns:
+def _columns(get: Callable[[str], Any], found: Mapping[str, int | None], path: Path, env: EnvSpec) -> quirks.Columns:
     """The checked columns; ``next_observations`` as ``successor_rows`` [E] and ``successor_values`` [E, O]."""
     shapes = {"observations": (env.obs_dim,), "actions": (env.action_dim,), "rewards": (), "terminals": ()}
     optional: dict[str, tuple[int, ...]] = {"timeouts": (), "next_observations": (env.obs_dim,)}
     if quirks.family(env.task) == "maze2d":
-        optional |= {"infos/qpos": (2,), "infos/qvel": (2,)}
+        optional |= {k: (2,) for k in ("infos/qpos", "infos/qvel") if found.get(k) in (None, found.get("observations"))}
     sources, rows = {}, None
     for key, tail in {**shapes, **optional}.items():
         data = get(key)
         if data is None:
             if key in optional:
                 continue
-            raise UserError(
-                f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {', '.join(found) or 'nothing'}."
-            )
+            there = ", ".join([k.encode(errors="replace").decode() for k in found if "/" not in k][:12])
+            raise UserError(f"{path} has no '{key}': a D4RL file needs {', '.join(KEYS)}; found {there or 'nothing'}.")
         rows = data.shape[0] if rows is None and data.ndim else rows
         sources[key] = data, _checked_shape(data, key, (rows, *tail), path, env)
     if not rows:
@@ -124,8 +148,13 @@ def _checked_shape(data: Any, key: str, wanted: tuple[int | None, ...], path: Pa
     found: tuple[int, ...] = tuple(data.shape)
     if len(wanted) == 1 and found[1:] == (1,):
         found = found[:1]
+    if found and found[0] != wanted[0]:
+        raise UserError(
+            f"'{key}' in {path} has {found[0]} rows, but 'observations' has {wanted[0]}: the columns are out of step; "
+            "write the file again from whole episodes."
+        )
     narrow = len(found) == 2 and key.endswith("observations") and quirks.padded_width(env, found[1])
-    if found != wanted and not (narrow and found[0] == wanted[0]):
+    if found != wanted and not narrow:
         raise UserError(
             f"'{key}' in {path} has shape {data.shape}, but {env.name} with {wanted[0]} rows needs {wanted}: is "
             "this the right env=?"
@@ -179,7 +208,8 @@ def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]
     """
     with opened(path) as file:
         data = array(file, f"infos/{name}", path)
-        if data is None or data.shape[1:] != shape or data.shape[0] <= rows[-1]:
+        rewards = array(file, "rewards", path)
+        if data is None or rewards is None or data.shape != (rewards.shape[0], *shape):
             return None
         found = np.empty((len(rows), *shape))
         for start, piece in pieces(data, data.shape, np.float64, f"infos/{name}", path):

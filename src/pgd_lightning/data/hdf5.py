@@ -19,6 +19,7 @@ BYTES_AT_ONCE = 16 << 20
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # all that h5py has built in and D4RL may use
 LARGEST_CHUNK = 64 << 20  # bytes; h5py's own stay below one MiB
 LONGEST_ATTRIBUTE = 10_000  # bytes
+FLAGS = {"terminals", "timeouts", "terminations", "truncations"}  # D4RL's and Minari's
 MOST_OBJECTS, DEEPEST = 10_000_000, 8
 
 
@@ -40,7 +41,8 @@ def array(file: h5py.File, key: str, path: Path) -> h5py.Dataset | None:
     """The array ``key``, None if there is none.
 
     Raises UserError for links on the way to it, groups, arrays that live in other files, filters that HDF5 would load
-    as plugins, things that are no numbers, chunks that were never written, and sizes that the file cannot hold.
+    as plugins, things that are no numbers, chunks that were never written (of flags they are False, see
+    :func:`is_written`), and sizes that the file cannot hold.
     """
     data: Any = file
     for name in key.split("/"):
@@ -75,16 +77,20 @@ def _check_storage(data: h5py.Dataset, key: str, path: Path) -> None:
         )
     if data.size == 0:
         return
-    if data.chunks is None:
-        whole = data.id.get_storage_size() >= data.nbytes
-    else:
+    if data.chunks is not None:
         chunk = int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize
         if chunk > max(data.nbytes, LARGEST_CHUNK):
             raise UserError(f"'{key}' in {path} claims chunks of {data.chunks}, more than is sensible: repack it.")
-        expected = np.prod([-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)], dtype=object)
-        whole = data.id.get_num_chunks() == expected
-    if not whole:
+    if not is_written(data) and (key.rpartition("/")[2] not in FLAGS or data.fillvalue):
         raise UserError(f"'{key}' in {path} is not all there: it was never written to its end, or is damaged.")
+
+
+def is_written(data: h5py.Dataset) -> bool:
+    """Whether every number of ``data`` is in the file. ``create_dataset(…, dtype=bool)`` alone stores none."""
+    if data.chunks is None:
+        return data.size == 0 or bool(data.id.get_storage_size() >= data.nbytes)
+    expected = np.prod([-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)], dtype=object)
+    return bool(data.id.get_num_chunks() == expected)
 
 
 def check_plain(file: h5py.File, path: Path) -> None:

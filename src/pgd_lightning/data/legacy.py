@@ -48,7 +48,8 @@ def load(columns: dict[str, NDArray[Any]], env: EnvSpec, reading: Reading) -> Re
     for key, values in columns.items():
         if key.count("/") == 0 and values.dtype.kind not in "fbiu":
             raise UserError(f"'{key}' of the d4rl package holds {values.dtype}, not numbers.")
-    return read(columns.get, list(columns)[:12], Path(f"{SOURCE}:{env.d4rl_id}"), env, reading)
+    rows = {key: len(values) if values.ndim else None for key, values in columns.items()}
+    return read(columns.get, rows, Path(f"{SOURCE}:{env.d4rl_id}"), env, reading)
 
 
 def provenance(columns: dict[str, NDArray[Any]], env: EnvSpec) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
     """
     columns = _columns(folder, env)
     known = columns.pop(f"infos/{KNOWN}", None)
-    recording = read(columns.get, list(columns), folder, env, reading)
+    recording = read(columns.get, {key: len(values) for key, values in columns.items()}, folder, env, reading)
     notes = recording.notes
     if env.task.startswith("maze2d") and known is None:
         notes = (*notes, "a Minari point maze has another frame, goal and reward than D4RL's maze2d")
@@ -115,20 +115,25 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
     """All episodes one after the other, under D4RL's keys."""
     columns: dict[str, NDArray[Any]] = {}
     rows = 0
-    for episode in _episodes(folder):
-        part = _rows_of(episode, env, folder)
+    for number, episode in enumerate(_episodes(folder)):
+        part = _rows_of(episode, env, folder, number)
         steps = len(part["rewards"])
         for key, values in part.items():
             if key not in columns:
                 columns[key] = np.empty((_steps(folder), *values.shape[1:]), values.dtype)
             if rows + steps > len(columns[key]) or columns[key].shape[1:] != values.shape[1:]:
                 raise UserError(
-                    f"An episode of {folder} does not fit its metadata ('{key}'): fetch the data set again."
+                    f"Episode {number} (counted from 0) of {folder} does not fit its metadata ('{key}'): fetch "
+                    "the data set again."
                 )
             columns[key][rows : rows + steps] = values
         rows += steps
         if set(part) != set(columns):
-            raise UserError(f"The episodes of {folder} do not all hold the same arrays: they cannot be one recording.")
+            odd = ", ".join(sorted(set(part) ^ set(columns)))
+            raise UserError(
+                f"Episode {number} (counted from 0) of {folder} has not the arrays of those before it, or not as long "
+                f"as its steps ({odd}): they cannot be one recording."
+            )
     return {key: values[:rows] for key, values in columns.items()}
 
 
@@ -159,15 +164,21 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{folder} cannot be read ({error}): fetch the data set again.") from error
 
 
-def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path) -> dict[str, NDArray[Any]]:
-    """One episode of T steps under D4RL's keys, ``[T, …]``; the last row always ends it."""
+def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path, number: int) -> dict[str, NDArray[Any]]:
+    """Episode ``number``, counted from 0, of T steps under D4RL's keys, ``[T, …]``; the last row always ends it."""
     obs = _observations(episode["observations"], env, folder)
     rewards, terminals, timeouts = (
         np.asarray(episode[key]) for key in ("rewards", "terminations", "truncations")
     )  # fmt: skip
     steps = len(rewards)
-    if steps == 0 or len(obs) != steps + 1 or not len(terminals) == len(timeouts) == len(episode["actions"]) == steps:
-        raise UserError(f"An episode of {folder} has {steps} rewards but {len(obs)} observations: fetch it again.")
+    wanted = dict.fromkeys(("actions", "terminations", "truncations"), steps) | {"observations": steps + 1}
+    lengths = {key: len(obs if key == "observations" else episode[key]) for key in wanted}
+    wrong = [f"{lengths[key]} {key} instead of {wanted[key]}" for key in wanted if lengths[key] != wanted[key]]
+    if steps == 0 or wrong:
+        raise UserError(
+            f"Episode {number} (counted from 0) of {folder} has {steps} rewards but {', '.join(wrong) or 'no steps'}: "
+            "its columns are out of step; fetch or record the data set again."
+        )
     timeouts = timeouts.astype(bool)
     timeouts[-1] |= not terminals[-1]
     part = {

@@ -4,7 +4,7 @@ Sources: the D4RL repository and its issues, by number. Whatever was done or fou
 recording's ``notes``; nothing is repaired in silence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ Finding = Callable[[Columns, EnvSpec], list[str]]
 GYM = ("hopper", "halfcheetah", "walker2d", "ant")
 ADROIT = ("pen", "door", "hammer", "relocate")
 CONTACT_FORCES = 84  # the last entries of Ant's 111
+POSSIBLE = (-100.0, 300.0)  # scores in percent between which every task lies, with room to spare
+KNOWN = {"observations", "actions", "rewards", "terminals", "timeouts", "next_observations", "infos", "metadata"}
+MOST_NAMED = 8  # of unknown keys
 JUMP = 2.0  # units that no ant walks in one step of 0.1 s: half a cell of the maze
 
 
@@ -50,7 +53,7 @@ def infer_ends(columns: Columns, env: EnvSpec, missing_timeouts: str, name: str)
     if family(env.task) == "kitchen":
         return ["no 'timeouts' in the file: 'terminals' mark where a demonstration ends, not where a task is done"]
     longest = int(np.diff(np.flatnonzero(np.concatenate([[True], terminals[:-1], [True]]))).max())
-    if family(env.task) != "gym" or longest <= env.max_episode_steps:
+    if family(env.task) != "gym" or longest <= env.max_episode_steps + 1:
         return ["no 'timeouts' in the file: episodes end at terminals alone"]
     if missing_timeouts == "error":
         raise UserError(
@@ -69,6 +72,109 @@ def _cut_at_horizon(terminals: NDArray[Any], limit: int) -> NDArray[np.bool_]:
     since = rows - first[np.searchsorted(first, rows, side="right") - 1]
     cut: NDArray[np.bool_] = (since % limit == limit - 1) & ~terminals
     return cut
+
+
+def foreign_keys(found: Mapping[str, int | None], rows: int) -> list[str]:
+    """Name what is not read: keys that no D4RL file has, and ``infos`` that are out of step with the ``rows``."""
+    notes = []
+    unknown = [key for key in found if key.partition("/")[0] not in KNOWN]
+    if unknown:
+        more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+        hint = "; with masks, as in OGBench's files, terminals mark where a path was cut" if "masks" in unknown else ""
+        notes.append(f"not read, as no D4RL file has it: {', '.join(map(ascii, unknown[:MOST_NAMED]))}{more}{hint}")
+    for key, number in found.items():
+        if key.partition("/")[0] == "infos" and number is not None and number != rows:
+            notes.append(f"{key!a} has {number} rows where the file has {rows}: not used")
+    return notes
+
+
+def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[str]:
+    """Undo terminals that are time limits, where that is known (``checked``) or wanted (``timeouts``).
+
+    D4RL sets the timeout alone at the last step, Gymnasium both flags. Fills in ``recorded_terminals`` [E]. Raises
+    UserError where terminals are certainly none and ``choice`` is ``checked``.
+    """
+    terminals, timeouts, limit = columns["terminals"], columns["timeouts"], env.max_episode_steps
+    columns["recorded_terminals"] = np.flatnonzero(terminals)
+    notes = []
+    both = terminals & timeouts
+    if both.any() and choice != "recorded":
+        notes.append(_undone(columns, env, both))
+    ends = np.flatnonzero(terminals | timeouts)
+    lengths, real = np.diff(np.concatenate([[-1], ends])), terminals[ends]
+    full = (lengths == limit) | (lengths == limit + 1)  # one more where the last observation has a row of its own
+    if real.any() and choice == "timeouts":
+        chosen = real & full if env.terminates and (real & full).any() else real
+        timeouts[ends[chosen]], terminals[ends[chosen]] = True, False
+        notes.append(f"{int(chosen.sum())} of {int(real.sum())} terminals count as timeouts (data.terminals=timeouts)")
+    elif real.any():
+        what = _suspicion(env, lengths, real, full)
+        certain = not env.terminates or (real.sum() > 1 and (full == real).all())
+        if certain and choice == "checked":
+            raise UserError(
+                f"Training on {name} would take time limits for true ends: {what}. Set data.terminals=timeouts to read "
+                "them as timeouts (recorded keeps them)."
+            )
+        notes += [f"{what}: if they are time limits, set data.terminals=timeouts"] if what else []
+    longer = lengths[lengths == limit + 1] if lengths.max(initial=0) == limit + 1 else lengths[lengths % 50 == 1]
+    if len(longer) > 1 and longer[0] > 1 and (longer[0] > limit or len(set(lengths)) == 1):
+        notes.append(
+            f"{len(longer)} of {len(ends)} episodes have {longer[0]} rows, as if {longer[0] - 1} steps were stored "
+            "with their last observation as one more row: then the action and the reward of that row are not real"
+        )
+    return notes
+
+
+def _suspicion(env: EnvSpec, lengths: NDArray[Any], real: NDArray[np.bool_], full: NDArray[np.bool_]) -> str:
+    """What says that terminals (``real [E]``) are time limits; empty where nothing does."""
+    number, constant = int(real.sum()), len(lengths) > 1 and real.all() and len(set(lengths)) == 1
+    if not env.terminates:
+        some = f"there are {number} terminals" if number > 1 else "there is 1 terminal"
+        each = f", each after {lengths[0]} rows" if constant else ""
+        return f"{some}{each}, but {env.task} never ends before its time limit"
+    if (real & full).any():
+        beyond = " or one row later" if lengths[real & full].max() > env.max_episode_steps else ""
+        return (
+            f"{int((real & full).sum())} of {number} terminals come exactly at the limit of {env.max_episode_steps} "
+            f"steps{beyond}"
+        )
+    return f"all {number} terminals come after exactly {lengths[0]} rows" if constant else ""
+
+
+def _undone(columns: Columns, env: EnvSpec, both: NDArray[np.bool_]) -> str:
+    """Take the terminals of the rows ``both [L]`` back; the sentence that says so."""
+    columns["terminals"] &= ~both
+    if family(env.task) == "antmaze":
+        return f"{int(both.sum())} terminals at the end of a path were judged by the next path's start: undone"
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    lengths = np.diff(np.concatenate([[-1], ends]))[both[ends]]
+    early = int((lengths < env.max_episode_steps).sum())
+    doubt = (
+        f" ({early} of them before step {env.max_episode_steps}; data.terminals=recorded keeps them)"
+        if early and env.terminates
+        else ""
+    )
+    return f"{int(both.sum())} rows are a terminal and a timeout: read as timeouts alone{doubt}"
+
+
+def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
+    """Returns that no policy earns tell rewards on another scale. An episode over the limit counts in proportion.
+
+    Kitchen's data count tasks otherwise than its score, which :func:`kitchen` says.
+    """
+    if family(env.task) == "kitchen":
+        return []
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    total = np.concatenate([[0.0], columns["rewards"].cumsum(dtype=np.float64)])
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    returns = (total[ends + 1] - total[starts]) * np.minimum(1, env.max_episode_steps / (ends - starts + 1))
+    scores = np.array([env.score(value) for value in (returns.min(), returns.max())])
+    if scores[0] >= POSSIBLE[0] and scores[1] <= POSSIBLE[1]:
+        return []
+    return [
+        f"returns of {returns.min():.6g} to {returns.max():.6g} are scores of {scores[0]:.6g} to {scores[1]:.6g}, "
+        f"which {env.task} cannot reach: its rewards are on another scale here, so scores of the data mean nothing"
+    ]
 
 
 def unflagged_tail(columns: Columns, env: EnvSpec) -> list[str]:
@@ -128,14 +234,10 @@ def maze2d(columns: Columns, env: EnvSpec) -> list[str]:
 def antmaze(columns: Columns, env: EnvSpec) -> list[str]:
     """Rewards and terminals were relabelled from the next row while the ant ran on (issues 77 and 199).
 
-    So a path may hold many terminals in a row, and the last row of a path is judged by the start of the next one. The
+    So a path may hold many terminals in a row (the last row's, judged by the next path's start, is undone already). The
     cut is at every terminal and timeout. v0's timeouts are out of step: the ant jumps inside a path, cut there too.
     """
     notes, terminals, timeouts = [], columns["terminals"], columns["timeouts"]
-    both = terminals & timeouts
-    if both.any():
-        terminals &= ~both
-        notes.append(f"{int(both.sum())} terminals at the end of a path were judged by the next path's start: undone")
     place = columns["observations"][:, :2].astype(np.float64)
     jump = np.zeros(len(terminals), dtype=bool)
     jump[:-1] = np.linalg.norm(np.diff(place, axis=0), axis=-1) > JUMP
@@ -184,7 +286,8 @@ def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
     columns["unknown_rows"] = ends[:0]
     lengths = np.diff(np.concatenate([[-1], ends]))
     full = (family(env.task) == "gym") & columns["timeouts"][ends] & (lengths == env.max_episode_steps)
-    certain = ends[(columns["terminals"][ends] | full) & (ends < len(columns["rewards"]) - 1)]
+    reset = np.isin(ends, columns["recorded_terminals"])
+    certain = ends[(reset | full) & (ends < len(columns["rewards"]) - 1)]
     shifted = ~np.isin(certain, columns["successor_rows"])
     if family(env.task) == "maze2d" or shifted.sum() * 2 <= len(certain):
         return []

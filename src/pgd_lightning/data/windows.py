@@ -1,6 +1,6 @@
 """Overlapping windows that never cross the end of an episode (PGD, section 1.3 of the notes)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from pgd_lightning.data.recording import Recording, Steps
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Trajectory, Transition
+
+TOLERATED = 0.05  # share of rows or terminals that need not lie in any window
 
 
 def window_starts(terminated: Tensor, truncated: Tensor, horizon: int, stride: int) -> Tensor:
@@ -154,6 +156,39 @@ def split_windows(
             f"in a time limit are not used); {way_out}."
         )
     return train, val if len(val) else None
+
+
+def left_out(recording: Recording, horizon: int, windows: Iterable[Windows]) -> str | None:
+    """The sentence on rows and terminals that lie in none of ``windows``, and on the horizon that fits their episodes.
+
+    None where they are at most a share of ``TOLERATED`` of the rows and of the terminals.
+    """
+    covers = torch.zeros(len(recording) + 1, dtype=torch.long)  # changes of how many windows hold a row
+    for part in windows:
+        covers += torch.bincount(part.starts, minlength=len(covers))
+        covers -= torch.bincount(part.starts + part.horizon, minlength=len(covers))
+    outside = covers[:-1].cumsum(0) == 0
+    rows, terminals = float(outside.double().mean()), int(recording.terminated.sum())
+    lost = int((outside & recording.terminated).sum())
+    if rows <= TOLERATED and lost <= TOLERATED * terminals:
+        return None
+    lengths, ended = recording.ends - recording.starts + 1, recording.terminated[recording.ends]
+    fits = lengths - (~ended).long()  # no window ends in a time limit
+    longest = min([_fitting(fits, lengths), *([_fitting(fits[ended], ended[ended])] if terminals else [])])
+    of, and_of = (f" and {lost} of {terminals} terminals", " and of the terminals") if terminals else ("", "")
+    way_out = f"data.horizon={longest} fits the episodes with {1 - TOLERATED:.0%} of the rows{and_of}"
+    if longest >= horizon:
+        way_out = "a smaller data.stride leaves out fewer"
+    elif longest < 2:
+        way_out = "their episodes are of a single row, which no horizon fits"
+    return f"{rows:.0%} of the rows{of} lie in no window of {horizon} rows: {way_out}"
+
+
+def _fitting(fits: Tensor, weight: Tensor) -> int:
+    """The longest horizon that fits episodes ``[E]`` with all but ``TOLERATED`` of the ``weight [E]``."""
+    fits, order = fits.sort()
+    kept = weight[order].double().cumsum(0) > TOLERATED * float(weight.sum())
+    return int(fits[kept.nonzero()[0]])
 
 
 def held_out_episodes(recording: Recording, validation: float, seed: int) -> Tensor:

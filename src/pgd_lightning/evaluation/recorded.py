@@ -22,7 +22,9 @@ class Replay:
     max: float
     reward_median: float
     reward_max: float
-    terminals_agree: float  # share of rows
+    terminals: int  # recorded ones among the rows
+    terminals_confirmed: int  # of these, where the simulator ends too
+    terminals_added: int  # other rows at which the simulator ends
 
     def as_dict(self) -> dict[str, float | str]:
         """For JSON."""
@@ -40,16 +42,18 @@ def replayed(
 ) -> Replay | None:
     """Reset to ``states`` (each ``[N, …]``, as in the file's infos) or else to ``obs [N, O]``, act, compare.
 
-    None if no row's observation determines its state.
+    Rows whose ``next_obs`` is NaN count for rewards and terminals alone. None if no other row's observation determines
+    its state.
     """
     if states is not None:
         found, paid, ended = replay(simulator, states, action)
         used = np.isfinite(found).all(-1)
     else:
         found, paid, ended, used, _ = one_step(simulator, obs, action)
-    if not used.any():
+    known = used & np.isfinite(next_obs).all(-1)
+    if not known.any():
         return None
-    error = np.abs(found - next_obs).max(-1)[used]
+    error = np.abs(found - next_obs).max(-1)[known]
     wrong = np.abs(paid - reward)[used]
     return Replay(
         rows=int(used.sum()),
@@ -59,5 +63,7 @@ def replayed(
         max=float(error.max()),
         reward_median=float(np.median(wrong)),
         reward_max=float(wrong.max()),
-        terminals_agree=float((ended == terminated)[used].mean()),
+        terminals=int(terminated[used].sum()),
+        terminals_confirmed=int((ended & terminated)[used].sum()),
+        terminals_added=int((ended & ~terminated)[used].sum()),
     )

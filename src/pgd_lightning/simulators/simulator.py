@@ -85,8 +85,8 @@ def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Ar
         results.append((np.full(simulator.obs_dim, np.nan), np.nan, False, False, had_ended))
     columns = list(zip(*results, strict=True)) if results else [()] * 5
     next_obs = np.array(columns[0]).reshape(-1, simulator.obs_dim)
-    terminated, exact = (np.array(column, dtype=bool) for column in columns[2:4])
-    return next_obs, np.array(columns[1]), terminated, exact, np.array(columns[4])
+    terminated = np.array(columns[2], dtype=bool)
+    return next_obs, np.array(columns[1]), terminated, np.array(columns[3], dtype=bool), np.array(columns[4])
 
 
 def replay(simulator: Simulator, states: Mapping[str, Array], action: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
