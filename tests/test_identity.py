@@ -44,7 +44,7 @@ def test_every_number_of_an_agent_counts_unless_it_is_known_to_train_nothing():
         changed = composed("train")
         OmegaConf.update(changed, key, value + 1)
         if key.split(".")[0] in ("sampler", "guidance", "learning"):  # references to them are resolved: name the user's
-            changed = composed("train", f"{key}={value + 1}")
+            changed = composed("train", f"{key}={value / 2 if isinstance(value, float) else value + 1}")
         if (of(changed) == before) != bool(UNSEEN.match(key) or key == "seeds"):  # counted as agent.num_seeds
             wrong.append(key)
     assert not wrong

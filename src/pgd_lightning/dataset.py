@@ -21,7 +21,7 @@ from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
 from pgd_lightning.progress import say
-from pgd_lightning.runs import build
+from pgd_lightning.runs import Run, build
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition
 
@@ -61,6 +61,28 @@ class Dataset:
     def obs_std(self) -> Tensor:
         """Population standard deviation of each observation dim ``[O]``, 0 where it is constant."""
         return mean_and_std(self.recording.obs)[1]
+
+
+def dataset_of(run: Run, settings: DictConfig, source: str | None) -> Dataset:
+    """The recording that the finished ``run`` learned from: ``source`` if it is given, else where it was found then.
+
+    Raises UserError if what is found there is something else.
+    """
+    there = run.record.get("recording")
+    if source is not None or (there is not None and Path(there).exists()):
+        settings.data.source = source if source is not None else there
+    label = run.record["provenance"]["label"]
+    try:
+        dataset = open_dataset(settings)
+    except UserError as error:
+        raise UserError(
+            f"{error} {run.folder} was trained on {label}: data.source=… says where that is now."
+        ) from error
+    if dataset.file != run.record["provenance"]["sha256"]:
+        raise UserError(
+            f"{run.folder} was trained on {label}, and this is {dataset.label}: data.source=… says where the first is."
+        )
+    return dataset
 
 
 def open_dataset(config: DictConfig) -> Dataset:

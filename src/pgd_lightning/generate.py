@@ -14,9 +14,9 @@ from torch import Tensor
 from pgd_lightning.convert import destination, no_infos
 from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.outputs import require_new
-from pgd_lightning.dataset import open_dataset
+from pgd_lightning.dataset import dataset_of
 from pgd_lightning.errors import UserError
-from pgd_lightning.experience import ready_generator
+from pgd_lightning.experience import generator_of
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.progress import Counter, say
 from pgd_lightning.randomness import derive_seed, stream
@@ -33,11 +33,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     settings = run.load_config()
     if settings.generator.build is None:
         raise UserError(f"'{config.run}' was trained on real data only: give a run whose generator is not 'none'.")
-    dataset = open_dataset(settings)
+    dataset = dataset_of(run, settings, config.data.source)
     require_new(out, config.overwrite, dataset.path)
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    generator = ready_generator(settings, dataset)
+    generator = generator_of(run, settings, dataset)
     assert generator is not None
     parts = generated(generator, module.policy, dataset.transitions.obs, settings.seeds, config.windows, config.seed)
     first = next(parts)  # a generator of single steps makes other windows than were asked for: look at some

@@ -37,7 +37,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     """The trained model of ``section``, read from its run or trained now, and its run."""
     settings = config[section]
     train, held_out = training_set(config, section, dataset)
-    steps = settings.steps or settings.epochs * (len(train) // settings.batch_size)
+    steps = steps_of(settings, train)
     model = build_model(config, section, steps)
     what = identity.model(config, section, dataset.file)
     run = Run.at(config.runs_dir, section, config.env.name, model.method, what, config.seed)
@@ -59,10 +59,25 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     return model, run
 
 
+def steps_of(settings: DictConfig, train: TrainingSet) -> int:
+    """How many steps a model is trained."""
+    return int(settings.steps or settings.epochs * (len(train) // settings.batch_size))
+
+
+def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) -> WindowModel:
+    """The model of a finished run, ready to generate."""
+    train, held_out = training_set(config, section, dataset)
+    model = build_model(config, section, steps_of(config[section], train))
+    load_model(model, run, dataset)
+    model.float()
+    model.settle(held_out)
+    return model
+
+
 def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset) -> Verdict:
     """What windows of the config's sampler are worth; measured once, as ``run`` remembers."""
     sampler, settings = config.sampler, config.prior.verdict
-    key = f"{sampler.name}-{sampler.num_steps}"
+    key = identity.digest([identity.kept(sampler, "sampler"), settings.windows, settings.rows])
     known = run.record.get("verdicts", {})
     if key not in known:
         make_windows = PGD(

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from pgd_lightning import page, run_report
-from pgd_lightning.dataset import open_dataset
+from pgd_lightning.dataset import dataset_of
 from pgd_lightning.progress import say
 from pgd_lightning.runs import finished_agent
 
@@ -17,6 +17,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         page.write(config)
         return
     run = finished_agent(config.run)
-    run_report.write(run_report.siblings(run), open_dataset(run.load_config()))
+    run_report.write(run_report.siblings(run), dataset_of(run, run.load_config(), config.data.source))
     say((run.folder / "report" / "table.txt").read_text())
     say(f"figures: {run.folder / 'report'}")

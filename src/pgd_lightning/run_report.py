@@ -16,7 +16,7 @@ from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, repl
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
-from pgd_lightning.experience import ready_generator
+from pgd_lightning.experience import generator_of
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, write_atomic
@@ -100,7 +100,7 @@ def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str,
     """Likelihood and dynamics error of real, unguided and guided windows, a look at some, and a rollout's frames."""
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    kinds = example_windows(settings, dataset, module.policy)
+    kinds = example_windows(run, settings, dataset, module.policy)
     simulator = make(dataset.env.task, dataset.env.physics)
     points = {}
     for name, windows in kinds.items():
@@ -135,7 +135,7 @@ def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str,
     return paths
 
 
-def example_windows(settings: DictConfig, dataset: Dataset, policy: Any) -> dict[str, Trajectory]:
+def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Any) -> dict[str, Trajectory]:
     """``[S, N, T]`` of real windows and, where the run generates, of unguided and guided ones of equal noise."""
     num = min(settings.report.windows, len(dataset.train))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
@@ -143,7 +143,7 @@ def example_windows(settings: DictConfig, dataset: Dataset, policy: Any) -> dict
     kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
     if settings.generator.build is None:
         return kinds
-    generator = ready_generator(settings, dataset)
+    generator = generator_of(run, settings, dataset)
     assert generator is not None
     starts = real.obs[:, 0].expand(settings.seeds, -1, -1)
     seed = derive_seed(settings.seed, "report")

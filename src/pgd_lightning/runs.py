@@ -39,6 +39,7 @@ from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import digest
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
+BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 
@@ -299,7 +300,14 @@ class Run:
         return path.exists() and path.read_text() == OmegaConf.to_yaml(config, resolve=True)
 
     def load_config(self) -> DictConfig:
-        return OmegaConf.load(self.folder / "config.yaml")  # type: ignore[return-value]
+        """The settings of the last start; what there was not yet in an older version is as that version trained."""
+        config = OmegaConf.load(self.folder / "config.yaml")
+        assert isinstance(config, DictConfig)
+        for key, value in BEFORE.items():
+            section, _, name = key.partition(".")
+            if section in config and name not in config[section]:
+                OmegaConf.update(config, key, value, force_add=True)
+        return config
 
 
 def _locked(file: IO[str]) -> bool:

@@ -178,6 +178,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     run.update(
         comparison=identity.digest(identity.condition_free(config, file)), agent=config.agent.name,
         generator=config.generator.name, settings=settings, learners=learner_seeds(config.seed, range(config.seeds)),
+        recording=str(dataset.path.absolute()) if dataset.path else None,
     )  # fmt: skip
     module = build_agent(config if run.finished else share_of(config), dataset)
     if run.finished:
