@@ -153,7 +153,7 @@ def test_no_number_of_a_config_may_be_anything_else(whole, value):
         ("compare=[none,foo]", "none, pets, pgd"),
         ("compare=none,pgd", "a list is written [a,b]"),
         ("trainer.devices=0", "1 to 1024, auto or -1"),
-        ("network.features=60", "a multiple of network.groups=8"),
+        ("transformer.features=30", "a multiple of transformer.model.network.heads=4"),
         ("process.sigma_min=90", "below process.sigma_max=80.0"),
         ("env.obs_dim=word", "it is a whole number"),
         ("prior=3", "no setting of that name that takes a value"),
