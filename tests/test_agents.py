@@ -389,28 +389,66 @@ def test_a_loss_that_is_not_finite_stops() -> None:
 
 
 @pytest.mark.parametrize("value_alarm", ["stop", "warn"])
-def test_value_alarm(value_alarm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("generated", "way_out"), [(True, "synthetic.synthetic_batch"), (False, "learning_rate")])
+def test_value_alarm(value_alarm: str, generated: bool, way_out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the first update, which shows an untrained critic; its advice fits the run."""
     heard: list[str] = []
     monkeypatch.setattr("pgd_lightning.agents.agent.rank_zero_warn", heard.append)
-    agent = make_agent(iql, num_seeds=2, value_alarm=value_alarm)
+    agent = make_agent(iql, num_seeds=2, value_alarm=value_alarm, value_alarm_floor=10.0)
+    agent.generated = generated
     agent.set_reward_scale(1.0)
-    assert agent.value_limit.item() == pytest.approx(300)
+    agent.learner.critic.pair.layers[-1].bias.data[1] += 250  # below 3 * 100
+    fit(agent, [make_batch(2, 8)] * 5, 5)
+    agent.learner.critic.pair.layers[-1].bias.data[1] += 750
     fit(agent, [make_batch(2, 8)], 1)
     assert not heard
-    agent.learner.critic.pair.layers[-1].bias.data[1] += 1000
     if value_alarm == "stop":
-        with pytest.raises(UserError, match=r"learner 1\), but no return of this data exceeds 100"):
-            fit(agent, [make_batch(2, 8)], 1)
+        with pytest.raises(
+            UserError, match=r"at step 4 \(learner 1\), but no return of this data exceeds 100 .*" + way_out
+        ):
+            fit(agent, [make_batch(2, 8)] * 5, 5)
     else:
-        fit(agent, [make_batch(2, 8)], 1)
-        assert "synthetic" in heard[0]
+        fit(agent, [make_batch(2, 8)] * 5, 5)
+        assert way_out in heard[0]
+        assert generated or "generator=none" not in heard[0]
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4])
+def test_value_alarm_of_small_rewards(size: float) -> None:
+    """Networks give values without any reward; those that no network starts from are still noticed."""
+    agent, batch = make_agent(noisy_td3_bc, value_alarm_floor=10.0), make_batch(1, 8)
+    batch.reward *= size
+    agent.fit_rewards(batch.reward[0], batch.terminated[0], ~batch.terminated[0])
+    fit(agent, [batch] * 20, 20)
+    agent.learner.critic.pair.layers[-1].bias.data += 50
+    with pytest.raises(UserError, match="the bound is 30"):
+        fit(agent, [batch] * 5, 5)
 
 
 def test_a_clone_has_no_value_to_watch() -> None:
     agent = make_agent(bc)
     agent.set_reward_scale(1.0)
-    fit(agent, [make_batch(1, 8)], 1)
-    assert agent.value_limit.isinf()
+    fit(agent, [make_batch(1, 8)] * 5, 5)
+    assert agent.largest_return == float("inf")
+
+
+def test_the_alarms_bound_is_the_configs_and_no_checkpoints() -> None:
+    agent = make_agent(iql)
+    older = agent.state_dict() | {"value_limit": torch.tensor(3.0)}
+    make_agent(iql).load_state_dict(older)
+    assert "value_limit" not in agent.state_dict()
+
+
+def test_a_constant_observation_is_not_seen() -> None:
+    """Nothing is learned of other values than the data's; divided by a tiny deviation they would be all that is seen."""
+    obs = 5 + 3 * torch.randn(100, OBS, generator=torch.Generator().manual_seed(0))
+    obs[:, 1] = 0.7 + 6e-8 * obs[:, 1].sign()
+    agent = make_agent(bc, normalise_obs=True)
+    agent.fit_normaliser(obs)
+    elsewhere = obs.clone()
+    elsewhere[:, 1] = -40
+    assert torch.equal(agent.normalised(elsewhere), agent.normalised(obs))
+    assert agent.normalised(obs)[:, 0].std() == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

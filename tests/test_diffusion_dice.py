@@ -698,7 +698,7 @@ def test_rewards_are_seen_scaled() -> None:
     reward = torch.tensor([1.0, 1.0, 3.0, 3.0])
     agent.fit_rewards(reward, torch.tensor([False, True, False, True]), torch.zeros(4, dtype=torch.bool))
     close(agent.seen_reward(reward), 250, 250, 750, 750)
-    assert agent.value_limit.item() == pytest.approx(3 * 750 / 0.01)
+    assert agent.largest_return == pytest.approx(750 / 0.01)
 
 
 # --- the command ---

@@ -64,7 +64,8 @@ def test_what_trains_makes_another_run(change):
 @pytest.mark.parametrize(
     "change",
     ["evaluation.final_episodes=100", "evaluation.every=100", "evaluation.episodes=9", "agent.log_every=7",
-     "agent.value_alarm=warn", "agent.value_alarm_factor=9", "env.ref_max_score=1", "env.ref_min_score=0", "seed=3",
+     "agent.value_alarm=warn", "agent.value_alarm_factor=9", "agent.value_alarm_floor=9", "env.ref_max_score=1",
+     "env.ref_min_score=0", "seed=3",
      "health.rows=7", "report.windows=9", "logger.wandb=disabled", "data.dir=elsewhere", "data.cache=null",
      "trainer.devices=2", "checkpoint_every=9", "prior.log_every=1", "compare=[]", "behaviour.updates=7"],
 )  # fmt: skip

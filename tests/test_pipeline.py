@@ -19,8 +19,12 @@ import torch
 
 from pgd_lightning import generate
 from pgd_lightning.__main__ import main
+from pgd_lightning.configuration import compose_config
 from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl import Reading
+from pgd_lightning.dataset import open_dataset
+from pgd_lightning.errors import UserError
+from pgd_lightning.prior import training_set
 from pgd_lightning.runs import Run, newest_checkpoint
 from pgd_lightning.simulators.recipes import RECIPES
 
@@ -407,3 +411,20 @@ def test_prior_of_another_file_is_another_run(finished, tmp_path_factory, monkey
     before = set((finished / "prior" / "maze2d-umaze").iterdir())
     assert pgd(monkeypatch, ["prior", f"data.source={other}", f"runs_dir={finished}", *SMALL]) == 0
     assert len(set((finished / "prior" / "maze2d-umaze").iterdir()) - before) == 1
+
+
+def test_real_data_alone_need_no_window(recording, tmp_path, monkeypatch, capsys):
+    """Nor do models of single steps; what does need one says so."""
+    more = ("data.horizon=5000", "compare=[]", "agent=td3_bc", "seeds=1", "updates=20", "generator=none")
+    assert pgd(monkeypatch, command(recording, tmp_path, *more)) == 0
+    run = run_of(tmp_path, "none", "td3_bc")
+    assert run.finished
+    summary = json.loads((run.folder / "report" / "summary.json").read_text())
+    assert "episodes_that_chose_something" not in summary  # nothing is chosen by episodes
+    assert "0 windows of 5000" in capsys.readouterr().out
+    assert pgd(monkeypatch, command(recording, tmp_path, *more[:-1], "generator=pgd")) == 1
+    assert "No window of 5000 rows fits" in capsys.readouterr().err
+    dataset = open_dataset(compose_config("train", command(recording, tmp_path, *more)[1:]))
+    assert len(training_set(compose_config("train", ["env=maze2d-umaze"]), "ensemble", dataset)[0]) > 1000
+    with pytest.raises(UserError, match="No window of 5000 rows"):
+        training_set(compose_config("train", ["env=maze2d-umaze"]), "vae", dataset)

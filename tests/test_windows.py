@@ -103,16 +103,16 @@ def test_split_keeps_whole_episodes_apart(episodes, seed):
 
 def test_too_short_episodes_are_named():
     with pytest.raises(UserError, match=r"has 9 .* set data.horizon to 8 or less\.$"):
-        split_windows(recording([(9, "terminal")] * 3), 32, 8, 0.05, 0)
+        split_windows(recording([(9, "terminal")] * 3), 32, 8, 0.05, 0)[0].required()
     with pytest.raises(UserError, match="take a file with longer episodes"):
-        split_windows(recording([(2, "terminal")] * 3), 4, 1, 0, 0)
+        split_windows(recording([(2, "terminal")] * 3), 4, 1, 0, 0)[0].required()
 
 
 def test_the_only_long_episode_may_be_held_out():
     data = recording([(5, "terminal"), (40, "terminal")])
     seed = next(s for s in range(50) if torch.randperm(2, generator=stream(s, "validation"))[0] == 1)
     with pytest.raises(UserError, match=r"to train on has 5 .* data.validation=0 to train on the one with 40 rows"):
-        split_windows(data, 32, 8, 0.05, seed)
+        split_windows(data, 32, 8, 0.05, seed)[0].required()
     assert len(split_windows(data, 32, 8, 0, seed)[0]) > 0
 
 

@@ -120,7 +120,7 @@ def analyse(
     analyst: Analyst,
 ) -> Iterator[dict[str, Any]]:
     """A row for each source of windows ``[S, N, T]``, S * N as nearly the same for all targets as seeds allow."""
-    num = min(max(config.analysis.windows // num_seeds, 1), len(dataset.train))
+    num = min(max(config.analysis.windows // num_seeds, 1), len(dataset.train.required()))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
     real = dataset.train[chosen]
     starts = real.obs[:, 0].expand(num_seeds, -1, -1)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 TRAINS_NOTHING = (  # patterns of dotted keys
     "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
-    "agent.value_alarm", "agent.value_alarm_factor", "prior.verdict",
+    "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
     "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
     "agent.seed",                       # the run's folder is named by it
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",

@@ -111,7 +111,7 @@ def training_set(config: DictConfig, section: str, dataset: Dataset) -> tuple[Tr
         return split_steps(dataset.transitions, settings.held_out_steps, config.seed)
     if settings.get("padded", False):
         return split_padded(dataset.recording, config.data.horizon, config.data.validation, config.seed)
-    return dataset.train, dataset.validation
+    return dataset.train.required(), dataset.validation
 
 
 def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:

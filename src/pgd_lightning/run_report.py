@@ -48,7 +48,7 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     title = f"{settings.agent.name} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
-    return paths + window_figures(runs[0], settings, dataset, title, folder)
+    return paths + (window_figures(runs[0], settings, dataset, title, folder) if len(dataset.train) else [])
 
 
 def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:

@@ -230,6 +230,7 @@ def fit_agent(
     """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
     # Each rank trains, evaluates and generates for its own seeds or rows; the first looks at the health of its sets.
     seeds, share = seeds_here(config.seeds), share_of_rows(config)
+    module.generated = generator is not None
     if share.count > 1:
         module.learner.across = ranks.mean
     observers = []

@@ -34,7 +34,8 @@ class Agent(LightningModule):
 
     obs_shift: Tensor  # [O]
     obs_scale: Tensor  # [O]
-    value_limit: Tensor  # []
+    largest_return = float("inf")  # that the recording's rewards allow
+    generated = False  # whether it trains on a generator's steps too
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Agent(LightningModule):
         weight_decay: float = 0.0,  # decoupled (AdamW)
         rewards: RewardScale | None = None,  # what the learner sees of rewards; None: as recorded
         first: int = 0,  # number of the first learner among those of the run
+        value_alarm_floor: float = 0.0,  # what that sum counts as where it is less; older runs do not say
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -65,11 +67,11 @@ class Agent(LightningModule):
         self.learning_rate, self.adam_eps, self.polyak = learning_rate, adam_eps, polyak
         self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
         self.value_alarm, self.value_alarm_factor = value_alarm, value_alarm_factor
+        self.value_alarm_floor = value_alarm_floor
         self.weight_decay, self.rewards = weight_decay, rewards
         self.reward_scale, self.reward_shift = 1.0, 0.0
         self.register_buffer("obs_shift", torch.zeros(obs_dim))
         self.register_buffer("obs_scale", torch.ones(obs_dim))
-        self.register_buffer("value_limit", torch.tensor(float("inf")))
 
     def fit_normaliser(self, obs: Tensor) -> None:
         """From now on the networks see (obs - mean) / (std + 1e-3) of ``obs [N, O]``, if ``normalise_obs`` is set.
@@ -94,7 +96,7 @@ class Agent(LightningModule):
     def set_reward_scale(self, max_abs_reward: float) -> None:
         """Arms the value alarm: no return of rewards up to ``max_abs_reward`` exceeds max|r| / (1 - discount)."""
         if self.learner.discount is not None:
-            self.value_limit.fill_(self.value_alarm_factor * max_abs_reward / (1 - self.learner.discount))
+            self.largest_return = max_abs_reward / (1 - self.learner.discount)
 
     @property
     def policy(self) -> StackedPolicy:
@@ -172,11 +174,18 @@ class Agent(LightningModule):
         return values.mean(-1)
 
     def _check_values(self, values: Tensor, step: int) -> None:
-        message = value_warning(values, self.value_limit.item(), self.value_alarm_factor, self.name, step, self.first)
+        if step == 0:  # they are the first weights', whatever the data are
+            return
+        limit = self.value_alarm_factor * max(self.largest_return, self.value_alarm_floor)
+        message = value_warning(values, self.largest_return, limit, self.name, step, self.first, self.generated)
         if message and self.value_alarm == "stop":
-            raise UserError(message + " (agent.value_alarm=warn goes on regardless.)")
+            raise UserError(message + " (agent.value_alarm=warn goes on from the last checkpoint.)")
         if message:
             rank_zero_warn(message)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.pop(f"{prefix}value_limit", None)  # checkpoints of before kept the alarm's bound
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def configure_optimizers(self) -> Any:
         online = [p for p in self.learner.parameters() if p.requires_grad]

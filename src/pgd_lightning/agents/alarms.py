@@ -17,16 +17,21 @@ def check_losses(losses: dict[str, Tensor], name: str, step: int, first: int, le
             )
 
 
-def value_warning(values: Tensor, limit: float, factor: float, name: str, step: int, first: int) -> str | None:
-    """What to say if a learner's mean value ``[S]`` is beyond ``limit`` = factor max|r| / (1 - discount), else None.
+def value_warning(
+    values: Tensor, largest_return: float, limit: float, name: str, step: int, first: int, generated: bool
+) -> str | None:
+    """What to say if a learner's mean value ``[S]`` is beyond ``limit``, else None; one that is not finite is too.
 
-    A value that is not finite is beyond it too.
+    ``largest_return`` is what the rewards of the recording allow, ``generated`` whether steps of a generator are
+    trained on too.
     """
     worst = int(values.abs().argmax())
     if values[worst].abs() <= limit:
         return None
+    way_out = "lower agent.learning_rate, or look at the rewards of the data"
+    if generated:
+        way_out = "lower synthetic.synthetic_batch or take generator=none, since synthetic data can explode the critic"
     return (
         f"The values of {name} average {values[worst].item():.3g} at step {step} (learner {first + worst}), but no "
-        f"return of this data exceeds {limit / factor:.3g}: training on synthetic data alone is known to explode the "
-        "critic; lower synthetic.synthetic_batch or take generator=none."
+        f"return of this data exceeds {largest_return:.3g} (the bound is {limit:.3g}): {way_out}."
     )

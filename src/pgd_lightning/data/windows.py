@@ -1,7 +1,7 @@
 """Overlapping windows that never cross the end of an episode (PGD, section 1.3 of the notes)."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,9 +45,16 @@ class Windows:
     recording: Recording
     starts: Tensor  # [N]
     horizon: int
+    lack: str = ""  # why there is none
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def required(self) -> "Windows":
+        """These windows. Raises UserError if there is none."""
+        if self.lack:
+            raise UserError(self.lack)
+        return self
 
     def __getitem__(self, index: Tensor) -> Trajectory:
         """``[B] -> [B, T]``."""
@@ -137,7 +144,8 @@ def split_windows(
 ) -> tuple[Windows, Windows | None]:
     """Windows to train on, and those of a share of whole episodes held out (None with fewer than two episodes).
 
-    At least one episode is held out, so that fewer than 20 are enough. Raises UserError if no window fits.
+    At least one episode is held out, so that fewer than 20 are enough. Where no window fits, those to train on say why
+    as soon as they are required.
     """
     starts, ends = recording.starts, recording.ends
     lengths = ends - starts + 1
@@ -151,9 +159,10 @@ def split_windows(
         way_out = f"set data.horizon to {longest - 1} or less" if longest > 2 else "take a file with longer episodes"
         if int(lengths.max()) > longest:
             way_out += f", or data.validation=0 to train on the one with {int(lengths.max())} rows too"
-        raise UserError(
-            f"No window of {horizon} rows fits: the longest episode to train on has {longest} (and windows that end "
-            f"in a time limit are not used); {way_out}."
+        train = replace(
+            train,
+            lack=f"No window of {horizon} rows fits: the longest episode to train on has {longest} (and windows that "
+            f"end in a time limit are not used); {way_out}.",
         )
     return train, val if len(val) else None
 

@@ -76,11 +76,11 @@ def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Ar
         had_ended = np.nan
         if np.isfinite(row).all() and np.isfinite(act).all():
             simulator.data.warning.number[:] = 0
-            exact, ended = reset_from_obs(simulator, row), simulator.ended()
+            seen, ended = reset_from_obs(simulator, row), simulator.ended()
             had_ended = had_ended if ended is None else float(ended)
             result = simulator.step(act)
             if not simulator.data.warning.number[UNSTABLE].any():
-                results.append((*result, exact, had_ended))
+                results.append((*result, seen, had_ended))
                 continue
         results.append((np.full(simulator.obs_dim, np.nan), np.nan, False, False, had_ended))
     columns = list(zip(*results, strict=True)) if results else [()] * 5
