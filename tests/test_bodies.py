@@ -186,6 +186,15 @@ def test_one_step_names_the_task_that_recorded_the_rows(recorded, read_as, tmp_p
         read(save(tmp_path / "x.hdf5", rows), env.name)
 
 
+def test_a_body_that_falls_is_no_cheetah_with_time_limits(tmp_path):
+    """Such terminals would be refused as time limits; but the advice would be wrong."""
+    rows = steps_of("walker2d")
+    path = tmp_path / "x.hdf5"
+    d4rl.write(path, [columns_of(rows) | {"terminals": np.arange(300) % 37 == 36}], {}, 300)
+    with pytest.raises(UserError, match="was recorded in walker2d, not in halfcheetah"):
+        read(path, "halfcheetah-medium")
+
+
 def test_goals_inside_walls_tell_the_maze_of_a_short_walk():
     rows = replace(steps_of("antmaze-medium", number=40), goal=np.tile([0.0, 8.0], (40, 1)))  # umaze's
     assert doubt("antmaze-umaze", rows) is None

@@ -309,12 +309,12 @@ class TestHostile:
         with h5py.File(path, "a") as file:
             file.attrs["recipe_seed"] = np.zeros(1000)
             file.attrs["recipe_version"] = np.bytes_("x" * 20_000)
-            file.attrs["recipe_steps"] = np.bytes_("short")
-            file.attrs["recipe_words"] = "of variable length"
+            file.attrs["env"] = np.bytes_("short")
+            file.attrs["env_id"] = "of variable length"
+            file.attrs["task"] = 7
         found = d4rl.provenance(path, SPECS["hopper"])
-        assert {k: v for k, v in found.items() if k.startswith("recipe_")} == {
-            "recipe_seed": None, "recipe_version": None, "recipe_steps": "short", "recipe_words": None,
-        }  # fmt: skip
+        assert not {"recipe_seed", "recipe_version", "recipe_steps"} & set(found)
+        assert found["says"] == {"its attribute 'env'": "short", "its attribute 'recipe'": "hopper-x"}
 
     def test_pickles_are_data(self, path, tmp_path):
         (tmp_path / "mark.hdf5").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")

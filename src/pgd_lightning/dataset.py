@@ -16,6 +16,7 @@ from pgd_lightning.channels import mean_and_std
 from pgd_lightning.collect import has_recipe, stand_in
 from pgd_lightning.data import d4rl, legacy, minari, origin
 from pgd_lightning.data.cache import cache_key, cached
+from pgd_lightning.data.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.errors import UserError
@@ -122,18 +123,18 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
         return legacy.load(columns, env, reading), provenance, None
-    read: Callable[[], Recording]
+    read: Callable[[d4rl.Reading], Recording]
     path = None
     if data.source.startswith(minari.PREFIX):
         folder = minari.locate(data.source)
         provenance = minari.provenance(folder, env)
-        read = partial(minari.load, folder, env, reading)
+        read = partial(minari.load, folder, env)
     else:
         path = find_file(config, env)
         provenance = d4rl.provenance(path, env)
-        read = partial(d4rl.load, path, env, **vars(reading))
+        read = partial(load_file, path, env)
     said = tuple(origin.compared(env, provenance))
-    make = partial(of_its_body, read, env, provenance, path)
+    make = partial(of_its_body, read, reading, env, provenance, path)
     if data.cache is None:
         recording = make()
     else:
@@ -143,14 +144,29 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     return replace(recording, notes=(*said, *recording.notes)), provenance, path
 
 
+def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
+    """As :func:`pgd_lightning.data.minari.load` of a Minari data set."""
+    return d4rl.load(path, env, **vars(reading))
+
+
 def of_its_body(
-    read: Callable[[], Recording], env: EnvSpec, provenance: dict[str, Any], path: Path | None
-) -> Recording:
-    """What ``read`` returns, with a note if its rows do not look like those of ``env``.
+    read: Callable[[d4rl.Reading], Recording], reading: d4rl.Reading, env: EnvSpec, provenance: dict[str, Any],
+    path: Path | None,
+) -> Recording:  # fmt: skip
+    """The recording, with a note if its rows do not look like those of ``env``.
 
     Raises UserError, with the notes printed before, where they are clearly of another task.
     """
-    recording = read()
+    try:
+        recording = read(reading)
+    except TimeLimitsAsEnds:  # of another body they may well be ends
+        require_body(read(replace(reading, terminals="recorded")), env, provenance, path)
+        raise
+    return require_body(recording, env, provenance, path)
+
+
+def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None) -> Recording:
+    """See :func:`of_its_body`."""
     usable = recording.has_successor.nonzero().flatten()
     rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
     if provenance["kind"] in ("official", "local recipe") or not len(rows):

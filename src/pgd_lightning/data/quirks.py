@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
+
+class TimeLimitsAsEnds(UserError):
+    """Terminals that are certainly time limits, if the file is of the environment that it is read as."""
+
+
 Columns = dict[str, NDArray[Any]]  # under D4RL's keys; timeouts always there, next_observations and infos not
 Finding = Callable[[Columns, EnvSpec], list[str]]
 
@@ -111,7 +116,7 @@ def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[
         what = _suspicion(env, lengths, real, full)
         certain = not env.terminates or (real.sum() > 1 and (full == real).all())
         if certain and choice == "checked":
-            raise UserError(
+            raise TimeLimitsAsEnds(
                 f"Training on {name} would take time limits for true ends: {what}. Set data.terminals=timeouts to read "
                 "them as timeouts (recorded keeps them)."
             )
