@@ -305,16 +305,15 @@ class TestHostile:
         self.swap(path, "rewards", shape=(60,), maxshape=(None,), dtype="f4", chunks=(10**9,), compression="gzip")
         self.refused(path, "claims chunks of")
 
-    def test_attributes_are_short(self, path):
+    @pytest.mark.parametrize(
+        ("value", "read"),
+        [(np.zeros(1000), None), (np.bytes_("x" * 20_000), None), ("of variable length", None),
+         (np.bytes_("short"), "short"), (3, 3)],
+    )  # fmt: skip
+    def test_attributes_are_short(self, path, value, read):
         with h5py.File(path, "a") as file:
-            file.attrs["recipe_seed"] = np.zeros(1000)
-            file.attrs["recipe_version"] = np.bytes_("x" * 20_000)
-            file.attrs["recipe_steps"] = np.bytes_("short")
-            file.attrs["recipe_words"] = "of variable length"
-        found = d4rl.provenance(path, SPECS["hopper"])
-        assert {k: v for k, v in found.items() if k.startswith("recipe_")} == {
-            "recipe_seed": None, "recipe_version": None, "recipe_steps": "short", "recipe_words": None,
-        }  # fmt: skip
+            file.attrs["recipe_seed"] = value
+        assert d4rl.provenance(path, SPECS["hopper"]).get("recipe_seed") == read
 
     def test_pickles_are_data(self, path, tmp_path):
         (tmp_path / "mark.hdf5").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
