@@ -305,7 +305,17 @@ class TestHostile:
         self.swap(path, "rewards", shape=(60,), maxshape=(None,), dtype="f4", chunks=(10**9,), compression="gzip")
         self.refused(path, "claims chunks of")
 
-    def test_attributes_are_short(self, path):
+    @pytest.mark.parametrize(
+        ("value", "read"),
+        [(np.zeros(1000), None), (np.bytes_("x" * 20_000), None), ("of variable length", None),
+         (np.bytes_("short"), "short"), (3, 3)],
+    )  # fmt: skip
+    def test_attributes_are_short(self, path, value, read):
+        with h5py.File(path, "a") as file:
+            file.attrs["recipe_seed"] = value
+        assert d4rl.provenance(path, SPECS["hopper"]).get("recipe_seed") == read
+
+    def test_attributes_that_cannot_be_read_say_nothing(self, path):
         with h5py.File(path, "a") as file:
             file.attrs["recipe_seed"] = np.zeros(1000)
             file.attrs["recipe_version"] = np.bytes_("x" * 20_000)

@@ -41,7 +41,7 @@ def test_every_number_of_an_agent_counts_unless_it_is_known_to_train_nothing():
     numbers = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     wrong = []
     for key, value in numbers.items():
-        changed = composed("train")
+        changed = config.copy()
         OmegaConf.update(changed, key, value + 1)
         if key.split(".")[0] in ("sampler", "guidance", "learning"):  # references to them are resolved: name the user's
             changed = composed("train", f"{key}={value / 2 if isinstance(value, float) else value + 1}")

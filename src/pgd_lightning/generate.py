@@ -76,7 +76,7 @@ def write_minari(
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
     try:
         d4rl.write(folder / "windows.hdf5", chunks(parts), attributes, rows)
-        recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error")
+        recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error", terminals="recorded")
         description = f"{attributes['description']}; {attributes['source']}"
         minari.write(target, recording, env, description, no_infos, overwrite)
     finally:
