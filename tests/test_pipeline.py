@@ -115,6 +115,7 @@ def test_the_whole_story(finished):
     table = (report / "table.txt").read_text()
     assert "not D4RL" in table
     assert "n = 2, no interval" in table
+    assert "scores 0 and 100 at returns 23.85 and 161.86 (D4RL's for maze2d-umaze)" in table
     for figure in ("learning_curves", "fidelity", "trajectories"):
         assert (report / f"{figure}.png").stat().st_size > 5000
     assert guided.record["starts"][0]["packages"]["torch"]
@@ -160,7 +161,7 @@ def test_checkpoints_hold_tensors_alone(finished):
         torch.load(path, weights_only=True)
 
 
-def test_evaluate_report_and_generate(finished, monkeypatch, capsys, tmp_path):
+def test_evaluate_report_and_generate(finished, recording, monkeypatch, capsys, tmp_path):
     run = run_of(finished, "pgd")
     assert pgd(monkeypatch, ["evaluate", f"run={run.folder}", "episodes=2"]) == 0
     assert "score" in capsys.readouterr().out
@@ -178,6 +179,10 @@ def test_evaluate_report_and_generate(finished, monkeypatch, capsys, tmp_path):
     no_successor = ~data.terminated[31::32]  # a window's last row
     assert len(ours) == 2 * 6 * 32 - int(no_successor.sum())
     assert (ours == theirs).all()
+    real = recording.read_bytes()
+    assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out={recording}", "overwrite=true"]) == 1
+    assert "is what is read" in capsys.readouterr().err
+    assert recording.read_bytes() == real
 
 
 def test_generated_windows_stream_in_parts(monkeypatch):
