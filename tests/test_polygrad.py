@@ -379,14 +379,16 @@ def test_the_transformer_is_a_choice_of_the_config(verb):
 
 
 @pytest.mark.parametrize(
-    ("section", "setting", "sentence"),
+    ("section", "key", "value", "sentence"),
     [
-        ("rssm.model", "rssm.belief=100", r"^rssm\.belief=100 is not a multiple of the 8 blocks"),
-        ("generator.build", "generator.build.guidance.kind=wild", r"^guidance\.kind=wild is none of"),
+        ("rssm.model", "rssm.model.network.belief", 100, r"^rssm\.belief=100 is not a multiple of the 8 blocks"),
+        ("generator.build", "generator.build.guidance.kind", "wild", r"^guidance\.kind=wild is none of"),
     ],
 )
-def test_what_a_part_of_the_config_refuses_is_one_sentence(section, setting, sentence):
-    config = compose_config("train", ["generator=polygrad", "scale=smoke", setting])
+def test_what_a_part_refuses_is_one_sentence(section, key, value, sentence):
+    """Where no range of a setting refused it before."""
+    config = compose_config("train", ["generator=polygrad", "scale=smoke"])
+    OmegaConf.update(config, key, value)
     with pytest.raises(UserError, match=sentence):
         build(OmegaConf.select(config, section))
 
