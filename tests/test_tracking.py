@@ -14,14 +14,15 @@ import pytest
 import wandb
 from test_pipeline import pgd
 
-from pgd_lightning import dashboard
+from pgd_lightning import dashboard, tracking
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.runs import Run
 from pgd_lightning.tracking import loggers, wandb_mode
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "failed", False)  # each test is a command
     return compose_config("train", ["env=maze2d-umaze", "logger.wandb=offline", f"runs_dir={tmp_path}"])
 
 

@@ -121,7 +121,7 @@ def test_what_lies_in_no_window_is_said_with_a_horizon_that_fits(episodes, horiz
     data = recording(episodes)
     windows = Windows(data, window_starts(data.terminated, data.truncated, horizon, stride), horizon)
     inside = {int(row) for start in windows.starts for row in range(start, start + horizon)}
-    rows = 1 - len(inside) / len(data)
+    rows = (len(data) - len(inside)) / len(data)
     terminals = {int(row) for row in data.terminated.nonzero().flatten()}
     lost = len(terminals - inside)
     sentence = left_out(data, horizon, [windows])
