@@ -44,6 +44,15 @@ def test_offline_mirror_needs_no_account(config, run):
     assert "1.5" in table.read_text()
 
 
+def test_a_mirror_that_a_stop_left_open_is_not_written_into(config, run, tmp_path):
+    """W&B would hand the open run to the next command of the process, with all that this one logs."""
+    loggers(config, run, {})
+    other = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 1)
+    _, mirror = loggers(config, other, {})
+    assert mirror.wandb.experiment.id.endswith("-1") and Path(mirror.wandb.experiment.dir).is_relative_to(other.folder)
+    mirror.close()
+
+
 @pytest.mark.parametrize("where", ["start", "middle"])
 def test_a_failing_mirror_costs_one_warning(config, run, monkeypatch, capsys, where):
     def fail(*args, **kwargs):

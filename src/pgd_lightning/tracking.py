@@ -96,6 +96,7 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
                 id=f"{record['stage']}-{run.folder.parent.name}-{record['seed']}{part.replace('/', '-')}",
                 dir=run.folder,
                 mode=mode,  # type: ignore[arg-type]
+                reinit="finish_previous",  # one that a stop left open would be written into
                 resume="allow" if mode == "online" else None,
                 settings=wandb.Settings(init_timeout=patience, finish_timeout=patience, finish_timeout_raises=True),
             )
