@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,15 @@ LINE_EVERY = 20.0  # seconds
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 
 
-def say(text: str) -> None:
-    """One line for the reader of the terminal or the log, at once."""
+_said: set[str] = set()  # by this command, of what is said once
+
+
+def say(text: str, once: bool = False) -> None:
+    """One line for the reader of the terminal or the log, at once; ``once``: not if this command said it before."""
+    if once and text in _said:
+        return
+    if once:
+        _said.add(text)
     print(text, flush=True)
 
 
@@ -29,7 +36,7 @@ class Counter:
         self.title, self.total, self.unit = title, total, unit
 
     def __enter__(self) -> "Counter":
-        say(f"{self.title}: {self.total} {self.unit}")
+        say(f"{self.title}: {self.total:,} {self.unit}")
         self.started = self.last_line = time.monotonic()
         self.first: int | None = None
         self.bar = _bar() if sys.stdout.isatty() else None
@@ -46,7 +53,8 @@ class Counter:
             self.bar.update(self.task, completed=done)
         elif now - self.last_line > LINE_EVERY and done > self.first:  # one number tells no rate
             rate = (done - self.first) / (now - self.started)
-            say(f"{done}/{self.total}, {rate:.0f}/s, {(self.total - done) / rate:.0f} s left")
+            left = duration((self.total - done) / rate)
+            say(f"  {done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left} left")
             self.last_line = now
 
     def __exit__(self, *args: object) -> None:
@@ -84,16 +92,25 @@ class ProgressReport(Callback):
     ) -> None:
         now = time.monotonic()
         if self.bar and trainer.global_step % 10 == 0:
-            self.bar.update(self.task, completed=trainer.global_step, m=_metrics(trainer))
+            self.bar.update(self.task, completed=trainer.global_step, m=", ".join(_words(trainer.progress_bar_metrics)))
         elif not self.bar and now - self.last_line > LINE_EVERY:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
-            left = (self.total - trainer.global_step) / rate
-            done = f"{trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left"
-            say(f"{self.title}: {done}  {_metrics(trainer)}")
+            left = duration((self.total - trainer.global_step) / rate)
+            done = f"step {trainer.global_step:,} of {self.total:,}, {rate:.3g}/s, {left} left"
+            say(", ".join([f"{self.title}: {done}", *_words(trainer.progress_bar_metrics)]))
             self.last_line = now
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()
+        if trainer.is_global_zero and trainer.global_step > self.first_step:
+            took = time.monotonic() - self.started
+            steps = trainer.global_step - self.first_step
+            losses = {key: value for key, value in trainer.progress_bar_metrics.items() if key.endswith("loss")}
+            say(
+                ", ".join(
+                    [f"{self.title}: {steps:,} steps in {duration(took)} ({steps / took:.3g}/s)", *_words(losses)]
+                )
+            )
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -104,8 +121,16 @@ class ProgressReport(Callback):
             self.bar = None
 
 
-def _metrics(trainer: Trainer) -> str:
-    return "  ".join(f"{key.split('/')[-1]} {float(value):.3g}" for key, value in trainer.progress_bar_metrics.items())
+def _words(metrics: Mapping[str, Any]) -> list[str]:
+    named = ((key.split("/")[-1], float(value)) for key, value in metrics.items())
+    return [f"{'held-out loss' if key == 'val_loss' else key} {value:.3g}" for key, value in named]
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as a reader counts them: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -132,6 +157,7 @@ def _stop(number: int, frame: Any) -> None:
 def stopping_on_signals() -> Iterator[None]:
     """Between trainings, which save first (:class:`StopOnSignal`), a signal ends the command at once."""
     _received.clear()
+    _said.clear()
     before = {number: signal.signal(number, _stop) for number in SIGNALS}
     try:
         yield

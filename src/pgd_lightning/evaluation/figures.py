@@ -17,6 +17,11 @@ COLOURS = {"real": "#333333", "none": "#333333", "unguided": "#0072b2", "pgd": "
 NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 
 
+def label(generator: str) -> str:
+    """The experience of an agent, in words."""
+    return NAMES.get(generator, f"real + {generator}")
+
+
 def finish(figure: Any, title: str, path: Path) -> Path:
     """Put the title on, save and close."""
     figure.suptitle(title, fontsize=10)
