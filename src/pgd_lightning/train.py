@@ -52,6 +52,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
     say(f"again:   {command_line()}")
+    say(f"page: {runs[0].folder / 'report' / 'index.html'}")
 
 
 def require_lead(config: DictConfig) -> None:

@@ -120,6 +120,12 @@ def median(values: Array) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
+def persistence_error(windows: Trajectory, obs_std: Tensor) -> float:
+    """Median squared one-step error, in the data's variance, of saying that nothing changes in ``windows [N, T]``."""
+    moved = (windows.obs[:, 1:] - windows.obs[:, :-1]).cpu() / in_own_units(obs_std.cpu())
+    return float(moved.square().mean(-1).median())
+
+
 def replayed(simulator: Simulator, obs: Array, action: Array) -> Array:
     """What the simulator makes of the actions of windows: ``obs [n, T, O], action [n, T, A] -> [n, T, O]``.
 

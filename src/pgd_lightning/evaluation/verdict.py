@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import step_errors
+from pgd_lightning.evaluation.fidelity import persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -44,11 +44,10 @@ def verdict(
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
     finite = torch.isfinite(made.obs).flatten(1).all(-1) & torch.isfinite(made.action).flatten(1).all(-1)
-    moved = (held_out.obs[:, 1:] - held_out.obs[:, :-1]) / torch.where(obs_std == 0, 1, obs_std)
     enough = finite.float().mean() > 0.5
     return Verdict(
         error=_median(simulator, made[finite], obs_std, max_rows, seed) if enough else float("inf"),
-        persistence=float(moved.square().mean(-1).median()),
+        persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )
 

@@ -1,7 +1,7 @@
 """What each number of an observation and of an action is called, with its unit, and which of them tell most.
 
-Joints have the names of their MuJoCo models; what else an observation holds is named as the environments' documentation
-names it (Gymnasium's for the four bodies, Gymnasium-Robotics' for Adroit and the kitchen, D4RL's for the mazes). Actions
+Joints have the names of their MuJoCo models. What else an observation holds is named as the environments' documentation
+names it: Gymnasium's for the four bodies, Gymnasium-Robotics' for Adroit and the kitchen, D4RL's for the mazes. Actions
 lie in [-1, 1] and are shares of what the actuator can do.
 """
 
@@ -17,7 +17,10 @@ LEFT_LEG = {
     "leg_left_joint": "left leg joint",
     "foot_left_joint": "left foot joint",
 }
-CHEETAH = {"bthigh": "back thigh", "bshin": "back shin", "bfoot": "back foot", "fthigh": "front thigh", "fshin": "front shin", "ffoot": "front foot"}  # fmt: skip
+CHEETAH = {
+    "bthigh": "back thigh", "bshin": "back shin", "bfoot": "back foot",
+    "fthigh": "front thigh", "fshin": "front shin", "ffoot": "front foot",
+}  # fmt: skip
 ANT = {f"{joint}_{leg}": f"{joint} {leg}" for leg in range(1, 5) for joint in ("hip", "ankle")}
 ANT_MOTORS = [f"{joint}_{leg}" for leg in (4, 1, 2, 3) for joint in ("hip", "ankle")]
 ANT_BODIES = ["world", "torso", *(f"{part} {leg}" for leg in range(1, 5) for part in ("leg", "thigh", "shin"))]
