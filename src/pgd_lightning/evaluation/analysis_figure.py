@@ -26,17 +26,18 @@ POSITION = "step of the window"
 def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
     """A row of two panels for each target policy in ``rows`` (see ``analyse.measured``)."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    figure, axes = plt.subplots(len(targets), 2, figsize=(10, 3.6 * len(targets)), squeeze=False, layout="constrained")
-    for (plane, by_row), target in zip(axes, targets, strict=True):
+    figure = plt.figure(figsize=(10, 4.1 * len(targets)), layout="constrained")
+    parts = figure.subfigures(len(targets), 1, squeeze=False)[:, 0]
+    for part, target in zip(parts, targets, strict=True):
+        plane, by_row = part.subplots(1, 2)
         own = [row for row in rows if row["target"] == target and row["windows"]]
         draw_plane(plane, own)
         draw_error_by_row(by_row, own)
         plane.set(xlabel=LIKELIHOOD, ylabel=ERROR)
         by_row.set(xlabel=POSITION, ylabel=ERROR)
-        if len(targets) > 1 or target:
-            plane.set_title(f"policy: {target}", fontsize=10)
-            by_row.set_title(f"policy: {target}", fontsize=10)
-    legend_below(figure, axes.flat, columns=4)
+        if target:
+            part.suptitle(f"policy: {target}", fontsize=10)
+        legend_below(part, [plane, by_row], columns=4)
     return save(figure, title, path)
 
 
@@ -129,6 +130,6 @@ def _style(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     names = [r["generator"] for r in rows]
     style = {"color": colours(names)[row["generator"]], "marker": markers(names)[row["generator"]]}
     if row["generator"] == "pgd" and row.get("guidance_coef"):
-        strongest = max(r.get("guidance_coef") or 0 for r in rows)
-        style["alpha"] = 0.35 + 0.65 * row["guidance_coef"] / strongest
+        strengths = sorted({r["guidance_coef"] for r in rows if r.get("guidance_coef")})
+        style["alpha"] = 0.35 + 0.65 * (strengths.index(row["guidance_coef"]) + 1) / len(strengths)
     return style

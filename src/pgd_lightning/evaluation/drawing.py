@@ -76,15 +76,18 @@ def markers(names: Iterable[str]) -> dict[str, str]:
 
 
 def legend_below(figure: Any, axes: Iterable[Any], columns: int = 2) -> None:
-    """One legend for all ``axes``, each label once, below them; the figure grows by as much."""
+    """One legend for all ``axes`` of ``figure``, each label once, below them; a figure grows by as much."""
     found: dict[str, Any] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    if found:
-        narrow = figure.get_figwidth() < 2 * PANEL[0] and max(map(len, found)) > LONG
-        columns = 1 if narrow else min(columns, len(found))
-        figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+    if not found:
+        return
+    whole = figure.get_figure(root=True)
+    narrow = whole.get_figwidth() < 2 * PANEL[0] and max(map(len, found)) > LONG
+    columns = 1 if narrow else min(columns, len(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+    if figure is whole:
         figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(found) // columns) + 0.1)
 
 
