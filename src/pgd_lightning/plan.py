@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from pgd_lightning import identity, ranks
 from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
 from pgd_lightning.dataset import Dataset
-from pgd_lightning.evaluation.figures import label
+from pgd_lightning.evaluation.drawing import label
 from pgd_lightning.fitting import ALONE, trainer_of
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.models import build_agent

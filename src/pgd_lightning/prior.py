@@ -75,8 +75,7 @@ def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) 
 
 def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset) -> Verdict:
     """What windows of the config's sampler are worth; measured once, as ``run`` remembers."""
-    sampler, settings = config.sampler, config.prior.verdict
-    key = identity.digest([identity.kept(sampler, "sampler"), settings.windows, settings.rows])
+    sampler, settings, key = config.sampler, config.prior.verdict, verdict_key(config)
     known = run.record.get("verdicts", {})
     if key not in known:
         make_windows = PGD(
@@ -93,6 +92,12 @@ def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset
         known = known | {key: vars(found)}
         run.update(verdicts=known)
     return Verdict(**known[key])
+
+
+def verdict_key(config: DictConfig) -> str:
+    """Under which a prior's run keeps the verdict on windows of the config's sampler."""
+    settings = config.prior.verdict
+    return identity.digest([identity.kept(config.sampler, "sampler"), settings.windows, settings.rows])
 
 
 def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[WindowModel, Run]:

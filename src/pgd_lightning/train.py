@@ -27,7 +27,7 @@ from pgd_lightning.experience import ready_generator
 from pgd_lightning.fitting import ALONE, ROWS, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour
-from pgd_lightning.progress import say
+from pgd_lightning.progress import duration, say
 from pgd_lightning.randomness import derive_seed, learner_seeds
 from pgd_lightning.runs import Run, command_line
 from pgd_lightning.simulators import make
@@ -57,7 +57,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         return
     mirror_figures(config, runs[0], dataset.provenance, figures)
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
-    say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
+    say(f"page:    {runs[0].folder / 'report' / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")
     say(f"next:    pgd generate run={runs[0].folder}   (synthetic data for other uses)")
 

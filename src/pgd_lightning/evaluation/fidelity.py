@@ -159,7 +159,7 @@ class DataDistance:
         chosen = real[torch.as_tensor(np.random.default_rng(seed).permutation(len(real))[:max_rows])]
         rows = pairs(chosen)
         self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
-        self.persistence = persistence(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
+        self.persistence = persistence_error(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
@@ -215,12 +215,12 @@ def health_card(
     }
 
 
-def persistence(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
+def persistence_error(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
     """Median squared error of predicting that nothing changes in a step, ``[..., O]``, in units of ``obs_std [O]``.
 
     The yardstick of one-step errors.
     """
-    return float(((next_obs - obs) / in_own_units(obs_std)).square().mean(-1).median())
+    return float(((next_obs - obs).cpu() / in_own_units(obs_std.cpu())).square().mean(-1).median())
 
 
 def health_line(card: dict[str, float | None]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import persistence, step_errors
+from pgd_lightning.evaluation.fidelity import persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -47,7 +47,7 @@ def verdict(
     enough = finite.float().mean() > 0.5
     return Verdict(
         error=_median(simulator, made[finite], obs_std, max_rows, seed) if enough else float("inf"),
-        persistence=persistence(held_out.obs[:, :-1], held_out.obs[:, 1:], obs_std),
+        persistence=persistence_error(held_out.obs[:, :-1], held_out.obs[:, 1:], obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )
 
