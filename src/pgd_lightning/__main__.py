@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -84,14 +84,14 @@ def command() -> int:
 
 def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
-    from pgd_lightning import ranks
-
     text = (
         str(error)
         if isinstance(error, UserError | Stopped)
         else f"{type(error).__name__}: {error} (--debug shows where)"
     )
-    if not ranks.report(error):
+    if launched():
+        import_module("pgd_lightning.ranks").report(error)
+    else:
         print(f"\nerror: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, UserError | Stopped) else 1
 
@@ -161,8 +161,7 @@ def quieten() -> None:
 
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    from pgd_lightning import ranks
-    from pgd_lightning.configuration import combinations, compose_config, nearest
+    from pgd_lightning.configuration import combinations, compose_config, handed, nearest, require_inputs
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -176,35 +175,50 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
     if verb in SEVERAL:
         config = compose_config(verb, combinations(overrides)[0])
     else:
-        overrides, config = ranks.handed() or (overrides, compose_config(verb, overrides))
+        overrides, config = handed() or (overrides, compose_config(verb, overrides))
     if show_config:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config))
-    else:
-        begin(verb, overrides, config)
+        return
+    if verb not in SEVERAL and not launched():
+        require_inputs(config)
+    begin(verb, overrides, config)
+
+
+def launched() -> bool:
+    """Whether this process is a rank that this package's launcher started."""
+    from pgd_lightning.configuration import HANDED
+
+    return HANDED in os.environ
 
 
 def begin(verb: str, overrides: list[str], config: Any) -> None:
-    """Run ``verb`` here, as one of several processes if it was started so, or start those."""
-    from pgd_lightning import doctor, ranks
-    from pgd_lightning.configuration import default_scale
-    from pgd_lightning.progress import stopping_on_signals
+    """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
+    from pgd_lightning.console import stopping_on_signals
 
     main = import_module(f"pgd_lightning.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with stopping_on_signals():
-        if verb not in TRAINING:
+        if verb in TRAINING:
+            together(verb, main, overrides, config)
+        else:
             main(config, overrides)
-            return
-        if not ranks.handed():  # the launcher looked
-            doctor.preflight(config)
-        if ranks.must_launch(config):
-            ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
-            return
-        with ranks.group(config):
-            main(config, overrides)
+
+
+def together(verb: str, main: Callable[[Any, list[str]], None], overrides: list[str], config: Any) -> None:
+    """Run ``verb`` as one of several processes if it was started so, or start those."""
+    from pgd_lightning import doctor, ranks
+    from pgd_lightning.configuration import default_scale
+
+    if not launched():  # the launcher looked
+        doctor.preflight(config)
+    if ranks.must_launch(config):
+        ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
+        return
+    with ranks.group(config):
+        main(config, overrides)
 
 
 if __name__ == "__main__":
