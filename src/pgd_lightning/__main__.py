@@ -16,6 +16,7 @@ from typing import Any
 from pgd_lightning.errors import Stopped, UserError
 
 VERBS = {
+    "demo": "what policy guidance does, in one picture of a maze, in minutes",
     "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
     "imagine": "PolyGRAD offline: clone, then improve in a world model of the recording (also: train -cn imagine)",
@@ -40,16 +41,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
 MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
-HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
+HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
 
 {chr(10).join(f"  {verb:<10}{text}" for verb, text in VERBS.items())}
 
+  --help     an example of the verb and its settings: what they mean, may be and are; --help all: every one
   --cfg      print the resolved config and stop
   --debug    show the traceback of an error
 
-example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke
-Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …).
-What each may be: conf/ranges.yaml."""
+example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke"""
 
 
 def main() -> int:
@@ -66,12 +66,16 @@ def command() -> int:
     if "-cn" in flags and len(words) > 1:  # Hydra's name for another config: pgd train -cn polygrad
         flags.remove("-cn")
         words = words[1:]
-    if not words or flags & {"-h", "--help"}:
+    wants_help = bool(flags & {"-h", "--help"})
+    if not words or (wants_help and words[0] not in VERBS):
         print(HELP)
         return 0
     quieten()
     try:
-        run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
+        if wants_help:
+            explain(words[0], words[1:])
+        else:
+            run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 128 + signal.SIGINT
@@ -159,6 +163,25 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
+def explain(verb: str, words: list[str]) -> None:
+    """Print an example of ``verb`` and its settings as they are with those typed; of the word ``all`` every one."""
+    from pgd_lightning import manual
+    from pgd_lightning.configuration import choices, combinations, composed_config
+
+    overrides = require_settings([word for word in words if word != "all"])
+    overrides = combinations(overrides)[0] if verb in SEVERAL else overrides
+    config, chosen = composed_config(verb, overrides), choices(verb, overrides)
+    print(manual.text(verb, VERBS[verb], config, chosen, everything="all" in words))
+
+
+def require_settings(words: list[str]) -> list[str]:
+    """``words``. Raises UserError where one of them is not key=value."""
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"'{word}' is not a setting: write key=value, for example env=hopper-medium.")
+    return words
+
+
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
     from pgd_lightning.configuration import combinations, compose_config, handed, nearest, require_inputs
@@ -169,9 +192,7 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
         raise UserError(
             f"Unknown option {' '.join(sorted(unknown))}: settings are written key=value, see 'pgd --help'."
         )
-    if any("=" not in o for o in overrides):
-        bad = next(o for o in overrides if "=" not in o)
-        raise UserError(f"'{bad}' is not a setting: write key=value, for example env=hopper-medium.")
+    require_settings(overrides)
     if verb in SEVERAL:
         config = compose_config(verb, combinations(overrides)[0])
     else:

@@ -43,6 +43,15 @@ QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
+    """As :func:`composed_config`. Raises UserError also where ``verb`` needs a setting that is not given."""
+    config = composed_config(verb, overrides)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
+    return config
+
+
+def composed_config(verb: str, overrides: list[str]) -> DictConfig:
     """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -57,10 +66,17 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     settings: Any = OmegaConf.to_container(config)
     for key, value in ranges.leaves(verb, settings):
         ranges.check(verb, settings, key, value)
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
     return config
+
+
+def choices(verb: str, overrides: list[str]) -> dict[str, str]:
+    """The option of every group in the config of ``verb``, by the name that the group is typed under."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(verb, overrides=composed(verb, overrides), return_hydra_config=True)
+    typed = {name: short for short, name in GROUPS.get(verb, {}).items()}
+    found = {typed.get(name, name): option for name, option in config.hydra.runtime.choices.items()}
+    return {name: str(option) for name, option in found.items() if _group(verb, name)}
 
 
 def handed() -> tuple[list[str], DictConfig] | None:

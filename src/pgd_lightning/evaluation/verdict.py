@@ -44,13 +44,18 @@ def verdict(
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
     finite = torch.isfinite(made.obs).flatten(1).all(-1) & torch.isfinite(made.action).flatten(1).all(-1)
-    moved = (held_out.obs[:, 1:] - held_out.obs[:, :-1]) / torch.where(obs_std == 0, 1, obs_std)
     enough = finite.float().mean() > 0.5
     return Verdict(
         error=_median(simulator, made[finite], obs_std, max_rows, seed) if enough else float("inf"),
-        persistence=float(moved.square().mean(-1).median()),
+        persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )
+
+
+def persistence_error(windows: Trajectory, obs_std: Tensor) -> float:
+    """Median squared error of saying that nothing changes in a step of ``windows [N, T]``, in variances of the data."""
+    moved = (windows.obs[:, 1:] - windows.obs[:, :-1]) / torch.where(obs_std == 0, 1, obs_std)
+    return float(moved.square().mean(-1).median())
 
 
 def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float:
