@@ -37,7 +37,7 @@ from pgd_lightning.trajectory import EnvSpec, Trajectory
 FILES = ("index.html", "demo.json", "demo.png", "demo.svg")
 NEXT = "make train ENV=hopper-medium"
 DATA, UNGUIDED, GUIDED, POLICY = "data", "unguided", "guided", "policy"
-TITLES = {DATA: "the data", UNGUIDED: "diffusion, unguided", GUIDED: "diffusion, guided", POLICY: "the policy itself"}
+TITLES = {DATA: "data", UNGUIDED: "diffusion model", GUIDED: "guided by the policy", POLICY: "the policy itself"}
 AT_LEAST = 1.0  # cells from the goal: windows that begin nearer to it are no test of who goes there
 HALF, CLEAR = 0.5, 0.2  # guidance works if it halves the distance to the policy and so many more windows go its way
 
@@ -140,10 +140,10 @@ def draw(
     for kind, part in windows.items():
         paths = part[nearest(part, policy, places, config.demo.paths)].obs[..., :2]
         left = policy.way_left(paths)
-        text = f"{found[kind].towards:.0%} of all windows get nearer to the star"
+        text = f"{found[kind].towards:.0%} get nearer to the star"
         panels.append(Panel(TITLES[kind], paths.double().numpy(), (left[:, -1] < left[:, 0]).numpy(), text))
     goal = (int(config.demo.goal[0]), int(config.demo.goal[1]))
-    title = "The data wander everywhere. The policy always goes to the star. Does guidance make diffusion follow it?"
+    title = "The data go anywhere, the policy only to the star. Guided by it, where does the diffusion model go?"
     maze_figure(panels, maze, goal, title, [folder / "demo.png", folder / "demo.svg"])
 
 

@@ -20,6 +20,9 @@ from pgd_lightning.simulators.maze import MAZES, OFF_CENTRE
 TOWARDS, ELSEWHERE, WALL, GOAL = "#d55e00", "#0072b2", "#3c4450", "#009e73"
 
 
+RIM = 0.3  # of the outer walls, in cells, is drawn
+
+
 @dataclass(frozen=True)
 class Panel:
     """One kind of window: its paths ``[n, T, 2]`` (row, column), which of them approach the goal, and what is said."""
@@ -33,23 +36,22 @@ class Panel:
 def maze_figure(panels: Sequence[Panel], maze: str, goal: tuple[int, int], title: str, paths: Sequence[Path]) -> None:
     """Draw ``panels`` side by side and save them to each of ``paths``, in the format of its ending."""
     rows, columns = len(MAZES[maze]), len(MAZES[maze][0])
-    width = 3.1 * columns / rows
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(width * len(panels), 4.25), squeeze=False, layout="constrained"
-    )
+    width = 2.9 * (columns - 2 + 2 * RIM) / (rows - 2 + 2 * RIM)
+    size = width * len(panels), 4.3
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, panel in zip(axes[0], panels, strict=True):
         draw_maze(axis, maze, goal)
         draw_paths(axis, panel.paths, panel.towards)
-        axis.set_title(panel.name, fontsize=12, fontweight="bold", loc="left", pad=6)
-        axis.set_xlabel(panel.text, fontsize=9.5, loc="left", labelpad=6)
+        axis.set_title(panel.name, fontsize=13, fontweight="bold", loc="left", pad=6)
+        axis.set_xlabel(panel.text, fontsize=11, loc="left", labelpad=6)
     keys = [
         Line2D([], [], color=TOWARDS, linewidth=2.2, label="gets nearer to the star"),
         Line2D([], [], color=ELSEWHERE, linewidth=2.2, label="does not"),
         Line2D([], [], color="black", marker="o", markerfacecolor="white", linestyle="", label="start"),
         Line2D([], [], color=GOAL, marker="*", markersize=13, linestyle="", label="where the policy always goes"),
     ]
-    figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), frameon=False, fontsize=9.5)
-    figure.suptitle(title, fontsize=11, x=0.005, ha="left")
+    figure.legend(handles=keys, loc="outside lower left", ncols=len(keys), frameon=False, fontsize=11)
+    figure.suptitle(title, fontsize=13, x=0.005, ha="left")
     for path in paths:
         part = path.with_name(f".{path.name}")
         figure.savefig(part, dpi=110, format=path.suffix[1:], facecolor="white")
@@ -74,8 +76,9 @@ def draw_maze(axis: Axes, maze: str, goal: tuple[int, int]) -> None:
         markeredgecolor="white",
         zorder=5,
     )
-    axis.set_xlim(-OFF_CENTRE - 0.5, len(rows[0]) - OFF_CENTRE - 0.5)
-    axis.set_ylim(len(rows) - OFF_CENTRE - 0.5, -OFF_CENTRE - 0.5)
+    first, last = 0.5 - OFF_CENTRE - RIM, -1.5 - OFF_CENTRE + RIM
+    axis.set_xlim(first, len(rows[0]) + last)
+    axis.set_ylim(len(rows) + last, first)
     axis.set(aspect="equal", xticks=[], yticks=[])
     for side in axis.spines.values():
         side.set_visible(False)
@@ -89,18 +92,16 @@ def draw_paths(axis: Axes, paths: NDArray[np.float64], towards: NDArray[np.bool_
         segments = np.stack([points[:-1], points[1:]], axis=1)
         strength = np.linspace(0.25, 1, len(segments))
         axis.add_collection(
-            LineCollection(list(segments), colors=colour, alpha=strength, linewidths=1 + strength, zorder=3)
+            LineCollection(list(segments), colors=colour, alpha=strength, linewidths=1.2 + 1.2 * strength, zorder=3)
         )
-        axis.plot(
-            *points[0], "o", color="white", markeredgecolor="black", markeredgewidth=0.7, markersize=4.5, zorder=4
-        )
+        axis.plot(*points[0], "o", color="white", markeredgecolor="black", markeredgewidth=0.7, markersize=5, zorder=4)
         back = points[max(len(points) - 6, 0)]
         if np.linalg.norm(points[-1] - back) > 0.02:
             head = {
                 "arrowstyle": "-|>",
                 "color": colour,
                 "linewidth": 1,
-                "mutation_scale": 10,
+                "mutation_scale": 14,
                 "shrinkA": 0,
                 "shrinkB": 0,
             }
