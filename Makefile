@@ -20,7 +20,7 @@ OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call optio
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
 	$(call option,STEPS,steps) $(call option,DATA,data.source) $(call option,RUN,run) $(call option,RUNS,runs) $(call shell_words,ARGS))
 
-.PHONY: help train slurm prior generate evaluate report analyse data test test-slow lint types bench lock clean
+.PHONY: help demo train slurm prior generate evaluate report analyse data test test-slow lint types bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ help: ## this list
 
 train: $(STAMP) ## the whole story: prior, agent, score, figures (ENV AGENT SCALE GENERATOR SEED SEEDS DATA)
 	$(BIN)/pgd train $(OPTIONS)
+
+demo: $(STAMP) ## what policy guidance does, in one picture of a maze, in minutes
+	$(BIN)/pgd demo $(OPTIONS)
 
 slurm: $(STAMP) ## the same as a job array of a SLURM cluster, with ENV=a,b AGENT=a,b SEED=0,1 (docs/slurm.md)
 	$(BIN)/pgd slurm $(OPTIONS)

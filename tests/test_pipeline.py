@@ -22,6 +22,7 @@ from pgd_lightning.__main__ import main
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl import Reading
+from pgd_lightning.data.sources import minari_folder
 from pgd_lightning.dataset import open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.prior import training_set
@@ -174,7 +175,7 @@ def test_evaluate_report_and_generate(finished, recording, monkeypatch, capsys, 
     assert len(data) == 2 * 6 * 32
     target = f"minari:{tmp_path / 'made-v0'}"
     assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out='{target}'"]) == 0
-    again = minari.load(minari.locate(target), run_spec(), Reading("error", "recorded", "error"))
+    again = minari.load(minari_folder(target), run_spec(), Reading("error", "recorded", "error"))
     ours, theirs = data.steps()[torch.arange(len(data.steps()))], again.steps()[torch.arange(len(again.steps()))]
     no_successor = ~data.terminated[31::32]  # a window's last row
     assert len(ours) == 2 * 6 * 32 - int(no_successor.sum())

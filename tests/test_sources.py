@@ -18,6 +18,7 @@ from pgd_lightning.convert import main as convert
 from pgd_lightning.convert import no_infos
 from pgd_lightning.data import cache, d4rl, legacy, minari
 from pgd_lightning.data.recording import ARRAYS, Recording
+from pgd_lightning.data.sources import PACKAGE, minari_folder
 from pgd_lightning.dataset import open_dataset, read_recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs import build
@@ -183,7 +184,7 @@ class TestMinari:
     def test_round_trip_is_exact(self, recording, tmp_path, target):
         target = target.format(folder=tmp_path)
         folder = minari.write(target, recording, SPEC, "a test", no_infos)
-        assert minari.locate(target) == folder
+        assert minari_folder(target) == folder
         assert same(minari.load(folder, SPEC, READING), recording)
         assert not list(tmp_path.rglob("*.part"))
 
@@ -220,7 +221,7 @@ class TestMinari:
             "foreign-v0", made, observation_space=gymnasium.spaces.Dict(achieved_goal=box(2), observation=box(3)),
             action_space=box(2),
         )  # fmt: skip
-        data = minari.load(minari.locate("minari:foreign-v0"), SPEC, READING)
+        data = minari.load(minari_folder("minari:foreign-v0"), SPEC, READING)
         assert data.ends.tolist() == [6, 11]
         assert data.terminated.tolist() == [False] * 6 + [True] + [False] * 5
         expected = np.float32(made[0].observations["observation"])
@@ -230,7 +231,7 @@ class TestMinari:
 
     def test_nothing_is_downloaded(self, tmp_path):
         with pytest.raises(UserError, match="minari download mujoco/hopper/expert-v0"):
-            minari.locate("minari:mujoco/hopper/expert-v0")
+            minari_folder("minari:mujoco/hopper/expert-v0")
 
     def test_bad_sets_are_named(self, recording, tmp_path):
         folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
@@ -352,7 +353,7 @@ class TestCommand:
         monkeypatch.setitem(sys.modules, "d4rl", types.ModuleType("d4rl"))
         env = build(config(tmp_path, path).env)
         expected = d4rl.load(path, env, "clip")
-        for source in (path, path, f"minari:{there}", back, legacy.SOURCE):
+        for source in (path, path, f"minari:{there}", back, PACKAGE):
             assert same(read_recording(config(tmp_path, source), env)[0], expected), source
 
     def test_cache_knows_the_settings(self, tmp_path):

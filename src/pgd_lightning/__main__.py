@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pgd_lightning.errors import Stopped, UserError
 
 VERBS = {
+    "demo": "what policy guidance does, in one picture of a maze, in minutes",
     "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
     "imagine": "PolyGRAD offline: clone, then improve in a world model of the recording (also: train -cn imagine)",
@@ -40,16 +41,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
 MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
-HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
+HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
 
 {chr(10).join(f"  {verb:<10}{text}" for verb, text in VERBS.items())}
 
+  --help     an example of the verb and its settings: what they mean, may be and are; --help all: every one
   --cfg      print the resolved config and stop
   --debug    show the traceback of an error
 
-example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke
-Settings and their meaning: conf/*.yaml (env, agent, generator, guidance, sampler, scale, …).
-What each may be: conf/ranges.yaml."""
+example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke"""
 
 
 def main() -> int:
@@ -66,12 +66,16 @@ def command() -> int:
     if "-cn" in flags and len(words) > 1:  # Hydra's name for another config: pgd train -cn polygrad
         flags.remove("-cn")
         words = words[1:]
-    if not words or flags & {"-h", "--help"}:
+    wants_help = bool(flags & {"-h", "--help"})
+    if not words or (wants_help and words[0] not in VERBS):
         print(HELP)
         return 0
     quieten()
     try:
-        run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
+        if wants_help:
+            explain(words[0], words[1:])
+        else:
+            run(words[0], words[1:], show_config="--cfg" in flags, unknown=flags - {"--cfg", "--debug"})
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 128 + signal.SIGINT
@@ -84,14 +88,14 @@ def command() -> int:
 
 def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
-    from pgd_lightning import ranks
-
     text = (
         str(error)
         if isinstance(error, UserError | Stopped)
         else f"{type(error).__name__}: {error} (--debug shows where)"
     )
-    if not ranks.report(error):
+    if launched():
+        import_module("pgd_lightning.ranks").report(error)
+    else:
         print(f"\nerror: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, UserError | Stopped) else 1
 
@@ -159,10 +163,28 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
+def explain(verb: str, words: list[str]) -> None:
+    """Print an example of ``verb`` and its settings as they are with those typed; of the word ``all`` every one."""
+    from pgd_lightning import manual
+    from pgd_lightning.configuration import choices, combinations, composed_config
+
+    overrides = require_settings([word for word in words if word != "all"])
+    overrides = combinations(overrides)[0] if verb in SEVERAL else overrides
+    config, chosen = composed_config(verb, overrides), choices(verb, overrides)
+    print(manual.text(verb, VERBS[verb], config, chosen, everything="all" in words))
+
+
+def require_settings(words: list[str]) -> list[str]:
+    """``words``. Raises UserError where one of them is not key=value."""
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"'{word}' is not a setting: write key=value, for example env=hopper-medium.")
+    return words
+
+
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    from pgd_lightning import ranks
-    from pgd_lightning.configuration import combinations, compose_config, nearest
+    from pgd_lightning.configuration import combinations, compose_config, handed, nearest, require_inputs
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -170,41 +192,54 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
         raise UserError(
             f"Unknown option {' '.join(sorted(unknown))}: settings are written key=value, see 'pgd --help'."
         )
-    if any("=" not in o for o in overrides):
-        bad = next(o for o in overrides if "=" not in o)
-        raise UserError(f"'{bad}' is not a setting: write key=value, for example env=hopper-medium.")
+    require_settings(overrides)
     if verb in SEVERAL:
         config = compose_config(verb, combinations(overrides)[0])
     else:
-        overrides, config = ranks.handed() or (overrides, compose_config(verb, overrides))
+        overrides, config = handed() or (overrides, compose_config(verb, overrides))
     if show_config:
         from omegaconf import OmegaConf
 
         print(OmegaConf.to_yaml(config))
-    else:
-        begin(verb, overrides, config)
+        return
+    if verb not in SEVERAL and not launched():
+        require_inputs(config)
+    begin(verb, overrides, config)
+
+
+def launched() -> bool:
+    """Whether this process is a rank that this package's launcher started."""
+    from pgd_lightning.configuration import HANDED
+
+    return HANDED in os.environ
 
 
 def begin(verb: str, overrides: list[str], config: Any) -> None:
-    """Run ``verb`` here, as one of several processes if it was started so, or start those."""
-    from pgd_lightning import doctor, ranks
-    from pgd_lightning.configuration import default_scale
-    from pgd_lightning.progress import stopping_on_signals
+    """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
+    from pgd_lightning.console import stopping_on_signals
 
     main = import_module(f"pgd_lightning.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with stopping_on_signals():
-        if verb not in TRAINING:
+        if verb in TRAINING:
+            together(verb, main, overrides, config)
+        else:
             main(config, overrides)
-            return
-        if not ranks.handed():  # the launcher looked
-            doctor.preflight(config)
-        if ranks.must_launch(config):
-            ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
-            return
-        with ranks.group(config):
-            main(config, overrides)
+
+
+def together(verb: str, main: Callable[[Any, list[str]], None], overrides: list[str], config: Any) -> None:
+    """Run ``verb`` as one of several processes if it was started so, or start those."""
+    from pgd_lightning import doctor, ranks
+    from pgd_lightning.configuration import default_scale
+
+    if not launched():  # the launcher looked
+        doctor.preflight(config)
+    if ranks.must_launch(config):
+        ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
+        return
+    with ranks.group(config):
+        main(config, overrides)
 
 
 if __name__ == "__main__":

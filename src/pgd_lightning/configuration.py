@@ -1,12 +1,17 @@
-"""From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks."""
+"""From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks.
 
+Neither torch nor Lightning is loaded for it.
+"""
+
+import json
 import os
 import re
+import sys
 from difflib import get_close_matches
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,13 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgd_lightning import ranges
-from pgd_lightning.data import minari
+from pgd_lightning.data import sources
 from pgd_lightning.errors import UserError
+from pgd_lightning.gpu import gpu_is_there
 from pgd_lightning.ranges import CONF
 from pgd_lightning.ranges import of_group as options
+from pgd_lightning.run_folder import require_run
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
+
+HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank reads instead of composing
 
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
@@ -34,6 +43,15 @@ QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
+    """As :func:`composed_config`. Raises UserError also where ``verb`` needs a setting that is not given."""
+    config = composed_config(verb, overrides)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
+    return config
+
+
+def composed_config(verb: str, overrides: list[str]) -> DictConfig:
     """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -48,10 +66,34 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
     settings: Any = OmegaConf.to_container(config)
     for key, value in ranges.leaves(verb, settings):
         ranges.check(verb, settings, key, value)
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
     return config
+
+
+def choices(verb: str, overrides: list[str]) -> dict[str, str]:
+    """The option of every group in the config of ``verb``, by the name that the group is typed under."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(verb, overrides=composed(verb, overrides), return_hydra_config=True)
+    typed = {name: short for short, name in GROUPS.get(verb, {}).items()}
+    found = {typed.get(name, name): option for name, option in config.hydra.runtime.choices.items()}
+    return {name: str(option) for name, option in found.items() if _group(verb, name)}
+
+
+def handed() -> tuple[list[str], DictConfig] | None:
+    """Overrides and resolved config that the launcher handed to this rank; None for a process of its own."""
+    if HANDED not in os.environ:
+        return None
+    given = json.loads(Path(os.environ[HANDED]).read_text())
+    sys.argv = given["argv"]  # what the user typed: run folders record it
+    return given["overrides"], OmegaConf.create(given["config"])
+
+
+def require_inputs(config: DictConfig) -> None:
+    """Raises UserError where the recording or the run that the command is about is not there."""
+    if run := OmegaConf.select(config, "run"):
+        require_run(run)
+    if source := OmegaConf.select(config, "data.source"):
+        sources.require(source)
 
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
@@ -113,7 +155,7 @@ def _parts(value: str) -> list[str]:
 def _at_home(path: str) -> str:
     """``path`` with a leading ~ replaced by the home folder; that of nobody is a name."""
     prefix, tilde, rest = path.partition("~")
-    if not tilde or prefix not in ("", minari.PREFIX):
+    if not tilde or prefix not in ("", sources.MINARI):
         return path
     found = os.path.expanduser(tilde + rest)
     return prefix + (f"./{found}" if found.startswith("~") else found)
@@ -168,7 +210,7 @@ def default_scale(verb: str, overrides: list[str]) -> list[str]:
         o.startswith("scale=") for o in overrides
     ):
         return []
-    return [f"scale={'paper' if torch.cuda.is_available() else 'laptop'}"]
+    return [f"scale={'paper' if gpu_is_there() else 'laptop'}"]
 
 
 def nearest(name: str, names: list[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
@@ -29,13 +29,13 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     env: EnvSpec = build(config.env)
     out = destination(config.out, config.overwrite)
     recording, provenance, path = read_recording(config, env)
-    source = minari.locate(config.data.source) if provenance["kind"] == "minari" else path
+    source = sources.minari_folder(config.data.source) if provenance["kind"] == "minari" else path
     require_new(out, config.overwrite, source)
     say(f"data: {provenance['label']}, {len(recording)} rows in {len(recording.ends)} episodes")
     for note in recording.notes:
         say(f"data: {note}")
     infos = partial(d4rl.info_rows, path) if path else no_infos
-    if config.out.startswith(minari.PREFIX):
+    if config.out.startswith(sources.MINARI):
         label = f"converted from {provenance['label']}"
         written = f"minari:{minari.write(config.out, recording, env, label, infos, config.overwrite)}"
     else:
@@ -47,7 +47,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def destination(out: str, overwrite: bool) -> Path:
     """The file or folder that ``out`` means. Raises UserError if it is neither, or exists and may not be replaced."""
-    if out.startswith(minari.PREFIX):
+    if out.startswith(sources.MINARI):
         return minari.destination(out, overwrite)
     path = Path(out).expanduser()
     if path.suffix not in (".hdf5", ".h5"):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.collect import has_recipe, recipe_of, stand_in
-from pgd_lightning.data import d4rl, legacy, minari, origin
+from pgd_lightning.data import d4rl, legacy, minari, origin, sources
 from pgd_lightning.data.cache import cache_key, cached
 from pgd_lightning.data.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.recording import Recording
@@ -119,14 +119,14 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     """
     data = config.data
     reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
-    if data.source == legacy.SOURCE:
+    if data.source == sources.PACKAGE:
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
         return legacy.load(columns, env, reading), provenance, None
     read: Callable[[d4rl.Reading], Recording]
     path = None
-    if data.source.startswith(minari.PREFIX):
-        folder = minari.locate(data.source)
+    if data.source.startswith(sources.MINARI):
+        folder = sources.minari_folder(data.source)
         provenance = minari.provenance(folder, env)
         read = partial(minari.load, folder, env)
     else:

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.collect import has_recipe
-from pgd_lightning.data import legacy, minari
+from pgd_lightning.data import sources
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.ranks import nodes, per_node
@@ -164,7 +164,7 @@ def data(config: DictConfig) -> Iterator[Finding]:
     """Whether the recording is here already; compute nodes often cannot download."""
     env: EnvSpec = build(config.env)
     source = config.data.source
-    if source == legacy.SOURCE or source.startswith(minari.PREFIX):
+    if source == sources.PACKAGE or source.startswith(sources.MINARI):
         yield Finding("data", "ok", f"{source} (looked at when the job starts)")
     elif source not in ("auto", "d4rl", "local"):
         path = Path(source).expanduser()

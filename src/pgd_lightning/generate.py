@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.convert import destination, no_infos
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.dataset import dataset_of
 from pgd_lightning.errors import UserError
@@ -49,7 +49,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         "run": run.folder.name,
         "env": dataset.env.name,
     }
-    if config.out.startswith(minari.PREFIX):
+    if config.out.startswith(sources.MINARI):
         write_minari(config.out, parts, attributes, rows, dataset.env, config.overwrite)
     else:
         d4rl.write(out, chunks(parts), attributes, rows, config.overwrite)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from pgd_lightning.console import say
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
-from pgd_lightning.runs import Run
-from pgd_lightning.sweep import Point, recorded
+from pgd_lightning.points import Point, recorded
+from pgd_lightning.run_folder import RunFolder
 
 MISSING = "missing"
 
@@ -38,9 +38,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say("\n" + ", ".join(f"{number} {state}" for state, number in sorted(counts.items())))
 
 
-def all_runs(root: Path) -> list[Run]:
+def all_runs(root: Path) -> list[RunFolder]:
     """The runs below ``root``, in the order of their folders."""
-    return [Run(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
+    return [RunFolder(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
 
 
 def missing(sweep: Path) -> list[Point]:
@@ -59,7 +59,7 @@ def point_line(sweep: Path, point: Point) -> str:
     return f"{text}\n{'':11}{log}: {''.join(last)}"
 
 
-def line(run: Run, state: str) -> str:
+def line(run: RunFolder, state: str) -> str:
     """State, steps, score, age and folder of one run; of a failed one also its sentence."""
     record, beat = run.record, run.heartbeat
     steps = f"{beat['step']}/{beat['total']}" if "total" in beat else ""

@@ -39,9 +39,9 @@ from pgd_lightning.evaluation.statistics import (
     probability_of_improvement,
     seed_interval,
 )
+from pgd_lightning.points import recorded
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, command_line, write_atomic
-from pgd_lightning.sweep import recorded
 from pgd_lightning.templates import each_once, interval_text, notice, photograph, render, score_row
 
 Array = NDArray[np.float64]

@@ -1,75 +1,40 @@
-"""What a long run shows: a bar on a terminal, a line now and then in a log file; and how it stops when asked to."""
+"""What a long training shows: a bar on a terminal, a line now and then in a log file; and how it saves and stops."""
 
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from pgd_lightning.console import (
+    LINE_EVERY,
+    SIGNALS,
+    Counter,
+    duration,
+    progress_bar,
+    received,
+    say,
+    stop,
+    stop_if_asked,
+    stopping_on_signals,
+)
 from pgd_lightning.errors import Stopped
 
-LINE_EVERY = 20.0  # seconds
+__all__ = [
+    "Counter",
+    "Heartbeat",
+    "ProgressReport",
+    "StopOnSignal",
+    "duration",
+    "say",
+    "stop_if_asked",
+    "stopping_on_signals",
+]
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
-
-
-_said: set[str] = set()  # by this command, of what is said once
-
-
-def say(text: str, once: bool = False) -> None:
-    """One line for the reader of the terminal or the log, at once; ``once``: not if this command said it before."""
-    if once and text in _said:
-        return
-    if once:
-        _said.add(text)
-    print(text, flush=True)
-
-
-class Counter:
-    """How far work of a known size has come, outside a Trainer."""
-
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        self.title, self.total, self.unit = title, total, unit
-
-    def __enter__(self) -> "Counter":
-        say(f"{self.title}: {self.total:,} {self.unit}")
-        self.started = self.last_line = time.monotonic()
-        self.first: int | None = None
-        self.bar = _bar() if sys.stdout.isatty() else None
-        if self.bar:
-            self.task = self.bar.add_task("", total=self.total, m="")
-            self.bar.start()
-        return self
-
-    def show(self, done: int) -> None:
-        stop_if_asked()
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first
-        if self.bar:
-            self.bar.update(self.task, completed=done)
-        elif now - self.last_line > LINE_EVERY and done > self.first:  # one number tells no rate
-            rate = (done - self.first) / (now - self.started)
-            left = duration((self.total - done) / rate)
-            say(f"  {done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left} left")
-            self.last_line = now
-
-    def __exit__(self, *args: object) -> None:
-        if self.bar:
-            self.bar.stop()
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[m]}"),
-    )
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
 
 class ProgressReport(Callback):
@@ -83,7 +48,7 @@ class ProgressReport(Callback):
         self.started = self.last_line = time.monotonic()
         self.first_step = trainer.global_step
         if sys.stdout.isatty():
-            self.bar = _bar()
+            self.bar = progress_bar()
             self.task = self.bar.add_task(self.title, total=self.total, completed=trainer.global_step, m="")
             self.bar.start()
 
@@ -126,49 +91,6 @@ def _words(metrics: Mapping[str, Any]) -> list[str]:
     return [f"{'held-out loss' if key == 'val_loss' else key} {value:.3g}" for key, value in named]
 
 
-def duration(seconds: float) -> str:
-    """``seconds`` as a reader counts them: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_received: list[int] = []  # signals of this command, the first that counts
-
-
-def stop_if_asked() -> None:
-    """Raises Stopped where a signal came and the command still runs.
-
-    A training notes signals until its step is done; and an exception that a signal raises may be lost, as in a
-    destructor or a library that handles everything.
-    """
-    if _received:
-        name = signal.Signals(_received[0]).name
-        raise Stopped(f"Stopped by {name}; the same command continues from the last checkpoint.", _received[0])
-
-
-def _stop(number: int, frame: Any) -> None:
-    _received.append(number)
-    stop_if_asked()
-
-
-@contextmanager
-def stopping_on_signals() -> Iterator[None]:
-    """Between trainings, which save first (:class:`StopOnSignal`), a signal ends the command at once."""
-    _received.clear()
-    _said.clear()
-    before = {number: signal.signal(number, _stop) for number in SIGNALS}
-    try:
-        yield
-    except Exception:
-        stop_if_asked()  # the error is what a library made of the stop
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 class Heartbeat(Callback):
     """Tells ``beat`` every now and then how far the training is."""
 
@@ -206,11 +128,11 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        if self.before[signal.SIGINT] is not _stop:  # no command: what an earlier training was told is past
-            _received.clear()
+        if self.before[signal.SIGINT] is not stop:  # no command: what an earlier training was told is past
+            received.clear()
 
     def _note(self, number: int, frame: Any) -> None:
-        _received.append(number)
+        received.append(number)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -218,7 +140,7 @@ class StopOnSignal(Callback):
         if not self._asked(trainer):
             return
         trainer.save_checkpoint(self.checkpoints / f"step={trainer.global_step:09d}.ckpt")
-        number = _received[0] if _received else None
+        number = received[0] if received else None
         name = signal.Signals(number).name if number else "a signal to another rank"
         raise Stopped(
             f"Stopped by {name} at step {trainer.global_step}; everything is saved, and the same command continues "
@@ -229,10 +151,10 @@ class StopOnSignal(Callback):
     def _asked(self, trainer: Trainer) -> bool:
         """Whether to stop now; ranks decide together, so that all save the same step."""
         if trainer.world_size == 1:
-            return bool(_received)
+            return bool(received)
         if trainer.global_step % AGREE_EVERY:
             return False
-        return bool(trainer.strategy.reduce_boolean_decision(bool(_received), all=False))
+        return bool(trainer.strategy.reduce_boolean_decision(bool(received), all=False))
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for number, handler in self.before.items():

@@ -73,9 +73,18 @@ def check(verb: str, config: Config, key: str, value: Any) -> None:
     if isinstance(value, int) and abs(value) > LARGEST:
         raise UserError(f"{key}={value} does not fit: whole numbers beyond {LARGEST} are not counted exactly.")
     if value != UNSET and not any(_fits(option, value, look) for option in allowed):
-        *others, last = [_phrase(option, look) for option in allowed]
-        sentence = f"{', '.join(others)} or {last}" if others else last
-        raise UserError(f"{key}={shown(value)} does not fit: it is {sentence}.")
+        raise UserError(f"{key}={shown(value)} does not fit: it is {_sentence(allowed, look)}.")
+
+
+def sentence(verb: str, key: str) -> str:
+    """What ``key`` of ``verb`` may be, in words; empty where nothing is declared."""
+    allowed = declared(verb, key)
+    return _sentence(allowed, lambda name: (name, None)) if allowed else ""
+
+
+def _sentence(allowed: list[str], look: Look) -> str:
+    *others, last = [_phrase(option, look) for option in allowed]
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def shown(value: Any) -> str:

@@ -33,10 +33,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pgd_lightning.configuration import HANDED
 from pgd_lightning.errors import Stopped, UserError
 
 T = TypeVar("T")
-HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank reads instead of composing
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # what the launcher passes on
 
 
@@ -181,21 +181,9 @@ def lost(error: RuntimeError) -> UserError | None:
     )
 
 
-def handed() -> tuple[list[str], DictConfig] | None:
-    """Overrides and resolved config that the launcher handed to this rank; None for a process of its own."""
-    if HANDED not in os.environ:
-        return None
-    given = json.loads(Path(os.environ[HANDED]).read_text())
-    sys.argv = given["argv"]  # what the user typed: run folders record it
-    return given["overrides"], OmegaConf.create(given["config"])
-
-
-def report(error: BaseException) -> bool:
-    """Tell the launcher what this rank ended with; False where there is none, and the rank has to say it itself."""
-    if HANDED not in os.environ:
-        return False
+def report(error: BaseException) -> None:
+    """Tell the launcher of this rank what it ended with."""
     ErrorHandler().record_exception(UserError(str(error)) if isinstance(error, UserError) else error)
-    return True
 
 
 @contextmanager

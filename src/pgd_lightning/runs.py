@@ -37,9 +37,9 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning import ranks
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import digest
+from pgd_lightning.run_folder import RunFolder, require_run
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
-BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 
@@ -132,10 +132,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run folder."""
-
-    folder: Path
+class Run(RunFolder):
+    """One run folder, which this process may write."""
 
     @classmethod
     def named(
@@ -163,11 +161,6 @@ class Run:
                 run._write(state="new", stage=stage, env=env, method=method, seed=seed, identity=identity)
         return run
 
-    @property
-    def record(self) -> dict[str, Any]:
-        path = self.folder / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
-
     def update(self, **entries: Any) -> None:
         """Merge ``entries`` into run.json. As everywhere here, the first of several ranks writes."""
         with self._changing():
@@ -183,14 +176,6 @@ class Run:
         with (self.folder / ".record.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-    @property
-    def finished(self) -> bool:
-        return self.record.get("state") == "finished"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
     @contextmanager
     def started(self, config: DictConfig, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
@@ -241,10 +226,6 @@ class Run:
             self.update(state="failed", reason=str(error) or type(error).__name__)
             raise
 
-    @property
-    def attempt(self) -> int:
-        return len(self.record.get("starts", []))
-
     def beat(self, **progress: int) -> None:
         """Leave a sign of life, with ``step`` and ``total`` where they are known."""
         if ranks.rank() > 0:
@@ -252,30 +233,6 @@ class Run:
         who = {"host": platform.node(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), "time": time.time()}
         with suppress(OSError):  # a full disk is the checkpoint's to report
             (self.folder / "heartbeat.json").write_text(json.dumps(self.heartbeat | who | progress))
-
-    @property
-    def heartbeat(self) -> dict[str, Any]:
-        """The last sign of life, {} if there is none that can be read."""
-        try:
-            beat: dict[str, Any] = json.loads((self.folder / "heartbeat.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return beat
-
-    @property
-    def last_heard(self) -> float:
-        """Seconds since the epoch of the last sign of life or change of state."""
-        return max(self.heartbeat.get("time", 0.0), (self.folder / "run.json").stat().st_mtime)
-
-    def state(self, stale_after: float) -> str:
-        """What run.json says, unless that is ``running`` and its process is gone (killed) or silent (stale)."""
-        state: str = self.record["state"]
-        if state != "running":
-            return state
-        beat = self.heartbeat
-        if beat.get("host") == platform.node() and not _alive(beat["pid"]):
-            return "killed"
-        return "running" if time.time() - self.last_heard < stale_after else "stale"
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows to a JSONL file of the run; a torn last line of a killed process is cut first."""
@@ -293,29 +250,6 @@ class Run:
             file.flush()
             os.fsync(file.fileno())
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a JSONL file, without what a resumed run wrote a second time (it writes the same again)."""
-        path = self.folder / name
-        if not path.exists():
-            return []
-        lines = [line for line in path.read_text().split("\n")[:-1] if line]
-        return [json.loads(line) for line in dict.fromkeys(lines)]
-
-    def asked_as(self, config: DictConfig) -> bool:
-        """Whether the last start had just these settings."""
-        path = self.folder / "config.yaml"
-        return path.exists() and path.read_text() == OmegaConf.to_yaml(config, resolve=True)
-
-    def load_config(self) -> DictConfig:
-        """The settings of the last start; what there was not yet in an older version is as that version trained."""
-        config = OmegaConf.load(self.folder / "config.yaml")
-        assert isinstance(config, DictConfig)
-        for key, value in BEFORE.items():
-            section, _, name = key.partition(".")
-            if section in config and name not in config[section]:
-                OmegaConf.update(config, key, value, force_add=True)
-        return config
-
 
 def _locked(file: IO[str]) -> bool:
     """Whether the file could be locked."""
@@ -326,24 +260,10 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
-
-
 def open_run(folder: str | Path) -> Run:
     """The run in ``folder``. Raises UserError if there is none."""
-    run = Run(Path(folder))
-    if not run.record:
-        raise UserError(
-            f"There is no run in '{folder}' (no run.json): give a folder below runs/, e.g. RUN=runs/agent/…"
-        )
-    return run
+    require_run(folder)
+    return Run(Path(folder))
 
 
 def finished_agent(folder: str) -> Run:

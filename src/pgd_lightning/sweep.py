@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,51 +19,12 @@ from omegaconf import DictConfig
 from pgd_lightning.configuration import combinations, compose_config
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import asked, digest
+from pgd_lightning.points import Made, Point
 from pgd_lightning.progress import say
-from pgd_lightning.runs import Run, write_atomic
+from pgd_lightning.runs import write_atomic
 from pgd_lightning.train import arms
 
 SAY_EVERY = 10.0  # seconds without a word
-
-
-@dataclass(frozen=True)
-class Made:
-    """An agent that a point trains: where its run will be, and the settings by which it is known."""
-
-    env: str
-    seed: int
-    settings: str
-
-    def run(self, runs_dir: Path) -> Run | None:
-        """The run, None where there is none yet."""
-        candidates = (Run(path.parent) for path in runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
-        return next((run for run in candidates if self.settings in run.record.get("settings", [])), None)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One combination: a command ``pgd train …`` and the agents that it trains."""
-
-    number: int
-    overrides: list[str]
-    label: str  # what tells it from the others
-    runs_dir: Path
-    agents: list[Made]
-
-    def runs(self) -> list[Run | None]:
-        """Of each of its agents the run, None where there is none yet."""
-        return [agent.run(self.runs_dir) for agent in self.agents]
-
-    @property
-    def finished(self) -> bool:
-        """Whether every agent of this point is trained."""
-        return all(run is not None and run.finished for run in self.runs())
-
-    @property
-    def said(self) -> str:
-        """The sentence with which one of its runs failed, if one did."""
-        reasons = (run.record.get("reason") for run in self.runs() if run is not None and not run.finished)
-        return next((reason for reason in reasons if reason), "")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -104,16 +65,6 @@ def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
     written = {"points": [point.overrides for point in points], "labels": [point.label for point in points]}
     write_atomic(folder / "sweep.json", json.dumps(written | {"agents": agents}, indent=2))
     return folder
-
-
-def recorded(sweep: Path) -> list[Point]:
-    """The points of a ``sweep.json``, whose agents lie in the same runs folder; none of one of an earlier version."""
-    found = json.loads(sweep.read_text())
-    if "agents" not in found:
-        return []
-    rows = zip(found["points"], found["labels"], found["agents"], strict=True)
-    runs_dir = sweep.parents[2]
-    return [Point(n, p, label, runs_dir, [Made(**agent) for agent in made]) for n, (p, label, made) in enumerate(rows)]
 
 
 def train(overrides: list[str]) -> int:

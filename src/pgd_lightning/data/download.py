@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from pgd_lightning.data import sources
 from pgd_lightning.data.hdf5 import opened
 from pgd_lightning.data.locks import alone
 from pgd_lightning.errors import UserError
@@ -29,10 +30,7 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
     Raises DataUnavailable, with a sentence that says which file to put where, if the official file cannot be had.
     """
     if source != "d4rl":
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
-        return path
+        return sources.file(source)
     name = Path(env.file.path).name
     for path in (folder / name, folder / env.file.path):
         if path.is_file():

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl import Reading, read
 from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.sources import PACKAGE
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
-
-SOURCE = "d4rl-package"
 
 
 def fetch(env: EnvSpec) -> dict[str, NDArray[Any]]:
@@ -30,7 +29,7 @@ def fetch(env: EnvSpec) -> dict[str, NDArray[Any]]:
         import_module("d4rl")  # registers the environments
     except Exception as error:  # mujoco-py raises its own where the binaries are missing
         raise UserError(
-            f"data.source={SOURCE} needs the old d4rl package, which does not import here ({type(error).__name__}: "
+            f"data.source={PACKAGE} needs the old d4rl package, which does not import here ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else ''}): give the HDF5 file instead, data.source=<path>."
         ) from error
     try:
@@ -49,7 +48,7 @@ def load(columns: dict[str, NDArray[Any]], env: EnvSpec, reading: Reading) -> Re
         if key.count("/") == 0 and values.dtype.kind not in "fbiu":
             raise UserError(f"'{key}' of the d4rl package holds {values.dtype}, not numbers.")
     rows = {key: len(values) if values.ndim else None for key, values in columns.items()}
-    return read(columns.get, rows, Path(f"{SOURCE}:{env.d4rl_id}"), env, reading)
+    return read(columns.get, rows, Path(f"{PACKAGE}:{env.d4rl_id}"), env, reading)
 
 
 def provenance(columns: dict[str, NDArray[Any]], env: EnvSpec) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from pgd_lightning.data.hdf5 import DAMAGE, DENSEST, check_plain, opened
 from pgd_lightning.data.origin import minari_facts
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.sources import MINARI, minari_root
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
-PREFIX = "minari:"
 ENV = "pgd_lightning_env"  # our entry in a Minari set's metadata: what it was read as
 KNOWN = "has_successor"  # our entry in a Minari episode's infos
 ID = re.compile(r"[-\w]+-v\d+")
@@ -45,26 +45,6 @@ def _missing(error: ImportError, extra: str) -> UserError:
         f"Minari data sets of this kind need a package that is not installed ({error}): pip install 'minari[{extra}]'; "
         "or give an HDF5 file."
     )
-
-
-def locate(source: str) -> Path:
-    """The folder of ``minari:NAME`` (below ``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``) or ``minari:FOLDER``.
-
-    Raises UserError, with the command that downloads it, if it is not there.
-    """
-    name = source.removeprefix(PREFIX)
-    for folder in (root() / name, Path(name).expanduser()):
-        if name and (folder / "data" / "metadata.json").is_file():
-            return folder
-    raise UserError(
-        f"There is no Minari data set '{name}', neither as a folder nor in {root()}: 'minari download {name}' fetches "
-        "a published one; nothing is downloaded unasked."
-    )
-
-
-def root() -> Path:
-    """Where the ``minari`` package keeps its data sets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
@@ -208,8 +188,8 @@ def destination(target: str, overwrite: bool) -> Path:
     Raises UserError where the name is none for Minari, or the folder exists and either ``overwrite`` is not set or it
     is no Minari data set.
     """
-    name = target.removeprefix(PREFIX)
-    folder = Path(name).expanduser() if name.startswith((".", "/", "~")) else root() / name
+    name = target.removeprefix(MINARI)
+    folder = Path(name).expanduser() if name.startswith((".", "/", "~")) else minari_root() / name
     if not ID.fullmatch(folder.name):
         raise UserError(f"'{folder.name}' is no name for a Minari data set: it ends in a version, such as -v0.")
     require_new(folder, overwrite)
@@ -239,7 +219,7 @@ def write(
     try:
         part.mkdir(parents=True)
         made = storage.new(part / "data", *_spaces(env), data_format="hdf5")
-        name = folder.relative_to(root()).as_posix() if folder.is_relative_to(root()) else folder.name
+        name = folder.relative_to(minari_root()).as_posix() if folder.is_relative_to(minari_root()) else folder.name
         made.update_metadata({**_description(name, description), ENV: env.name})
         made.update_episodes(_buffers(recording, infos))
         destination(target, overwrite)  # another command may have been faster

@@ -146,7 +146,7 @@ def measure(
         "log_likelihood": float(likelihood.mean()),
         "log_likelihood_interval": bootstrap(likelihood, np.mean, seed),
         "mean_density": float(density.mean()),
-        "persistence_error": persistence_error(kept.obs[:, :-1], kept.obs[:, 1:], obs_std),
+        "persistence_error": persistence_error(kept, obs_std),
         **error_summary(errors, kept.batch_size[-1], seed),
     }
     return row, kept, errors

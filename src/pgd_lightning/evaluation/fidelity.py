@@ -159,7 +159,7 @@ class DataDistance:
         chosen = real[torch.as_tensor(np.random.default_rng(seed).permutation(len(real))[:max_rows])]
         rows = pairs(chosen)
         self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
-        self.persistence = persistence_error(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
+        self.persistence = error_of_no_change(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
@@ -215,11 +215,13 @@ def health_card(
     }
 
 
-def persistence_error(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
-    """Median squared error of predicting that nothing changes in a step, ``[..., O]``, in units of ``obs_std [O]``.
+def persistence_error(windows: Trajectory, obs_std: Tensor) -> float:
+    """Median squared error, in variances of the data, of predicting no change in a step of ``windows [N, T]``."""
+    return error_of_no_change(windows.obs[:, :-1], windows.obs[:, 1:], obs_std)
 
-    The yardstick of one-step errors.
-    """
+
+def error_of_no_change(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
+    """As :func:`persistence_error`, of steps ``[..., O]``."""
     return float(((next_obs - obs).cpu() / in_own_units(obs_std.cpu())).square().mean(-1).median())
 
 

@@ -47,7 +47,7 @@ def verdict(
     enough = finite.float().mean() > 0.5
     return Verdict(
         error=_median(simulator, made[finite], obs_std, max_rows, seed) if enough else float("inf"),
-        persistence=persistence_error(held_out.obs[:, :-1], held_out.obs[:, 1:], obs_std),
+        persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )
 

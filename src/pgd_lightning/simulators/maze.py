@@ -28,6 +28,7 @@ MAZES = {
     ),
 }
 GOALS = {"umaze": (1.0, 1.0), "medium": (6.0, 6.0), "large": (7.0, 9.0)}
+OFF_CENTRE = 0.2  # of a cell: how far the whole numbers lie off its centre
 GOAL_RADIUS = 0.5
 MAX_SPEED = 5.0
 RESET_SPREAD, RESET_SPEED = 0.1, 0.1
@@ -65,7 +66,7 @@ def free_cells(name: str) -> NDArray[np.int64]:
 
 def cells_of(position: Array) -> NDArray[np.int64]:
     """Cells (row, column) of positions ``[..., 2]``."""
-    return np.rint(position + 0.2).astype(np.int64)
+    return np.rint(position + OFF_CENTRE).astype(np.int64)
 
 
 def in_wall(name: str, cell: NDArray[np.int64]) -> NDArray[np.bool_]:

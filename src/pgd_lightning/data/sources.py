@@ -1,0 +1,46 @@
+"""What ``data.source`` names, looked for but not read: neither torch nor HDF5 is loaded for it."""
+
+import os
+from pathlib import Path
+
+from pgd_lightning.errors import UserError
+
+MINARI = "minari:"  # before the name or the folder of a Minari data set
+PACKAGE = "d4rl-package"  # what an installed old d4rl returns
+OWN_WORDS = ("auto", "d4rl", "local", PACKAGE)  # everything else is a path
+
+
+def require(source: str) -> None:
+    """Raises UserError where ``source`` names a file or a local data set that is not there."""
+    if source.startswith(MINARI):
+        minari_folder(source)
+    elif source not in OWN_WORDS:
+        file(source)
+
+
+def file(source: str) -> Path:
+    """The file at the path ``source``. Raises UserError if there is none."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
+    return path
+
+
+def minari_folder(source: str) -> Path:
+    """The folder of ``minari:NAME`` (below ``MINARI_DATASETS_PATH`` or ``~/.minari/datasets``) or ``minari:FOLDER``.
+
+    Raises UserError, with the command that downloads it, if it is not there.
+    """
+    name = source.removeprefix(MINARI)
+    for folder in (minari_root() / name, Path(name).expanduser()):
+        if name and (folder / "data" / "metadata.json").is_file():
+            return folder
+    raise UserError(
+        f"There is no Minari data set '{name}', neither as a folder nor in {minari_root()}: 'minari download {name}' "
+        "fetches a published one; nothing is downloaded unasked."
+    )
+
+
+def minari_root() -> Path:
+    """Where the ``minari`` package keeps its data sets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
