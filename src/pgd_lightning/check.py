@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from pgd_lightning import identity
 from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
 from pgd_lightning.data.outputs import require_own
@@ -34,12 +35,10 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Print the card and write ``check.json`` and ``check.png``. Raises UserError if the recording is not usable."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
-    digest = provenance["sha256"]
-    folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / digest[:8]
-    require_own(
-        folder, ("check.json", "check.png"), "check.json", lambda c: c.get("provenance", {}).get("sha256") == digest,
-        config.overwrite,
-    )  # fmt: skip
+    asked, digest = identity.check(config, provenance["sha256"]), provenance["sha256"]
+    name = f"{digest[:8]}-{identity.digest(asked)}"
+    folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / name
+    require_own(folder, ("check.json", "check.png"), "check.json", lambda c: c.get("asked") == asked, config.overwrite)
     card = examine(recording, env)
     starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
     outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
@@ -49,7 +48,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(text(env, provenance, card, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"provenance": provenance, "card": card, "one_step": replays, "verdict": found}
+        content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
         ranges = {"observation": card["obs"], "action": card["action"]}
