@@ -70,6 +70,7 @@ class Entry:
             "simulator": " and ".join(simulators),
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
             "physics": env.physics,
+            "step limit": env.max_episode_steps,
             "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}",
             "updates": self.config.updates,
         }
