@@ -18,7 +18,7 @@ def analysis_figure(rows: list[dict[str, Any]], title: str, path: Path) -> Path:
     targets = list(dict.fromkeys(row["target"] for row in rows))
     figure, axes = plt.subplots(len(targets), 2, figsize=(10, 3.6 * len(targets)), squeeze=False, layout="constrained")
     for (plane, by_row), target in zip(axes, targets, strict=True):
-        own = [row for row in rows if row["target"] == target and row["windows"]]
+        own = [row for row in rows if row["target"] == target and row.get("dynamics_error_median") is not None]
         draw_plane(plane, own)
         draw_error_by_row(by_row, own)
         plane.set(xlabel="log-likelihood of the action under the policy", title=f"policy: {target}")
@@ -27,7 +27,8 @@ def analysis_figure(rows: list[dict[str, Any]], title: str, path: Path) -> Path:
             axis.set_yscale("log")
             axis.set_ylabel("one-step error, data std² (median)")
             axis.grid(alpha=0.25, which="both")
-        by_row.legend(frameon=False, fontsize=7)
+        if by_row.get_legend_handles_labels()[1]:
+            by_row.legend(frameon=False, fontsize=7)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
@@ -76,7 +77,8 @@ def _style(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Guided sources in one colour, the stronger the darker; others each in their own."""
     if row["generator"] == "pgd":
         strongest = max(r["guidance_coef"] or 0 for r in rows)
-        return {"color": COLOURS["pgd"], "alpha": 0.35 + 0.65 * row["guidance_coef"] / strongest, "linewidth": 1}
+        share = row["guidance_coef"] / strongest if strongest else 0
+        return {"color": COLOURS["pgd"], "alpha": 0.35 + 0.65 * share, "linewidth": 1}
     others = [r["generator"] for r in rows if r["generator"] not in COLOURS]
     colour = COLOURS.get(row["generator"]) or f"C{2 + others.index(row['generator'])}"
     return {"color": colour, "linewidth": 1}
