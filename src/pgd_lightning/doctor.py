@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +45,28 @@ class Finding:
         return f"{self.status:<9}{self.about:<11}{self.text}" + (f"\n{'':20}-> {self.fix}" if self.fix else "")
 
 
+Check = Callable[[DictConfig], Iterator[Finding]]
+
+
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Print what was found. Raises UserError, and so ends with exit code 1, if something is in the way."""
     findings = []
-    for check in (python, packages, gpu, slurm, simulator, opengl, data, disk, tracking):
-        for finding in check(config):
+    for check in (python, packages, cores, gpu, slurm, simulator, opengl, data, disk, tracking):
+        for finding in whole(check, config):
             say(str(finding))
             findings.append(finding)
     wrong = [finding.about for finding in findings if finding.status == "error"]
     if wrong:
         raise UserError(f"This job cannot run here: {', '.join(wrong)}; the arrows above say what to do.")
+
+
+def whole(check: Check, config: DictConfig) -> Iterator[Finding]:
+    """What ``check`` finds; where it fails itself, that it did, so that the others are still made."""
+    try:
+        yield from check(config)
+    except Exception as error:
+        text = f"could not be looked at: {type(error).__name__}: {error}"
+        yield Finding(check.__name__, "error", text, "the other lines hold all the same")
 
 
 def preflight(config: DictConfig) -> None:
@@ -77,6 +89,16 @@ def packages(config: DictConfig) -> Iterator[Finding]:
     from importlib.metadata import version
 
     yield Finding("packages", "ok", ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "mujoco")))
+
+
+def cores(config: DictConfig) -> Iterator[Finding]:
+    """The cores that this process may use, against the threads that torch starts."""
+    there = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    threads = torch.get_num_threads()
+    text = f"{allowed} of {there} allowed, torch computes in {threads} threads"
+    more = threads > allowed
+    yield Finding("cores", "warning" if more else "ok", text, f"set OMP_NUM_THREADS={allowed}" if more else "")
 
 
 def gpu(config: DictConfig) -> Iterator[Finding]:
