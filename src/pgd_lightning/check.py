@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pgd_lightning import identity
 from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
-from pgd_lightning.data.outputs import require_own
+from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.dataset import read_recording
@@ -37,7 +37,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     recording, provenance, path = read_recording(config, env)
     asked, digest = identity.check(config, provenance["sha256"]), provenance["sha256"]
     name = f"{digest[:8]}-{identity.digest(asked)}"
-    folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / name
+    folder = expanded(config.out) if config.out else Path(config.checks_dir) / env.name / name
     require_own(folder, ("check.json", "check.png"), "check.json", lambda c: c.get("asked") == asked, config.overwrite)
     card = examine(recording, env)
     starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.collect import has_recipe
 from pgd_lightning.data import legacy, minari
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.ranks import nodes, per_node
@@ -189,7 +190,7 @@ def data(config: DictConfig) -> Iterator[Finding]:
     if source == legacy.SOURCE or source.startswith(minari.PREFIX):
         yield Finding("data", "ok", f"{source} (looked at when the job starts)")
     elif source not in ("auto", "d4rl", "local"):
-        path = Path(source).expanduser()
+        path = expanded(source)
         fix = "" if path.is_file() else "check data.source="
         yield Finding("data", "error" if fix else "ok", f"{path}{' is not a file' if fix else ''}", fix)
     else:
@@ -197,7 +198,7 @@ def data(config: DictConfig) -> Iterator[Finding]:
 
 
 def _published(config: DictConfig, env: EnvSpec) -> Finding:
-    folder = Path(config.data.dir).expanduser()
+    folder = expanded(config.data.dir)
     name = Path(env.file.path).name
     if config.data.source != "local" and any((folder / n).is_file() for n in (name, env.file.path)):
         return Finding("data", "ok", f"{folder / name}")
@@ -215,7 +216,7 @@ def disk(config: DictConfig) -> Iterator[Finding]:
     """Room where runs and decoded recordings go."""
     places = {"runs": Path(config.runs_dir)}
     if config.data.cache is not None:
-        places["cache"] = Path(config.data.cache).expanduser()
+        places["cache"] = expanded(config.data.cache)
     for name, place in places.items():
         there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         free = shutil.disk_usage(there).free / 1e9

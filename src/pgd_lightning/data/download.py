@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from pgd_lightning.data.hdf5 import opened
 from pgd_lightning.data.locks import alone
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
@@ -29,7 +30,7 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
     Raises DataUnavailable, with a sentence that says which file to put where, if the official file cannot be had.
     """
     if source != "d4rl":
-        path = Path(source).expanduser()
+        path = expanded(source)
         if not path.is_file():
             raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
         return path
