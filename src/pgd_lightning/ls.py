@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
-from pgd_lightning.runs import Run
+from pgd_lightning.runs import Run, readable
 from pgd_lightning.sweep import Point, recorded
 
 MISSING = "missing"
@@ -40,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def all_runs(root: Path) -> list[Run]:
     """The runs below ``root``, in the order of their folders."""
-    return [Run(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
+    return list(readable(sorted(root.glob("*/*/*/*/run.json"))))
 
 
 def missing(sweep: Path) -> list[Point]:

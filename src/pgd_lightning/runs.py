@@ -33,6 +33,7 @@ import torch
 from hydra.errors import InstantiationException
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from pgd_lightning import ranks
 from pgd_lightning.errors import Stopped, UserError
@@ -43,6 +44,10 @@ BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "record
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 
+
+LEDGER = "ledger.jsonl"
+EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
+WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
 
 LOOK_EVERY = 2.0  # seconds between two looks at what another process does
 
@@ -159,7 +164,17 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or no text
+            raise _damaged(path, str(error)) from error
+        if not isinstance(record, dict):
+            raise _damaged(path, "it is no record of a run")
+        if missing := [name for name in WRITTEN if name not in record]:
+            raise _damaged(path, f"it lacks {', '.join(missing)}")
+        return record
 
     def update(self, **entries: Any) -> None:
         """Merge ``entries`` into run.json. As everywhere here, the first of several ranks writes."""
@@ -176,6 +191,14 @@ class Run:
         with (self.folder / ".record.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the data came from that a run which has begun learns from."""
+        found = self.record.get("provenance")
+        if not isinstance(found, dict):
+            raise _damaged(self.folder / "run.json", "it lacks provenance")
+        return found
 
     @property
     def finished(self) -> bool:
@@ -225,13 +248,17 @@ class Run:
 
     @contextmanager
     def _ending_noted(self) -> Iterator[None]:
+        """A run that was finished stays so, whatever becomes of a measurement."""
+        finished = self.finished
         try:
             yield
         except (Stopped, KeyboardInterrupt) as stop:
-            self.update(state="stopped", reason=str(stop) or "interrupted")
+            if not finished:
+                self.update(state="stopped", reason=str(stop) or "interrupted")
             raise
         except Exception as error:
-            self.update(state="failed", reason=str(error) or type(error).__name__)
+            if not finished:
+                self.update(state="failed", reason=str(error) or type(error).__name__)
             raise
 
     @property
@@ -291,8 +318,16 @@ class Run:
         path = self.folder / name
         if not path.exists():
             return []
-        lines = [line for line in path.read_text().split("\n")[:-1] if line]
-        return [json.loads(line) for line in dict.fromkeys(lines)]
+        try:
+            lines = dict.fromkeys(line for line in path.read_text().split("\n")[:-1] if line)
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
+        needed = EPISODE if name == LEDGER else ()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or any(key not in row for key in needed):
+                raise _damaged(path, f"row {number} is none")
+        return rows
 
     def asked_as(self, config: DictConfig) -> bool:
         """Whether the last start had just these settings."""
@@ -301,13 +336,52 @@ class Run:
 
     def load_config(self) -> DictConfig:
         """The settings of the last start; what there was not yet in an older version is as that version trained."""
-        config = OmegaConf.load(self.folder / "config.yaml")
-        assert isinstance(config, DictConfig)
+        path = self.folder / "config.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, ValueError, YAMLError) as error:
+            raise _damaged(path, str(error).splitlines()[0]) from error
+        if not isinstance(config, DictConfig):
+            raise _damaged(path, "it holds no settings")
         for key, value in BEFORE.items():
             section, _, name = key.partition(".")
             if section in config and name not in config[section]:
                 OmegaConf.update(config, key, value, force_add=True)
         return config
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}): restore it from a copy, or remove its folder to train again.")
+
+
+def readable(records: Iterable[Path], named: bool = True) -> Iterator[Run]:
+    """The runs whose ``run.json`` these are; one that cannot be read is passed over and, if wanted, ``named``."""
+    for path in records:
+        run = Run(path.parent)
+        try:
+            known = run.record
+        except UserError as error:
+            if named:
+                print(f"warning: {error} It is left out.")
+        else:
+            if known:
+                yield run
+
+
+def last_checkpoint(run: Run) -> Path:
+    """What the finished ``run`` ended with. Raises UserError where that is damaged: one before it is not its result."""
+    path, total = newest_checkpoint(run.checkpoints), run.heartbeat.get("total")
+    ended = max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else _checkpoint(run, total)
+    if path is None or path != ended:
+        raise UserError(
+            f"The last checkpoint of the finished {run.folder} is missing or damaged: restore it from a copy, or "
+            "remove the folder to train again."
+        )
+    return path
+
+
+def _checkpoint(run: Run, step: int) -> Path:
+    return run.checkpoints / f"step={step:09d}.ckpt"
 
 
 def _locked(file: IO[str]) -> bool:
@@ -346,6 +420,7 @@ def finished_agent(folder: str) -> Run:
         raise UserError(
             f"'{folder}' is not a finished agent run: it is {run.record.get('stage')}, {run.record['state']}."
         )
+    run.provenance  # noqa: B018 (said here, where it is missing)
     return run
 
 

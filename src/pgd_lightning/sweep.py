@@ -20,7 +20,7 @@ from pgd_lightning.configuration import combinations, compose_config
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import asked, digest
 from pgd_lightning.progress import say
-from pgd_lightning.runs import Run, write_atomic
+from pgd_lightning.runs import Run, readable, write_atomic
 from pgd_lightning.train import arms
 
 SAY_EVERY = 10.0  # seconds without a word
@@ -36,7 +36,7 @@ class Made:
 
     def run(self, runs_dir: Path) -> Run | None:
         """The run, None where there is none yet."""
-        candidates = (Run(path.parent) for path in runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
+        candidates = readable(runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
         return next((run for run in candidates if self.settings in run.record.get("settings", [])), None)
 
 
@@ -108,7 +108,11 @@ def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
 
 def recorded(sweep: Path) -> list[Point]:
     """The points of a ``sweep.json``, whose agents lie in the same runs folder; none of one of an earlier version."""
-    found = json.loads(sweep.read_text())
+    try:
+        found = json.loads(sweep.read_text())
+    except ValueError as error:
+        say(f"warning: {sweep} is damaged ({error}): start the sweep again to write it anew.")
+        return []
     if "agents" not in found:
         return []
     rows = zip(found["points"], found["labels"], found["agents"], strict=True)
