@@ -38,6 +38,7 @@ TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several pr
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # as torch, CUDA and numpy say it
 MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
 HELP = f"""usage: pgd VERB [key=value …] [--cfg] [--debug]
@@ -86,11 +87,15 @@ def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
     from pgd_lightning import ranks
 
-    text = (
-        str(error)
-        if isinstance(error, UserError | Stopped)
-        else f"{type(error).__name__}: {error} (--debug shows where)"
-    )
+    if isinstance(error, UserError | Stopped):
+        text = str(error)
+    elif isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        text = (
+            "The memory does not suffice: lower what is done at once (seeds, batch sizes, synthetic.num_windows, "
+            "widths of networks); the same command continues from the last checkpoint. (--debug shows where)"
+        )
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
     if not ranks.report(error):
         print(f"\nerror: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, UserError | Stopped) else 1

@@ -108,6 +108,9 @@ def gpu(config: DictConfig) -> Iterator[Finding]:
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(found))
     if config.trainer.accelerator in ("gpu", "cuda") and found == 0:
         yield Finding("gpu", "error", "trainer.accelerator=gpu, but torch finds no GPU", _no_gpu())
+    elif config.trainer.accelerator == "mps" and not torch.backends.mps.is_available():
+        fix = "leave trainer.accelerator= out"
+        yield Finding("gpu", "error", "trainer.accelerator=mps, but torch finds no GPU of Apple's", fix)
     elif 0 < found < wanted and config.trainer.accelerator != "cpu":
         fix = f"set trainer.devices={found}, or ask for {wanted} GPUs a node"
         yield Finding("gpu", "error", f"trainer.devices={wanted}, but there are {found} GPUs ({names})", fix)
