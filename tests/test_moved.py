@@ -1,5 +1,6 @@
 """A finished run is complete: renamed, moved, or away from its data, it is evaluated, generated from and reported."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 from test_pipeline import command, finished, pgd, recording, run_of  # noqa: F401
 
-from pgd_lightning.runs import Run
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs import Run, write_atomic
 
 
 @pytest.fixture
@@ -30,6 +32,31 @@ def test_an_evaluation_needs_no_data(moved, monkeypatch):
     moved.update(recording="/gone/maze.hdf5")
     assert pgd(monkeypatch, ["evaluate", f"run={moved.folder}", "episodes=2"]) == 0
     assert len(json.loads((moved.folder / "evaluation-1-2.json").read_text())) == 4
+
+
+def test_an_evaluation_is_written_elsewhere_where_the_run_is_read_only(moved, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "of mine" / "episodes.json"
+    arguments = ["evaluate", f"run={moved.folder}", "episodes=1", f"out={out}"]
+    assert pgd(monkeypatch, arguments) == 0
+    assert len(json.loads(out.read_text())) == 2
+    assert not list(moved.folder.glob("evaluation-*"))
+    assert pgd(monkeypatch, arguments) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_read_only_runs_folder_is_a_sentence(moved, monkeypatch):
+    opened = Path.open
+
+    def refused(path, mode="r", *more, **named):
+        if mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"Permission denied; set runs_dir=<a folder you may write to>"):
+        moved.update(score=1)
+    with pytest.raises(UserError, match=r"Permission denied\. Choose a folder"):
+        write_atomic(moved.folder / "anything", "")
 
 
 def test_a_moved_run_generates_from_the_model_beside_it(moved, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ finds the folder, and continues or says that it is finished. Everything printed 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -87,8 +88,14 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path}: {error.strerror}. Free some space and run the command again.") from error
+        raise UserError(f"Cannot write {path}: {error.strerror}. {_way_out(error)}") from error
     part.replace(path)
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Choose a folder you may write to."
+    return "Free some space and run the command again."
 
 
 KEPT = 2  # checkpoints of a run: the newest, and the one before it should that be damaged
@@ -188,9 +195,19 @@ class Run:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Alone with run.json: two commands that share a run both write down that they do."""
-        with (self.folder / ".record.lock").open("a") as lock:
+        with self._opened(".record.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _opened(self, name: str) -> IO[str]:
+        """A file of the run's, to lock. Raises UserError where the folder is read-only."""
+        try:
+            return (self.folder / name).open("a")
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to the run folder {self.folder}: {error.strerror}; set runs_dir=<a folder you may write "
+                "to>. A finished run is read where it is by pgd evaluate and pgd generate with out=, and pgd report."
+            ) from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -219,7 +236,7 @@ class Run:
         folders = set(ranks.gathered(str(self.folder)))
         if len(folders) > 1:
             raise UserError(f"The ranks have other settings, or other code, one than another: {' and '.join(folders)}.")
-        with (self.folder / ".lock").open("a") as lock:
+        with self._opened(".lock") as lock:
             self._take(lock, shared)
             if ranks.rank() == 0:
                 write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
