@@ -135,6 +135,23 @@ def test_unlike_runs_are_refused(runs, monkeypatch, capsys):
     assert pgd(monkeypatch, f"runs={runs}", "where={generator:none}") == 0
 
 
+def test_runs_of_another_step_limit_are_refused(runs, monkeypatch, capsys):
+    """Episodes that were cut earlier are no episodes of the same task, whatever their seed."""
+    other = make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=3)
+    config = OmegaConf.load(other.folder / "config.yaml")
+    config.env.max_episode_steps = 50
+    OmegaConf.save(config, other.folder / "config.yaml")
+    assert pgd(monkeypatch, f"runs={runs}") == 1
+    assert "two kinds of step limit, '1000'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["out=elsewhere", "where={updates:5000}"])
+def test_settings_of_the_page_are_not_ignored_for_one_run(runs, monkeypatch, capsys, setting):
+    run = next((runs / "agent" / "hopper-medium").glob("iql-pgd-*/0"))
+    assert pgd(monkeypatch, f"run={run}", setting) == 1
+    assert "is for a page over many runs" in capsys.readouterr().err
+
+
 def test_settings_that_differ_make_methods(runs, monkeypatch):
     make_run(runs, "hopper-medium", "pgd", np.full(5, 50.0), identity={"build": {"guidance": {"coef": 2.0}}})
     assert pgd(monkeypatch, f"runs={runs}") == 0
