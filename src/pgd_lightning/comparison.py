@@ -194,13 +194,28 @@ def is_common(key: str) -> bool:
     return key.split(".")[0] in COMMON
 
 
-def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
-    """``(data set, agent)`` -> a row for each of its methods, real data alone first.
+def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
+    """The runs of the data sets whose runs may share a table, and why those of the others may not.
 
-    Raises UserError where the runs of one data set were not made under the same conditions.
+    They may if they were made under the same conditions and share no learner. Raises UserError where none may.
     """
-    for group in grouped(entries, lambda entry: entry.dataset).values():
-        require_alike([entry.ledger for entry in group])
+    of, fit, refused = methods(entries), list[Entry](), {}
+    for dataset, group in grouped(entries, lambda entry: entry.dataset).items():
+        try:
+            require_alike([entry.ledger for entry in group])
+            for same in grouped(group, lambda entry: of[entry]).values():
+                collected([entry.ledger for entry in same], "final")
+        except UserError as error:
+            refused[dataset] = str(error)
+        else:
+            fit += group
+    if not fit:
+        raise UserError(" ".join(refused.values()))
+    return fit, refused
+
+
+def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
+    """``(data set, agent)`` -> a row for each of its methods, real data alone first, of :func:`mixable` runs."""
     of = methods(entries)
     cells = grouped(entries, lambda entry: (entry.dataset, of[entry]))
     scores = {cell: collected([entry.ledger for entry in group], "final") for cell, group in cells.items()}
