@@ -208,8 +208,9 @@ def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_card():
     ends = windows[windows.terminated.any(-1)][None]
     card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
     assert (card["dynamics_error"], card["terminals"], card["terminal_agreement"]) == (None, 0.5, 1)
-    assert "dynamics" not in health_line(card)
-    assert "0 of 6 terminals false" in health_line(card)
+    assert "one-step error" not in health_line(card)
+    assert "terminals" not in health_line(card)  # none of 6 is wrong
+    assert "2 of 6 terminals are none in the simulator" in health_line(card | {"false_terminals": 2})
     ends.obs[:] = torch.nan
     card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
     assert card["finite"] == 0

@@ -166,7 +166,7 @@ def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physic
     printed = capsys.readouterr().out
     assert f"recorded under physics={physics}" in printed
     (folder,) = (tmp_path / "checks" / "hopper-medium").iterdir()
-    assert {p.name for p in folder.iterdir()} == {"check.json", "check.png"}
+    assert {p.name for p in folder.iterdir()} == {"check.json", "check.png", "check.svg"}
     assert str(folder / "check.json") in printed
     content = json.loads((folder / "check.json").read_text())
     assert content["one_step"][physics]["rows"] == 50

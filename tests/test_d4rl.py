@@ -265,7 +265,7 @@ def test_written_file_reads_back(tmp_path):
     path = tmp_path / "new" / "made.hdf5"
     d4rl.write(path, halves, {"recipe": "toy-medium", "recipe_version": 1, "recipe_seed": 7}, total=9)
     np.testing.assert_array_equal(load(path).obs.numpy(), raw["observations"])
-    assert "LOCAL STAND-IN, not D4RL (recipe v1, seed 7" in d4rl.provenance(path, SPEC)["label"]
+    assert "substitute, not D4RL (recipe v1, seed 7" in d4rl.provenance(path, SPEC)["label"]
     assert list(path.parent.iterdir()) == [path]
 
 

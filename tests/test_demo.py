@@ -76,7 +76,7 @@ def command(monkeypatch, folder, *words):
 def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys):
     assert command(monkeypatch, tmp_path, *TINY) == 0
     first = capsys.readouterr().out
-    assert "trained already" not in first
+    assert "prior: training" in first
     assert "make train ENV=hopper-medium" in first
     folder = tmp_path / "runs" / "demo"
     content = json.loads((folder / "demo.json").read_text())
@@ -89,7 +89,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
     assert all((folder / name).stat().st_size > 1000 for name in ("demo.png", "demo.svg"))
 
     assert command(monkeypatch, tmp_path, *TINY, "demo.goal=[1,1]") == 0
-    assert "trained already" in capsys.readouterr().out
+    assert "prior: training" not in capsys.readouterr().out
     assert json.loads((folder / "demo.json").read_text())["demo"][demo.DATA] != content["demo"][demo.DATA]
 
 

@@ -15,7 +15,7 @@ from pgd_lightning.configuration import CONF, compose_config
 FILE = "0" * 64
 # Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.
 UNSEEN = re.compile(
-    r"(evaluation|health|analysis|report|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
+    r"(evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
     r"|ensemble|synther|vae|autoregressive|world|step_world|transformer|rssm|data\.(timeout|retries|local_)|trainer\."
     r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(verdict|(log|validate|checkpoint)_every))"
 )

@@ -102,8 +102,20 @@ def test_the_page_needs_nothing_from_elsewhere(runs, monkeypatch):
     assert all(address.startswith(("data:", "#")) for address in Texts(page).addresses)
     assert not re.findall(r"@import|url\((?!#)", page)
     assert "<stand-in>" not in page  # what a run says is text, not markup
-    assert "Not D4RL." in page
+    assert "a substitute that this project recorded" in page
     assert set((runs / "report").glob("*.svg"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("official", None), ("local recipe", "a substitute"), ("user file", "The data are not D4RL")]
+)
+def test_only_data_that_are_not_d4rls_are_called_so(tmp_path, monkeypatch, kind, said):
+    run = make_run(tmp_path, "hopper-medium", "none", np.zeros(5))
+    run.update(provenance={"label": "some data", "kind": kind})
+    assert pgd(monkeypatch, f"runs={tmp_path}") == 0
+    notes = list(json.loads((tmp_path / "report" / "report.json").read_text())["notices"])
+    assert len(notes) == (1 if said else 0)
+    assert said is None or said in notes[0]
 
 
 def test_what_did_not_end_is_named(runs, monkeypatch):

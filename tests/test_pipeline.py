@@ -34,7 +34,7 @@ SMALL = [
     "prior.batch_size=16", "prior.validate_every=30", "prior.checkpoint_every=20", "updates=60", "checkpoint_every=15",
     "synthetic.lifetime=20", "synthetic.num_windows=8", "evaluation.every=30", "evaluation.episodes=1",
     "evaluation.final_episodes=2", "sampler.num_steps=4", "behaviour.updates=20", "health.rows=50", "report.windows=8",
-    "trainer.accelerator=cpu",
+    "trainer.accelerator=cpu", "plan.seconds=0",
 ]  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def test_analyse(finished, recording, monkeypatch, capsys):
     assert all(row["windows"] == 8 for row in rows)
     assert (folder / "analysis.png").read_bytes()[:4] == b"\x89PNG"
     assert "not D4RL" in (folder / "table.txt").read_text()
-    assert "agent: iql on none data is trained already" in capsys.readouterr().out
+    assert "IQL, real data only: trained already" in capsys.readouterr().out
 
 
 def test_pets_trains_an_agent_and_is_analysed(finished, recording, monkeypatch, capsys):

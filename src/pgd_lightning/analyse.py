@@ -83,12 +83,12 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     anything else the folder of a finished agent run. Raises UserError if there is none of that kind.
     """
     if name == "behaviour":
-        return train.behaviour_clone(overrides, config, dataset), 1
+        return train.behaviour_clone(train.clone_config(overrides, config), dataset), 1
     if name.partition(":")[0] == "ppo":
         return ppo_policy(name, dataset), 1
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
-        behaviour = train.behaviour_clone(overrides, config, dataset)
+        behaviour = train.behaviour_clone(train.clone_config(overrides, config), dataset)
         run = train.train_agent(alone, dataset, behaviour)
     else:
         run = finished_agent(name)

@@ -24,6 +24,7 @@ from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import build, write_atomic
 from pgd_lightning.simulators import PHYSICS, Simulator, make
+from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.trajectory import EnvSpec
 
 # relocate: files hold where the object is, its body stands where it was in the episode's first row
@@ -31,14 +32,14 @@ OBJECT_BASE = ("obj_pos", "obj_body_pos")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Print the card and write ``check.json`` and ``check.png``. Raises UserError if the recording is not usable."""
+    """Print the card and write ``check.json`` and its figure. Raises UserError if the recording is not usable."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
     digest = provenance["sha256"]
     folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / digest[:8]
     require_own(
-        folder, ("check.json", "check.png"), "check.json", lambda c: c.get("provenance", {}).get("sha256") == digest,
-        config.overwrite,
+        folder, ("check.json", "check.png", "check.svg"), "check.json",
+        lambda content: content.get("provenance", {}).get("sha256") == digest, config.overwrite,
     )  # fmt: skip
     card = examine(recording, env)
     starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
@@ -52,7 +53,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         content = {"provenance": provenance, "card": card, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
-        ranges = {"observation": card["obs"], "action": card["action"]}
+        names = channels(env.task)
+        ranges = {"observation": (names.obs, card["obs"]), "action": (names.action, card["action"])}
         data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
     except OSError as error:
         raise UserError(f"Cannot write to {folder} ({error}): set out=<a folder you may write to>.") from error

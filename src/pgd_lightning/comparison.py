@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.figures import NAMES
+from pgd_lightning.evaluation.drawing import NAMES
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs import Run, build, open_run

@@ -14,9 +14,23 @@ from pgd_lightning.errors import Stopped
 LINE_EVERY = 20.0  # seconds
 
 
-def say(text: str) -> None:
-    """One line for the reader of the terminal or the log, at once."""
+_said: set[str] = set()  # by this command, of what is said once
+
+
+def say(text: str, once: bool = False) -> None:
+    """One line for the reader of the terminal or the log, at once; ``once``: not if this command said it before."""
+    if once and text in _said:
+        return
+    if once:
+        _said.add(text)
     print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as a reader counts them: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Counter:
@@ -26,7 +40,7 @@ class Counter:
         self.title, self.total, self.unit = title, total, unit
 
     def __enter__(self) -> "Counter":
-        say(f"{self.title}: {self.total} {self.unit}")
+        say(f"{self.title}: {self.total:,} {self.unit}")
         self.started = self.last_line = time.monotonic()
         self.first: int | None = None
         self.bar = progress_bar() if sys.stdout.isatty() else None
@@ -43,7 +57,8 @@ class Counter:
             self.bar.update(self.task, completed=done)
         elif now - self.last_line > LINE_EVERY and done > self.first:  # one number tells no rate
             rate = (done - self.first) / (now - self.started)
-            say(f"{done}/{self.total}, {rate:.0f}/s, {(self.total - done) / rate:.0f} s left")
+            left = duration((self.total - done) / rate)
+            say(f"  {done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s, {left} left")
             self.last_line = now
 
     def __exit__(self, *args: object) -> None:
@@ -85,6 +100,7 @@ def stop(number: int, frame: Any) -> None:
 def stopping_on_signals() -> Iterator[None]:
     """Between trainings, which save first (:class:`StopOnSignal`), a signal ends the command at once."""
     received.clear()
+    _said.clear()
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield

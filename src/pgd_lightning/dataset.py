@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.channels import mean_and_std
-from pgd_lightning.collect import has_recipe, stand_in
+from pgd_lightning.collect import has_recipe, recipe_of, stand_in
 from pgd_lightning.data import d4rl, legacy, minari, origin, sources
 from pgd_lightning.data.cache import cache_key, cached
 from pgd_lightning.data.quirks import TimeLimitsAsEnds
@@ -42,7 +42,7 @@ class Dataset:
 
     @property
     def label(self) -> str:
-        """For titles of tables and figures: says what the data are, so that a stand-in never passes for D4RL."""
+        """For titles of tables and figures: says what the data are, so that a substitute never passes for D4RL."""
         return str(self.provenance["label"])
 
     @property
@@ -96,12 +96,12 @@ def open_dataset(config: DictConfig) -> Dataset:
     card = recording.card()
     say(f"data: {provenance['label']}")
     say(
-        f"data: {card['episodes']} episodes, {card['steps']} steps, return {card['return_mean']:.1f} "
-        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {card['terminals']} terminals, "
-        f"{card['timeouts']} timeouts, {len(train)} windows of {config.data.horizon}"
+        f"data: {card['steps']:,} steps in {card['episodes']:,} episodes, return {card['return_mean']:.1f} on average "
+        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {card['terminals']:,} terminals, "
+        f"{card['timeouts']:,} timeouts; {len(train):,} training windows of {config.data.horizon} steps"
     )
     if card["terminals"] == 0:
-        say("data: no terminals, so synthetic data will have none either")
+        say("data: no terminals, so synthetic data will have none either", once=True)
     outside = left_out(recording, config.data.horizon, [part for part in (train, validation) if part])
     for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
@@ -188,7 +188,7 @@ def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any],
 
 
 def find_file(config: DictConfig, env: EnvSpec) -> Path:
-    """The file that ``data.source`` asks for; ``auto`` falls back to a stand-in of our own, loudly."""
+    """The file that ``data.source`` asks for; ``auto`` falls back to a substitute of our own, and says so."""
     data = config.data
     if data.source == "local":
         return stand_in(config, env)
@@ -202,9 +202,9 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
             raise
         if not has_recipe(env):
             raise
-        say("!" * 100)
-        say(f"!! {error}")
-        say("!! Going on with a LOCAL STAND-IN recorded by this project. It is NOT D4RL: scores on it must not be")
-        say(f"!! reported as {env.d4rl_id}. (data.source=d4rl makes this an error.)")
-        say("!" * 100)
+        say(
+            f"data: {error} A substitute dataset is used instead, recorded here by a policy of this project "
+            f"({recipe_of(env).description}). It is not D4RL's: every title says so, and scores on it cannot be "
+            f"compared with published ones of {env.d4rl_id}. data.source=d4rl makes the missing file an error."
+        )
         return stand_in(config, env)

@@ -22,9 +22,8 @@ from torch import Tensor
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
+from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error, step_errors
 from pgd_lightning.evaluation.maze_figure import Panel, maze_figure
-from pgd_lightning.evaluation.verdict import persistence_error
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import stream

@@ -31,6 +31,7 @@ def fit(
     module: LightningModule,
     data: LightningDataModule,
     *,
+    title: str,
     steps: int,
     log_every: int,
     checkpoint_every: int,
@@ -40,8 +41,9 @@ def fit(
 ) -> None:
     """Train ``module`` to ``steps`` in ``run``, from its newest checkpoint if there is one.
 
-    ``spread`` says what several ranks do: share the ROWS of each batch, train the SEEDS that each has, or leave it
-    ALONE to the first. Afterwards every rank has the trained module (of SEEDS its own).
+    ``title`` names the training in progress lines. ``spread`` says what several ranks do: share the ROWS of each
+    batch, train the SEEDS that each has, or leave it ALONE to the first. Afterwards every rank has the trained module
+    (of SEEDS its own).
     Raises UserError where the checkpoint is of a module of another shape.
     """
     last = run.checkpoints / f"step={steps:09d}.ckpt"
@@ -50,8 +52,6 @@ def fit(
             time.sleep(LOOK_EVERY)
         module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
         return
-    record = run.record
-    title = f"{record['stage']} {record['method']}"
     checkpoint = ModelCheckpoint(
         run.checkpoints,
         filename="{step:09d}",

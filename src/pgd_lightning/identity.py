@@ -24,7 +24,7 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes",
 )  # fmt: skip
-NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "compare", "checkpoint_every", "launcher")  # of a command
+NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkpoint_every", "launcher")  # of a command
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
 DENOISING = ("time_max", "spacing", "to_zero")  # of the behaviour model's process: only sampling sees them
 BEHAVIOUR = "behaviour"

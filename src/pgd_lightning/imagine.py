@@ -120,7 +120,8 @@ def train_learner(config: DictConfig, dataset: Dataset, world: WorldModel, numbe
         fit(
             run, config, dataset.provenance, module,
             StartsDataModule(recorded(config, dataset), config.imagine.windows, config.imagine.batch_size, seed, turns),
-            steps=turns, log_every=config.imagine.log_every, checkpoint_every=config.checkpoint_every,
+            title=f"imagination, learner {number}", steps=turns, log_every=config.imagine.log_every,
+            checkpoint_every=config.checkpoint_every,
             callbacks=[evaluation], spread=ALONE,
         )  # fmt: skip
         final = last_episodes(run, config, dataset, module, number, first=0)

@@ -7,7 +7,6 @@ selection, learning curves, fidelity, and what was run on which data. Everything
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 import time
@@ -19,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.comparison import Entry, Row, find_entries, grouped, run_files, tables
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation import page_figures as figures
+from pgd_lightning.evaluation.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.evaluation.budget import budgeted_selection
-from pgd_lightning.evaluation.figures import NAMES
+from pgd_lightning.evaluation.drawing import NAMES, panel, standalone
+from pgd_lightning.evaluation.figures import SCORE, Curve, draw_curves
 from pgd_lightning.evaluation.ledgers import ACROSS, collected, monitored_steps, require_alike
+from pgd_lightning.evaluation.page_figures import profiles
+from pgd_lightning.evaluation.page_figures import selections as selection_curves
 from pgd_lightning.evaluation.statistics import (
-    Interval,
     aggregate,
     average,
     iqm,
@@ -43,6 +42,7 @@ from pgd_lightning.evaluation.statistics import (
 from pgd_lightning.points import recorded
 from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, command_line, write_atomic
+from pgd_lightning.templates import each_once, interval_text, notice, photograph, render, score_row
 
 Array = NDArray[np.float64]
 Tables = dict[tuple[str, str], list[Row]]
@@ -91,7 +91,7 @@ def contents(entries: Sequence[Entry], found: Tables, config: DictConfig) -> dic
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": command_line(),
         "version": version("pgd-lightning"),
-        "stand_ins": sorted({label for label, kind in map(provenance, entries) if kind != "d4rl"}),
+        "notices": notices(entries),
         "tables": [score_table(dataset, agent, rows) for (dataset, agent), rows in found.items()],
         "aggregates": [part for agent in agents for part in aggregates(agent, found, config)],
         "selections": selections(found, config),
@@ -106,6 +106,13 @@ def provenance(entry: Entry) -> tuple[str, str]:
     return entry.record["provenance"]["label"], entry.record["provenance"]["kind"]
 
 
+def notices(entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """What must be said of data that are not D4RL's own: sentence -> labels of the data."""
+    found = [(notice(kind), label) for label, kind in map(provenance, entries)]
+    texts = each_once(text for text, _ in found)
+    return {text: sorted({label for other, label in found if other == text}) for text in texts}
+
+
 def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]:
     """The table of one data set and agent."""
     conditions = rows[0].ledgers[0].conditions
@@ -114,15 +121,16 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]
         "agent": agent,
         "conditions": {name: conditions[name] for name in ("data", "simulator", "updates", "score constants")},
         "rows": [
-            {
-                "method": row.method.label,
-                "score": asdict(row.score),
-                "return": float(row.scores.returns.mean()),
-                "against": {name: asdict(interval) for name, interval in row.against.items()},
-                "bold": any(interval.excludes_zero for interval in row.against.values()),
-                "oracle": asdict(row.oracle[0]) if row.oracle else None,
-                "oracle_episodes": row.oracle[1] if row.oracle else 0,
-            }
+            score_row(
+                row.method.label,
+                row.score,
+                row.against,
+                {
+                    "return": float(row.scores.returns.mean()),
+                    "oracle": asdict(row.oracle[0]) if row.oracle else None,
+                    "oracle_episodes": row.oracle[1] if row.oracle else 0,
+                },
+            )
             for row in rows
         ],
     }
@@ -237,21 +245,34 @@ def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict
     for (dataset, agent), rows in found.items():
         curves = {row.method.label: curve(row) for row in rows if monitored_steps(row.ledgers)}
         if curves:
-            made[f"learning-{dataset}-{agent}"] = figures.learning_curves(curves)
+            made[f"learning-{dataset}-{agent}"] = curves_panel(curves)
     for part in content["aggregates"]:
         if part["rows"]:
             scores = {row["method"]: np.array(row["scores"]) for row in part["rows"]}
-            made[f"profile-{part['agent']}"] = figures.profiles(scores, config.resamples, SEED)
+            made[f"profile-{part['agent']}"] = profiles(scores, config.resamples, SEED)
     if content["selections"]:
-        made["selection"] = figures.selections(
+        made["selection"] = selection_curves(
             {part["dataset"]: (part["mean"], part["low"], part["high"]) for part in content["selections"]}
         )
     for number, analysis in enumerate(content["analyses"]):
         measured = [row for row in analysis["rows"] if row["windows"]]
         for target, windows in grouped(measured, lambda row: row["target"]).items():
-            plane, by_row = figures.fidelity(windows)
+            plane, by_row = fidelity_panels(windows)
             made |= {figure_name("plane", number, target): plane, figure_name("by-row", number, target): by_row}
     return made
+
+
+def curves_panel(curves: Mapping[str, Curve]) -> str:
+    """Learning curves as SVG."""
+    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)
+
+
+def fidelity_panels(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """The likelihood/error plane of one target's rows and its error by position in the window, as SVG."""
+    return (
+        panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
+        panel(lambda axis: draw_error_by_row(axis, rows), xlabel=POSITION, ylabel=ERROR),
+    )
 
 
 def figure_name(kind: str, number: int, target: str) -> str:
@@ -259,10 +280,10 @@ def figure_name(kind: str, number: int, target: str) -> str:
     return f"{kind}-{number}-{Path(target).name.replace(':', '-')}"
 
 
-def curve(row: Row) -> tuple[list[int], list[Interval]]:
+def curve(row: Row) -> Curve:
     """Monitored updates and the intervals of their scores."""
     steps = monitored_steps(row.ledgers)
-    return steps, [seed_interval(collected(row.ledgers, "monitor", step).score) for step in steps]
+    return Curve(steps, [seed_interval(collected(row.ledgers, "monitor", step).score) for step in steps])
 
 
 def photographs(entries: Sequence[Entry]) -> list[dict[str, str]]:
@@ -272,43 +293,21 @@ def photographs(entries: Sequence[Entry]) -> list[dict[str, str]]:
         for name, caption in PICTURES.items():
             path = entry.run.folder / "report" / name
             if path.exists():
-                data = base64.b64encode(path.read_bytes()).decode()
                 found.append({"run": f"{entry.dataset}, {entry.record['method']}, seed {entry.record['seed']}",
-                              "caption": caption, "data": f"data:image/png;base64,{data}"})  # fmt: skip
+                              "caption": caption, "data": photograph(path)})  # fmt: skip
     return found
 
 
-def standalone(drawing: str) -> str:
-    """An SVG of the page as a file of its own, black on white."""
-    return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:white;color:black" ', 1)
-
-
 def html(content: dict[str, Any], pictures: Mapping[str, str], photos: list[dict[str, str]]) -> str:
-    """The page. Every text that comes from a run is escaped."""
-    room = Environment(
-        loader=PackageLoader("pgd_lightning", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    room.filters |= {"interval": interval_text, "compact": compact}
-    drawn = {name: Markup(drawing) for name, drawing in pictures.items()}
-    return room.get_template("page.html").render(
-        **content, pictures=drawn, photos=photos, names=NAMES, figure_name=figure_name, settings=settings_of(content)
+    """The page."""
+    return render(
+        "page.html", pictures, **content, photos=photos, figure_name=figure_name, settings=settings_of(content)
     )
 
 
 def settings_of(content: dict[str, Any]) -> list[str]:
     """The machines and versions of code that the runs name, each once."""
     return sorted({f"{run['machine']}; code {run['code']}" for run in content["runs"]})
-
-
-def interval_text(values: Mapping[str, Any] | None) -> str:
-    """``mean [low, high]`` of an interval in plain data."""
-    return str(Interval(**values)) if values else ""
-
-
-def compact(value: float | None) -> str:
-    """Three digits."""
-    return "" if value is None else f"{value:.3g}"
 
 
 def text(content: dict[str, Any]) -> str:

@@ -127,7 +127,7 @@ def train(
     )
     say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
     fit(
-        run, config, provenance, module, data,
+        run, config, provenance, module, data, title="online",
         steps=turns(config), log_every=config.online.log_every, checkpoint_every=config.online.checkpoint_every,
         callbacks=[evaluation], spread=ALONE,
     )  # fmt: skip

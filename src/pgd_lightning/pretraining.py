@@ -3,6 +3,8 @@
 Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
 """
 
+from collections.abc import Callable
+
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import identity
@@ -30,14 +32,19 @@ def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None
         )
 
 
+def behaviour_run(config: DictConfig, dataset: Dataset, find: Callable[..., Run]) -> Run:
+    """The run of the behaviour model, by ``Run.at`` or ``Run.named``."""
+    what = identity.behaviour(config, dataset.file)
+    return find(config.runs_dir, SHARED, config.env.name, "diffusion", what, config.pretraining.seed)
+
+
 def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
     """The behaviour model of ``dataset`` under ``config``, read from its run or trained now."""
     settings = config.pretraining
-    what = identity.behaviour(config, dataset.file)
-    run = Run.at(config.runs_dir, SHARED, config.env.name, "diffusion", what, settings.seed)
+    run = behaviour_run(config, dataset, Run.at)
     module = build_behaviour(config, dataset)
     if run.finished:
-        say(f"behaviour: trained already, in {run.folder}")
+        say(f"behaviour model: trained already, in {run.folder}", once=True)
         load_agent(module, run)
         return module
     with run.started(config, dataset.provenance, shared=True):
@@ -45,7 +52,10 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             load_agent(module, run)
             return module
         size = sum(p.numel() for p in module.learner.parameters())
-        say(f"behaviour: {size:,} parameters, {settings.updates} updates of {settings.batch_size}, {run.folder}")
+        say(
+            f"behaviour model: training {size:,} parameters for {settings.updates:,} updates of {settings.batch_size}, "
+            f"in {run.folder}"
+        )
         data = SyntheticDataModule(
             real=dataset.transitions,
             generator=None,
@@ -55,7 +65,7 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             observers=[],
         )
         fit(
-            run, config, dataset.provenance, module, data,
+            run, config, dataset.provenance, module, data, title="behaviour model",
             steps=settings.updates, log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip

@@ -29,8 +29,7 @@ PRIOR = "prior"
 def main(config: DictConfig, overrides: list[str]) -> None:
     if config.generator.model is None:
         raise UserError("generator=none has no model to train: choose one that has, e.g. generator=pgd.")
-    _, run = ready_model(config, open_dataset(config), config.generator.model)
-    say(f"{config.generator.model}: in {run.folder}")
+    ready_model(config, open_dataset(config), config.generator.model)
 
 
 def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[WindowModel, Run]:
@@ -42,7 +41,6 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     what = identity.model(config, section, dataset.file)
     run = Run.at(config.runs_dir, section, config.env.name, model.method, what, config.seed)
     if run.finished:
-        say(f"{section}: trained already, in {run.folder}")
         load_model(model, run, dataset)
     else:
         check_size(train, settings.batch_size, section, dataset)
@@ -54,8 +52,9 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
                 run.update(state="finished")
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
+    say(f"{section}: trained, in {run.folder}", once=True)
     if isinstance(model, DiffusionPrior) and section == PRIOR and ranks.rank() == 0:
-        say(f"prior: {judged(model, run, config, dataset).sentence(settings.verdict.limit)}")
+        say(f"prior: {judged(model, run, config, dataset).sentence(settings.verdict.limit)}", once=True)
     return model, run
 
 
@@ -76,8 +75,7 @@ def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) 
 
 def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset) -> Verdict:
     """What windows of the config's sampler are worth; measured once, as ``run`` remembers."""
-    sampler, settings = config.sampler, config.prior.verdict
-    key = identity.digest([identity.kept(sampler, "sampler"), settings.windows, settings.rows])
+    sampler, settings, key = config.sampler, config.prior.verdict, verdict_key(config)
     known = run.record.get("verdicts", {})
     if key not in known:
         make_windows = PGD(
@@ -94,6 +92,12 @@ def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset
         known = known | {key: vars(found)}
         run.update(verdicts=known)
     return Verdict(**known[key])
+
+
+def verdict_key(config: DictConfig) -> str:
+    """Under which a prior's run keeps the verdict on windows of the config's sampler."""
+    settings = config.prior.verdict
+    return identity.digest([identity.kept(config.sampler, "sampler"), settings.windows, settings.rows])
 
 
 def ready_prior(config: DictConfig, dataset: Dataset) -> tuple[WindowModel, Run]:
@@ -165,9 +169,9 @@ def train_model(
     if section == PRIOR:
         warn_of_width(config)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{section}: {size:,} parameters, {steps} steps, {run.folder}")
+    say(f"{section}: training {size:,} parameters for {steps:,} steps")
     fit(
-        run, config, dataset.provenance, model, data,
+        run, config, dataset.provenance, model, data, title=section,
         steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every, callbacks=[],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
         limit_val_batches=8 if held_out else 0, spread=ROWS,

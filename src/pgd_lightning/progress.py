@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pgd_lightning.console import (
     LINE_EVERY,
     SIGNALS,
     Counter,
+    duration,
     progress_bar,
     received,
     say,
@@ -23,7 +24,16 @@ from pgd_lightning.console import (
 )
 from pgd_lightning.errors import Stopped
 
-__all__ = ["Counter", "Heartbeat", "ProgressReport", "StopOnSignal", "say", "stop_if_asked", "stopping_on_signals"]
+__all__ = [
+    "Counter",
+    "Heartbeat",
+    "ProgressReport",
+    "StopOnSignal",
+    "duration",
+    "say",
+    "stop_if_asked",
+    "stopping_on_signals",
+]
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 
 
@@ -47,16 +57,25 @@ class ProgressReport(Callback):
     ) -> None:
         now = time.monotonic()
         if self.bar and trainer.global_step % 10 == 0:
-            self.bar.update(self.task, completed=trainer.global_step, m=_metrics(trainer))
+            self.bar.update(self.task, completed=trainer.global_step, m=", ".join(_words(trainer.progress_bar_metrics)))
         elif not self.bar and now - self.last_line > LINE_EVERY:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
-            left = (self.total - trainer.global_step) / rate
-            done = f"{trainer.global_step}/{self.total}, {rate:.0f}/s, {left:.0f} s left"
-            say(f"{self.title}: {done}  {_metrics(trainer)}")
+            left = duration((self.total - trainer.global_step) / rate)
+            done = f"step {trainer.global_step:,} of {self.total:,}, {rate:.3g}/s, {left} left"
+            say(", ".join([f"{self.title}: {done}", *_words(trainer.progress_bar_metrics)]))
             self.last_line = now
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()
+        if trainer.is_global_zero and trainer.global_step > self.first_step:
+            took = time.monotonic() - self.started
+            steps = trainer.global_step - self.first_step
+            losses = {key: value for key, value in trainer.progress_bar_metrics.items() if key.endswith("loss")}
+            say(
+                ", ".join(
+                    [f"{self.title}: {steps:,} steps in {duration(took)} ({steps / took:.3g}/s)", *_words(losses)]
+                )
+            )
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         self._close()
@@ -67,8 +86,9 @@ class ProgressReport(Callback):
             self.bar = None
 
 
-def _metrics(trainer: Trainer) -> str:
-    return "  ".join(f"{key.split('/')[-1]} {float(value):.3g}" for key, value in trainer.progress_bar_metrics.items())
+def _words(metrics: Mapping[str, Any]) -> list[str]:
+    named = ((key.split("/")[-1], float(value)) for key, value in metrics.items())
+    return [f"{'held-out loss' if key == 'val_loss' else key} {value:.3g}" for key, value in named]
 
 
 class Heartbeat(Callback):

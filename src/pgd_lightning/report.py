@@ -9,7 +9,7 @@ from pgd_lightning.runs import finished_agent
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """The table and figures of ``run``, or one page over all finished runs below ``runs``.
+    """The table, figures and page of ``run``, or one page over all finished runs below ``runs``.
 
     Raises UserError where there is no such run, or where runs that are not alike would share a row.
     """
@@ -20,3 +20,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     run_report.write(run_report.siblings(run), dataset_of(run, run.load_config(), config.data.source))
     say((run.folder / "report" / "table.txt").read_text())
     say(f"figures: {run.folder / 'report'}")
+    say(f"page: {run.folder / 'report' / 'index.html'}")

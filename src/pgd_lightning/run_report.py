@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning import run_page
 from pgd_lightning.data.origin import score_constants
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation import figures
-from pgd_lightning.evaluation.fidelity import log_likelihood, mean_density, replayed, step_errors
+from pgd_lightning.evaluation.analysis import measure
+from pgd_lightning.evaluation.analysis_figure import analysis_figure
+from pgd_lightning.evaluation.drawing import NAMES
+from pgd_lightning.evaluation.fidelity import replayed
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
@@ -21,6 +25,7 @@ from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, write_atomic
 from pgd_lightning.simulators import make
+from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import render
 from pgd_lightning.trajectory import Trajectory
 
@@ -38,7 +43,7 @@ def siblings(run: Run) -> list[Run]:
 
 
 def write(runs: list[Run], dataset: Dataset) -> list[Path]:
-    """The report of ``runs`` into the folder of the first; returns its figures."""
+    """The report of ``runs`` into the folder of the first, ``index.html`` last; returns its figures."""
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
     settings = runs[0].load_config()
@@ -48,7 +53,13 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     title = f"{settings.agent.name} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
-    return paths + (window_figures(runs[0], settings, dataset, title, folder) if len(dataset.train) else [])
+    windows = measure_windows(runs[0], settings, dataset) if len(dataset.train) else None
+    if windows:
+        paths += window_figures(windows, dataset, title, folder)
+    (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
+    paths += rollout_strip(runs[0], settings, dataset, title, folder) if windows else []
+    run_page.write(runs, settings, dataset, summary, ledgers, windows, folder)
+    return paths
 
 
 def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
@@ -86,7 +97,7 @@ def table(summary: dict[str, Any], title: str) -> str:
     ]
     for name, entry in summary["scores"].items():
         interval = Interval(**entry)
-        label = figures.NAMES.get(name, name)
+        label = NAMES.get(name, name)
         lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>10}")
     lines.append("")
     for name, entry in summary["differences"].items():
@@ -96,43 +107,44 @@ def table(summary: dict[str, Any], title: str) -> str:
 
 
 @torch.no_grad()
-def window_figures(run: Run, settings: DictConfig, dataset: Dataset, title: str, folder: Path) -> list[Path]:
-    """Likelihood and dynamics error of real, unguided and guided windows, a look at some, and a rollout's frames."""
+def measure_windows(run: Run, settings: DictConfig, dataset: Dataset) -> run_page.Measured:
+    """Likelihood and one-step error of real, unguided and guided windows, and some of them to look at."""
     module = build_agent(settings, dataset)
     load_agent(module, run)
     kinds = example_windows(run, settings, dataset, module.policy)
     simulator = make(dataset.env.task, dataset.env.physics)
-    points = {}
-    for name, windows in kinds.items():
-        errors = step_errors(simulator, windows[0], dataset.obs_std, 8 * settings.report.windows, 0)
-        points[name] = {
-            "log_likelihood": log_likelihood(module.policy, windows).flatten().numpy(),
-            "density": mean_density(module.policy, windows).flatten().numpy(),
-            "dynamics": errors.dynamics,
-            "position": errors.position,
+    rows = [
+        {
+            "target": "", "generator": name, "label": name, "guidance_coef": None,
+            **measure(simulator, windows, module.policy, dataset.obs_std, 8 * settings.report.windows, 0)[0],
         }
-    paths = [figures.fidelity_plane(points, title, folder / "fidelity.png")]
+        for name, windows in kinds.items()
+    ]  # fmt: skip
     drawn = settings.report.episodes_drawn
     pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
-    real = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
-    paths.append(figures.trajectories(pairs, real, title, folder / "trajectories.png"))
-    fidelity = {
-        name: {
-            "log_likelihood": float(point["log_likelihood"].mean()),
-            "mean_density": float(point["density"].mean()),
-            "dynamics_error_median": float(torch.as_tensor(point["dynamics"]).median()),
-            "dynamics_error_mean": float(point["dynamics"].mean()),
-        }
-        for name, point in points.items()
-    }
-    write_atomic(folder / "fidelity.json", json.dumps(fidelity, indent=2))
+    return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()})
+
+
+def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, folder: Path) -> list[Path]:
+    """The fidelity plane and a look at some windows; their numbers go to ``fidelity.json``."""
+    write_atomic(folder / "fidelity.json", json.dumps({row["label"]: row for row in windows.rows}, indent=2))
+    drawn = channels(dataset.env.task).drawn
+    return [
+        analysis_figure(windows.rows, title, folder / "fidelity.png"),
+        figures.trajectories(windows.drawn, windows.replayed, drawn, title, folder / "trajectories.png"),
+    ]
+
+
+def rollout_strip(run: Run, settings: DictConfig, dataset: Dataset, title: str, folder: Path) -> list[Path]:
+    """Frames of an episode; nothing where the machine cannot draw."""
+    module = build_agent(settings, dataset)
+    load_agent(module, run)
     states = episode_states(dataset.env, module.policy, settings.seeds, derive_seed(settings.seed, "frames"))
-    images = render(
-        dataset.env.task, states[:: max(len(states) // settings.report.frames, 1)][: settings.report.frames]
-    )
-    if images is not None:
-        paths.append(figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png"))
-    return paths
+    every = max(len(states) // settings.report.frames, 1)
+    images = render(dataset.env.task, states[::every][: settings.report.frames])
+    if images is None:
+        return []
+    return [figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png")]
 
 
 def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Any) -> dict[str, Trajectory]:

@@ -136,19 +136,26 @@ class Run(RunFolder):
     """One run folder, which this process may write."""
 
     @classmethod
+    def named(
+        cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int, learner: int = 0
+    ) -> Run:
+        """The run of this identity, there or not; of several learners of one seed each may have its own."""
+        name = f"{seed}.{learner}" if learner else str(seed)
+        return cls(Path(root) / stage / env / f"{method}-{digest(identity)}" / name)
+
+    @classmethod
     def at(
         cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int, learner: int = 0
     ) -> Run:
-        """The folder of this identity, created if it is new; of several learners of one seed each may have its own."""
-        name = f"{seed}.{learner}" if learner else str(seed)
-        folder = Path(root) / stage / env / f"{method}-{digest(identity)}" / name
+        """The run of this identity, see :meth:`named`, created if it is new."""
+        run = cls.named(root, stage, env, method, identity, seed, learner)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"Cannot create the run folder {folder}: {error.strerror}; set runs_dir=<a folder you may write to>."
+                f"Cannot create the run folder {run.folder}: {error.strerror}; set runs_dir=<a folder you may write "
+                "to>."
             ) from error
-        run = cls(folder)
         with run._changing():
             if not run.record:
                 run._write(state="new", stage=stage, env=env, method=method, seed=seed, identity=identity)

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import identity, ranks, run_report
+from pgd_lightning import identity, plan, ranks, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.ahead import Beside
@@ -19,13 +19,15 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
+from pgd_lightning.evaluation.figures import scores_of
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.fitting import ALONE, ROWS, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour
-from pgd_lightning.progress import say
+from pgd_lightning.progress import duration, say
 from pgd_lightning.randomness import derive_seed, learner_seeds
 from pgd_lightning.runs import Run, command_line
 from pgd_lightning.simulators import make
@@ -41,17 +43,23 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
     require_lead(config)
     dataset = open_dataset(config)
+    conditions, clone = arms(config, overrides), clone_config(overrides, config)
+    run, _ = agent_run(config, dataset)
+    if ranks.rank() == 0:
+        say(plan.text(list(plan.stages(conditions, clone, dataset)), str(run.folder / "report")))
     runs = []
-    for arm in arms(config, overrides):
-        runs.append(train_agent(arm, dataset, behaviour_clone(overrides, config, dataset), shared=arm is not config))
+    for condition in conditions:
+        behaviour = behaviour_clone(clone, dataset)
+        runs.append(train_agent(condition, dataset, behaviour, shared=condition is not config))
         if ranks.rank() == 0:
             figures = run_report.write(runs, dataset)
     if ranks.rank() > 0:
         return
     mirror_figures(config, runs[0], dataset.provenance, figures)
     say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
-    say(f"results: {runs[0].folder / 'report'}  ({time.monotonic() - began:.0f} s in all)")
+    say(f"page:    {runs[0].folder / 'report' / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")
+    say(f"next:    pgd generate run={runs[0].folder}   (synthetic data for other uses)")
 
 
 def require_lead(config: DictConfig) -> None:
@@ -75,9 +83,13 @@ def recompose(overrides: list[str], *changes: str) -> DictConfig:
     return compose_config("train", [*kept, *changes])
 
 
-def behaviour_clone(overrides: list[str], config: DictConfig, dataset: Dataset) -> Policy:
+def clone_config(overrides: list[str], config: DictConfig) -> DictConfig:
+    """The config of the behaviour-cloned policy that measures likelihood under the behaviour."""
+    return recompose(overrides, *BEHAVIOUR, f"updates={config.behaviour.updates}")
+
+
+def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
     """A clone of the policy that recorded the data, trained once and kept like any agent."""
-    clone = recompose(overrides, *BEHAVIOUR, f"updates={config.behaviour.updates}")
     run, module = agent_run(clone, dataset)
     if not run.finished:
         with run.started(clone, dataset.provenance, shared=True):
@@ -93,7 +105,7 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
     """The finished run of this config's agent: found, continued or trained; ``shared``: also by other commands."""
     run, module = agent_run(config, dataset)
     if run.finished:
-        say(f"agent: {config.agent.name} on {config.generator.name} data is trained already, in {run.folder}")
+        say(f"{plan.agent_label(config)}: trained already, in {run.folder}")
         measure(run, config, dataset)
         return run
     generator = ready_generator(config, dataset)
@@ -102,11 +114,14 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
             complete(run, config, dataset)
             return run
         adopt_behaviour(module, config, dataset)
-        say(f"agent: {config.agent.name}, experience {config.generator.name}, {config.seeds} seeds, {run.folder}")
+        label = plan.agent_label(config)
+        say(f"{label}: training {config.seeds} seeds for {config.updates:,} updates, in {run.folder}")
         fit_agent(run, config, dataset, module, generator, behaviour)
         rows = final_episodes(config, dataset, module)
         run.append("ledger.jsonl", rows)
         run.update(state="finished", score=fmean(row["score"] for row in rows))
+        if ranks.rank() == 0:
+            say(f"{label}: score {seed_interval(scores_of(rows, 'final'))}")
     return run
 
 
@@ -126,7 +141,7 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     counts = Counter(row["seed"] for row in rows)
     there = min(counts[number] for number in range(config.seeds))
     if there < wanted:
-        say(f"agent: {there} final episodes for each learner are there, {wanted - there} more are run")
+        say(f"evaluation: {there} final episodes for each learner are there, {wanted - there} more are run")
         seed, workers = derive_seed(config.seed, "final"), config.ranks.simulators
         module = build_agent(config, dataset)
         load_agent(module, run)
@@ -216,7 +231,7 @@ class HealthCards:
             self.rows, self.seed,
         )  # fmt: skip
         self.run.append("health.jsonl", [{"step": step, **card}])
-        say(f"synthetic set of update {step}: {health_line(card)}")
+        say(f"  synthetic data from update {step:,} on: {health_line(card)}")
 
 
 def fit_agent(
@@ -255,7 +270,7 @@ def fit_agent(
     )  # fmt: skip
     try:
         fit(
-            run, config, dataset.provenance, module, data,
+            run, config, dataset.provenance, module, data, title=plan.agent_label(config),
             steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
             callbacks=[evaluation] if behaviour else [],
             spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,

@@ -267,7 +267,7 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
         return found | {"kind": "official", "label": f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"}
     if recipe.get("recipe") == env.name:
         label = (
-            f"{env.name} LOCAL STAND-IN, not D4RL (recipe v{recipe.get('recipe_version')}, seed "
+            f"{env.name} substitute, not D4RL (recipe v{recipe.get('recipe_version')}, seed "
             f"{recipe.get('recipe_seed')}, sha256 {digest[:8]})"
         )
         return found | {"kind": "local recipe", "label": label}

@@ -38,8 +38,10 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
     try:
         download(f"{base_url.rstrip('/')}/{env.file.path}", folder / name, env.file, timeout, retries)
     except (OSError, ValueError, UserError) as error:  # ValueError: an impossible URL
+        cause = getattr(error, "reason", error)  # of a URLError
+        why = getattr(cause, "strerror", None) or error
         raise DataUnavailable(
-            f"{env.d4rl_id} cannot be downloaded from {base_url} ({error}); to use it, put {name} into {folder}."
+            f"{env.d4rl_id} cannot be downloaded from {base_url} ({why}); to use it, put {name} into {folder}."
         ) from error
     return folder / name
 

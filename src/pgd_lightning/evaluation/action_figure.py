@@ -6,30 +6,28 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from pgd_lightning.evaluation.figures import finish, plt
+from pgd_lightning.evaluation.drawing import INK, colours, legend_below, plt, save, styled
 from pgd_lightning.evaluation.statistics import Array
 
 FAR = 4.5  # where the histogram ends; what lies beyond is counted in its legend
 
 
+@styled
 def standardised_actions(samples: Mapping[str, Array], title: str, path: Path) -> Path:
     """Histogram and quantiles of each ``name -> z [N]`` against the standard normal."""
     figure, (histogram, quantiles) = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
     grid = np.linspace(-FAR, FAR, 200)
     places = (np.arange(1, 400) - 0.5) / 400
-    for number, (name, z) in enumerate(samples.items()):
-        colour = plt.get_cmap("viridis")(number / max(len(samples), 2))
+    for (name, z), colour in zip(samples.items(), colours(samples).values(), strict=True):
         beyond = float((np.abs(z) > FAR).mean())
         label = f"{name}: std {z.std():.2f}" + (f", {beyond:.1%} beyond {FAR}" if beyond else "")
         bins = np.linspace(-FAR, FAR, 61)
         heights = np.histogram(z, bins)[0] / len(z) / (bins[1] - bins[0])
         histogram.stairs(heights, bins, color=colour, label=label)
-        quantiles.plot(norm.ppf(places), np.quantile(z, places), color=colour, label=name, linewidth=1.2)
-    histogram.plot(grid, norm.pdf(grid), color="#333333", linestyle=":", label="standard normal")
-    quantiles.plot(grid, grid, color="#333333", linestyle=":")
+        quantiles.plot(norm.ppf(places), np.quantile(z, places), color=colour, linewidth=1.2)
+    histogram.plot(grid, norm.pdf(grid), color=INK, linestyle=":", label="standard normal")
+    quantiles.plot(grid, grid, color=INK, linestyle=":")
     histogram.set(xlabel="(action - policy's mean) / policy's deviation", ylabel="density")
     quantiles.set(xlabel="quantile of the standard normal", ylabel="quantile of the actions", ylim=(-FAR, FAR))
-    for axis in (histogram, quantiles):
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
-    return finish(figure, title, path)
+    legend_below(figure, [histogram])
+    return save(figure, title, path)

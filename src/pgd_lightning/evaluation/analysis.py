@@ -23,6 +23,7 @@ from pgd_lightning.evaluation.fidelity import (
     log_likelihood,
     mean_density,
     pairs,
+    persistence_error,
     step_errors,
 )
 from pgd_lightning.simulators import Simulator
@@ -102,29 +103,20 @@ class Analyst:
 
         ``log_likelihood``: mean over rows of log pi(a | s), summed over action dims; ``mean_density``: mean over rows
         of pi(a | s), the workshop paper's trajectory likelihood; ``*_interval``: 95 % bootstrap over windows.
+        ``persistence_error``: median error of the guess that nothing changes in a step of these windows.
         Dynamics errors are of one real step: ``dynamics_error_*`` squared and averaged over dims in units of the
         data's variance, ``raw_error_*`` the largest component in the environment's units. ``return_real`` and
         ``return_generated`` are the rewards of the same rows, as paid by the simulator and as generated, summed
         over a window's T - 1 steps.
         """
-        windows = windows.to(target.device)
-        finite = torch.isfinite(windows.obs).flatten(2).all(-1) & torch.isfinite(windows.action).flatten(2).all(-1)
-        likelihood = log_likelihood(target, windows)[finite].cpu().double().numpy()
-        density = mean_density(target, windows)[finite].cpu().double().numpy()
-        kept = windows[finite].cpu()
-        if not len(kept):
-            return {"windows": 0, "finite": 0.0}
-        errors = step_errors(self.simulator, kept, self.obs_std, self.max_rows, self.seed)
+        row, kept, errors = measure(self.simulator, windows, target, self.obs_std, self.max_rows, self.seed)
+        if errors is None:
+            return row
         steps = kept.transitions()
         chosen = torch.as_tensor(np.random.default_rng(self.seed).permutation(len(steps))[: self.max_rows])
         behaviour = self.density(steps[chosen])
         return {
-            "windows": len(kept),
-            "finite": float(finite.float().mean()),
-            "log_likelihood": float(likelihood.mean()),
-            "log_likelihood_interval": bootstrap(likelihood, np.mean, self.seed),
-            "mean_density": float(density.mean()),
-            **error_summary(errors, kept.batch_size[-1], self.seed),
+            **row,
             **ends_judged(self.simulator, kept, errors, self.max_rows, self.seed),
             "behaviour_log_density": float(np.mean(behaviour)),
             "terminals": float(kept.terminated.float().mean()),
@@ -132,9 +124,38 @@ class Analyst:
         }
 
 
+@torch.no_grad()
+def measure(
+    simulator: Simulator, windows: Trajectory, target: Policy, obs_std: Tensor, max_rows: int, seed: int
+) -> tuple[dict[str, Any], Trajectory, StepErrors | None]:
+    """Likelihood and one-step error of ``windows [S, N, T]``, see :meth:`Analyst.row`, and what they were measured on.
+
+    The finite windows ``[M, T]`` on the CPU, and their errors: None where no window is finite.
+    """
+    windows = windows.to(target.device)
+    finite = torch.isfinite(windows.obs).flatten(2).all(-1) & torch.isfinite(windows.action).flatten(2).all(-1)
+    kept = windows[finite].cpu()
+    if not len(kept):
+        return {"windows": 0, "finite": 0.0}, kept, None
+    likelihood = log_likelihood(target, windows)[finite].cpu().double().numpy()
+    density = mean_density(target, windows)[finite].cpu().double().numpy()
+    errors = step_errors(simulator, kept, obs_std, max_rows, seed)
+    row = {
+        "windows": len(kept),
+        "finite": float(finite.float().mean()),
+        "log_likelihood": float(likelihood.mean()),
+        "log_likelihood_interval": bootstrap(likelihood, np.mean, seed),
+        "mean_density": float(density.mean()),
+        "persistence_error": persistence_error(kept, obs_std),
+        **error_summary(errors, kept.batch_size[-1], seed),
+    }
+    return row, kept, errors
+
+
 def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
     """The simulator's verdict on windows of ``rows`` rows, see :meth:`Analyst.row`."""
     by_position = [errors.dynamics[errors.position == place] for place in range(rows - 1)]
+    quartiles = [np.quantile(part, [0.25, 0.75]).tolist() if len(part) else None for part in by_position]
     return {
         "dynamics_error_median": float(np.median(errors.dynamics)),
         "dynamics_error_interval": bootstrap(errors.dynamics, np.median, seed),
@@ -143,6 +164,7 @@ def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
         "raw_error_median": float(np.median(errors.raw)),
         "raw_error_p90": float(np.quantile(errors.raw, 0.9)),
         "by_position": [float(np.median(part)) if len(part) else None for part in by_position],
+        "by_position_quartiles": quartiles,
         "reward_error": float(np.median(errors.reward)),
         "return_real": float((rows - 1) * errors.real_reward.mean()),
         "return_generated": float((rows - 1) * errors.given_reward.mean()),

@@ -1,57 +1,66 @@
 """A picture of a recording: how episodes differ in return and length, and what each dimension spans."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from pgd_lightning.evaluation.drawing import GUIDED, INK, LIGHT, UNGUIDED, legend_below, plt, save, styled
 
-COLOUR = "#0072b2"
-LEGEND = {"frameon": False, "fontsize": 8, "loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2}
+LINE = 0.17  # inches that a dimension and its name take
+Columns = Mapping[str, list[float]]  # min, max, mean, std of each dimension
 
 
+@styled
 def data_figure(
     returns: NDArray[Any],
     lengths: NDArray[Any],
-    ranges: Mapping[str, Mapping[str, list[float]]],
+    ranges: Mapping[str, tuple[Sequence[str], Columns]],
     title: str,
     path: Path,
 ) -> Path:
-    """``returns, lengths [episodes]``; ``ranges`` name -> min, max, mean, std per dimension."""
-    figure, axes = plt.subplots(2, 2, figsize=(9.6, 6), layout="constrained")
-    for axis, values, label in zip(axes[0], (returns, lengths), ("return", "length"), strict=True):
-        axis.hist(values, bins=min(60, max(len(np.unique(values)), 5)), color=COLOUR)
-        axis.axvline(values.mean(), color="#d55e00", linewidth=1, label=f"mean {values.mean():.1f}")
-        axis.set(xlabel=f"{label} of an episode", ylabel="episodes")
+    """``returns, lengths [episodes]``; ``ranges``: ``"observation"`` and ``"action"`` -> names of its dims, columns."""
+    drawn = {name: varying(*pair) for name, pair in ranges.items()}
+    rows = max(len(names) for names, _ in drawn.values())
+    below = max(LINE * rows + 0.9, 2.4)
+    figure, axes = plt.subplots(
+        2, 2, figsize=(11, 2.7 + below), layout="constrained", gridspec_kw={"height_ratios": [2.7, below]}
+    )
+    for axis, values, label in zip(axes[0], (returns, lengths), ("return", "length [steps]"), strict=True):
+        axis.hist(values, bins=min(60, max(len(np.unique(values)), 5)), color=UNGUIDED)
+        axis.axvline(values.mean(), color=GUIDED, linewidth=1.5)
+        axis.set(xlabel=f"{label} of an episode, mean {values.mean():.1f} (line)", ylabel="episodes")
         axis.ticklabel_format(useOffset=False)
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(**LEGEND)
-    for axis, (name, columns) in zip(axes[1], ranges.items(), strict=True):
-        draw_ranges(axis, name, columns)
-    figure.suptitle(title, fontsize=10)
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, dpi=150, bbox_inches="tight", format="png")
-    plt.close(figure)
-    part.replace(path)
-    return path
+    for axis, (name, (names, columns)) in zip(axes[1], drawn.items(), strict=True):
+        draw_ranges(axis, names, columns)
+        left_out = len(ranges[name][0]) - len(names)
+        axis.set_title(f"{name}s" + (f", without {left_out} that are constant" if left_out else ""), fontsize=10)
+    legend_below(figure, axes[1], columns=3)
+    return save(figure, title, path)
 
 
-def draw_ranges(axis: Any, name: str, columns: Mapping[str, list[float]]) -> None:
+def varying(names: Sequence[str], columns: Columns) -> tuple[list[str], Columns]:
+    """Without the dimensions that never change."""
+    kept = [dim for dim, (low, high) in enumerate(zip(columns["min"], columns["max"], strict=True)) if low < high]
+    return [names[dim] for dim in kept], {key: [values[dim] for dim in kept] for key, values in columns.items()}
+
+
+def draw_ranges(axis: Any, names: Sequence[str], columns: Columns) -> None:
     """Thin: from minimum to maximum of each dimension; thick: mean and one standard deviation to either side."""
     low, high, mean, std = (np.array(columns[key]) for key in ("min", "max", "mean", "std"))
-    dims, thick = np.arange(len(low)), max(2.0, min(5.0, 120 / len(low)))
-    axis.vlines(dims, mean - std, mean + std, color="#56b4e9", linewidth=thick, label="mean ± standard deviation")
-    axis.vlines(dims, low, high, color=COLOUR, linewidth=0.8, label="minimum to maximum")
-    axis.plot(dims, mean, "_", color="black", markersize=thick)
-    if max(np.abs(low).max(), np.abs(high).max()) > 20 * max(float(np.median(high - low)), 1e-9):
-        axis.set_yscale("symlog")
-    axis.set(xlabel=f"dimension of the {name}", ylabel=name)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(alpha=0.25)
-    axis.legend(**LEGEND)
+    dims = np.arange(len(low))
+    axis.hlines(dims, mean - std, mean + std, color=LIGHT, linewidth=5, label="mean ± standard deviation")
+    axis.hlines(dims, low, high, color=UNGUIDED, linewidth=1, label="minimum to maximum")
+    axis.plot(mean, dims, "|", color=INK, markersize=6, label="mean")
+    middle = max(float(np.median(high - low)), 1e-9) if len(low) else 1.0
+    if len(low) and max(np.abs(low).max(), np.abs(high).max()) > 8 * middle:
+        axis.set_xscale("symlog", linthresh=middle)
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.set_yticks(dims, names, fontsize=8)
+    axis.set_ylim(len(low) - 0.4, -0.6)
+    axis.set_xlabel("value, each in its own unit")

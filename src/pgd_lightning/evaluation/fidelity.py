@@ -156,9 +156,10 @@ class DataDistance:
     """
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
-        chosen = np.random.default_rng(seed).permutation(len(real))[:max_rows]
-        rows = pairs(real[torch.as_tensor(chosen)])
+        chosen = real[torch.as_tensor(np.random.default_rng(seed).permutation(len(real))[:max_rows])]
+        rows = pairs(chosen)
         self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
+        self.persistence = error_of_no_change(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:
@@ -187,9 +188,9 @@ def health_card(
 
     finite: share of windows without NaN or infinity; terminals: share of rows; log_likelihood_*: per action dim sum,
     mean over rows, under the policies of the S seeds and under a clone of the behaviour; dynamics_error: median
-    squared one-step error in units of the data's deviation; reward_error: median absolute; data_distance: median
-    distance to the nearest real (obs, action); starts and terminals by the simulator: :func:`ends_judged`. Only finite
-    windows are measured, and None is what there was nothing to measure of.
+    squared one-step error in variances of the data, and persistence_error that of predicting no change; reward_error:
+    median absolute; data_distance: median distance to the nearest real (obs, action); starts and terminals by the
+    simulator: :func:`ends_judged`. Only finite windows are measured, and None is what there was nothing to measure of.
     """
     target_likelihood = float(log_likelihood(target, windows).nanmean()) if target else None
     windows = windows.to(behaviour.device)
@@ -207,26 +208,40 @@ def health_card(
         "log_likelihood_target": target_likelihood,
         "log_likelihood_behaviour": float(likelihood.mean()) if len(kept) else None,
         "dynamics_error": median(errors.dynamics),
+        "persistence_error": distance.persistence,
         "reward_error": median(errors.reward),
         "rows_not_resettable": float(errors.skipped),
         "data_distance": median(distance(sample[picked])) if len(sample) else None,
     }
 
 
+def persistence_error(windows: Trajectory, obs_std: Tensor) -> float:
+    """Median squared error, in variances of the data, of predicting no change in a step of ``windows [N, T]``."""
+    return error_of_no_change(windows.obs[:, :-1], windows.obs[:, 1:], obs_std)
+
+
+def error_of_no_change(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
+    """As :func:`persistence_error`, of steps ``[..., O]``."""
+    return float(((next_obs - obs).cpu() / in_own_units(obs_std.cpu())).square().mean(-1).median())
+
+
 def health_line(card: dict[str, float | None]) -> str:
-    """A :func:`health_card` in short, without what it does not say."""
+    """A :func:`health_card` in short: what there is to know of every data set, and what is wrong with this one."""
 
     def named(template: str, *keys: str) -> str | None:
         values = [card[key] for key in keys]
         return None if None in values else template.format(*values)
 
+    def wrong(template: str, *keys: str) -> str | None:
+        return named(template, *keys) if card[keys[0]] else None
+
     parts = (
-        named("dynamics error {:.4f}", "dynamics_error"),
-        named("log-likelihood {:.2f} (policy)", "log_likelihood_target"),
-        named("log-likelihood {:.2f} (behaviour)", "log_likelihood_behaviour"),
-        named("{:.1%} of steps start after the end of their episode", "starts_after_end"),
-        named("{} of {} terminals false", "false_terminals", "terminals_checked"),
-        named("{} of {} other steps end in the simulator", "missed_terminals", "others_checked"),
-        named("finite {:.1%}", "finite"),
+        named("one-step error {:.2g} ({:.2g} if nothing changed)", "dynamics_error", "persistence_error"),
+        named("log-likelihood of its actions {:.2f} under the policy", "log_likelihood_target"),
+        named("{:.2f} under the data's policy", "log_likelihood_behaviour"),
+        wrong("{:.1%} of steps start after the end of their episode", "starts_after_end"),
+        wrong("{} of {} terminals are none in the simulator", "false_terminals", "terminals_checked"),
+        wrong("{} of {} other steps end in the simulator", "missed_terminals", "others_checked"),
+        None if card["finite"] == 1 else named("finite {:.1%}", "finite"),
     )
     return ", ".join(part for part in parts if part)

@@ -1,50 +1,47 @@
-"""Figures from ledgers and windows. Every title carries the provenance of the data."""
+"""Figures of runs, from ledgers and windows. Every title carries the provenance of the data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from pgd_lightning.evaluation.drawing import (
+    COLOURS,
+    INK,
+    LIGHT,
+    NAMES,
+    colours,
+    legend_below,
+    markers,
+    plt,
+    save,
+    styled,
+)
+from pgd_lightning.evaluation.statistics import Interval, seed_interval
 
-from pgd_lightning.evaluation.statistics import seed_interval
-
-COLOURS = {"real": "#333333", "none": "#333333", "unguided": "#0072b2", "pgd": "#d55e00", "guided": "#d55e00"}
-NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
-
-
-def finish(figure: Any, title: str, path: Path) -> Path:
-    """Put the title on, save and close."""
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
-    return path
+Windows = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
+LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and the marks of what is simulated from them
+MARKS = "os^x"
+SIMULATED = "the simulator, from the window's first step by its actions"
+SCORE = "normalised score [%]"
 
 
-def learning_curves(
-    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates"
-) -> Path:
-    """Score against the ledger's steps for each generator: mean and 95 % interval over seeds, thin lines per seed."""
-    figure, axis = plt.subplots(figsize=(6.4, 4), layout="constrained")
-    for name, rows in ledgers.items():
-        steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
-        scores = [scores_of(rows, "monitor", step) for step in steps]
-        intervals = [seed_interval(s) for s in scores]
-        colour = COLOURS.get(name)
-        axis.plot(steps, [i.mean for i in intervals], "o-", color=colour, label=NAMES.get(name, name), markersize=3)
-        if all(i.low is not None for i in intervals):
-            low, high = [i.low for i in intervals], [i.high for i in intervals]
-            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
-        for seed in range(len(scores[0]) if scores else 0):
-            axis.plot(steps, [s[seed].mean() for s in scores], color=colour, linewidth=0.5, alpha=0.6)
-    axis.set(xlabel=xlabel, ylabel="normalised score (%)")
-    axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8)
-    return finish(figure, title, path)
+class Curve(NamedTuple):
+    """Scores at monitored steps."""
+
+    steps: Sequence[int]
+    intervals: Sequence[Interval]
+    seeds: NDArray[np.float64] | None = None  # [steps, S] their means, to be drawn as thin lines
+
+
+def curve_of(rows: list[dict[str, Any]]) -> Curve:
+    """The monitored scores of one ledger."""
+    steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
+    scores = [scores_of(rows, "monitor", step) for step in steps]
+    return Curve(steps, [seed_interval(found) for found in scores], np.array([found.mean(1) for found in scores]))
 
 
 def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> NDArray[np.float64]:
@@ -56,73 +53,131 @@ def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None)
     return np.array([row["score"] for row in chosen]).reshape(max(seeds, 1), -1)
 
 
-def fidelity_plane(points: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Each kind of window as a point: likelihood under the policy against dynamics error, with its spread."""
-    figure, (plane, by_row) = plt.subplots(1, 2, figsize=(9.6, 4), layout="constrained")
-    for name, point in points.items():
-        likelihood, error = point["log_likelihood"], point["dynamics"]
-        colour = COLOURS.get(name)
-        middle = float(np.mean(likelihood)), float(np.median(error))
-        spread = np.abs(np.quantile(error, [0.25, 0.75])[:, None] - middle[1])
-        plane.errorbar(
-            *middle, yerr=spread, xerr=1.96 * np.std(likelihood) / len(likelihood) ** 0.5, fmt="o", color=colour,
-            label=f"{name} ({middle[0]:.2f}, {middle[1]:.2g})", capsize=3,
-        )  # fmt: skip
-        rows = sorted(set(point["position"].tolist()))
-        medians = [np.median(error[point["position"] == row]) for row in rows]
-        by_row.plot(rows, medians, color=colour, label=name, linewidth=1)
-    plane.set(
-        xlabel="log-likelihood under the final policy, mean per row",
-        ylabel="one-step error, data std² (median, quartiles)",
-    )
-    by_row.set(xlabel="row of the window", ylabel="one-step error, data std² (median)")
-    for axis in (plane, by_row):
-        axis.set_yscale("log")
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
-    return finish(figure, title, path)
+def draw_curves(axis: Any, curves: Mapping[str, Curve]) -> None:
+    """``label -> curve``: means of the monitored checkpoints with their 95 % intervals, thin lines of the seeds."""
+    colour, marker = colours(curves), markers(curves)
+    for label, (steps, intervals, seeds) in curves.items():
+        means = [i.mean for i in intervals]
+        axis.plot(steps, means, marker=marker[label], markersize=4, color=colour[label], label=label, linewidth=1.5)
+        if all(i.low is not None for i in intervals):
+            low, high = [i.low for i in intervals], [i.high for i in intervals]
+            axis.fill_between(steps, low, high, color=colour[label], alpha=0.15, linewidth=0)
+        if seeds is not None and len(seeds):
+            axis.plot(steps, seeds, color=colour[label], linewidth=0.6, alpha=0.6)
 
 
-def trajectories(
-    windows: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], real: Mapping[str, NDArray[Any]], title: str, path: Path
+@styled
+def learning_curves(
+    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates"
 ) -> Path:
-    """Some windows of each kind: ``name -> (obs [n, T, O], action [n, T, A])``; first dims of both, over rows.
+    """Score against the ledger's steps for each generator."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    draw_curves(axis, {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()})
+    axis.set(xlabel=xlabel, ylabel=SCORE)
+    legend_below(figure, [axis])
+    return save(figure, title, path)
 
-    Dotted: ``real``, ``name -> obs [n, T, O]``, where the simulator gets by the same actions from the same first row.
+
+def draw_losses(axis: Any, losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """``training`` and ``held-out`` losses ``(steps, values)`` of a model."""
+    for label, (steps, values) in losses.items():
+        colour, line = (LIGHT, "-") if label == "training" else (INK, "s-")
+        axis.plot(steps, values, line, color=colour, label=label, linewidth=1.2, markersize=4)
+
+
+def draw_channel(
+    axis: Any, kind: str, windows: NDArray[Any], replayed: NDArray[Any] | None, limits: tuple[float, float]
+) -> None:
+    """One channel of windows ``[n, T]``, a line style each, and of what the simulator makes of them, as marks."""
+    for number, window in enumerate(windows):
+        axis.plot(window, color=COLOURS.get(kind), linewidth=1.2, linestyle=LINES[number % len(LINES)])
+        if replayed is not None:
+            every = max(1, len(window) // 10)
+            axis.plot(
+                replayed[number], linestyle="", marker=MARKS[number % len(MARKS)], markersize=3, markerfacecolor="none",
+                markeredgecolor=INK, markeredgewidth=0.7, markevery=(number % every, every),
+            )  # fmt: skip
+    axis.set_ylim(*limits)
+
+
+def channel_limits(windows: Windows, kind: str, dim: int) -> tuple[float, float]:
+    """Of an axis that all kinds of windows share: nearly all values, with a margin."""
+    low, high = np.quantile(np.concatenate([_channel(w, kind, dim).ravel() for w in windows.values()]), [0.001, 0.999])
+    margin = 0.08 * max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
+    return float(low - margin), float(high + margin)
+
+
+def windows_key(windows: Windows) -> list[Line2D]:
+    """Handles of a legend that explains :func:`draw_channel`."""
+    number = len(next(iter(windows.values()))[0])
+    lines = [
+        Line2D(
+            [], [], color=INK, linestyle=LINES[n % len(LINES)], marker=MARKS[n % len(MARKS)], markersize=5,
+            markerfacecolor="none", label=f"window {n + 1}",
+        )
+        for n in range(number)
+    ]  # fmt: skip
+    return [*lines, Line2D([], [], linestyle="", label="marks: " + SIMULATED)]
+
+
+@styled
+def trajectories(
+    windows: Windows,
+    replayed: Mapping[str, NDArray[Any]],
+    channels: Sequence[tuple[str, int, str]],
+    title: str,
+    path: Path,
+) -> Path:
+    """Some windows of each kind, a row each: ``channels`` are ``("obs" or "action", dim, its name)``.
+
+    ``replayed``, ``kind -> obs [n, T, O]``, is where the simulator gets by the same actions from the same first step.
     """
-    dims = [("obs", d) for d in range(min(4, next(iter(windows.values()))[0].shape[-1]))] + [("action", 0)]
     figure, axes = plt.subplots(
-        len(windows), len(dims), figsize=(2.4 * len(dims), 1.9 * len(windows)), sharex=True, layout="constrained"
-    )
-    limits = {
-        d: np.quantile(np.concatenate([_channel(w, d).ravel() for w in windows.values()]), [0.001, 0.999]) for d in dims
-    }
+        len(windows), len(channels), figsize=(2.5 * len(channels), 1.8 * len(windows)), sharex=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
     for row, (name, pair) in enumerate(windows.items()):
-        for column, dim in enumerate(dims):
-            axis = np.atleast_2d(axes)[row, column]
-            axis.plot(_channel(pair, dim).T, color=COLOURS.get(name), linewidth=0.8, alpha=0.8)
-            if dim[0] == "obs":
-                axis.plot(real[name][..., dim[1]].T, color="#333333", linewidth=0.8, linestyle=":")
-            axis.set_ylim(*limits[dim])
-            axis.tick_params(labelsize=6)
+        for column, (kind, dim, label) in enumerate(channels):
+            axis = axes[row, column]
+            real = replayed[name][..., dim] if kind == "obs" else None
+            draw_channel(axis, name, _channel(pair, kind, dim), real, channel_limits(windows, kind, dim))
+            axis.tick_params(labelsize=7)
             if row == 0:
-                axis.set_title(f"{dim[0]}[{dim[1]}]", fontsize=8)
-            if column == 0:
-                axis.set_ylabel(name, fontsize=8)
-    figure.supxlabel("row of the window; dotted: the simulator, from the first row by the same actions", fontsize=8)
-    return finish(figure, title, path)
+                axis.set_title(label, fontsize=8)
+            if row == len(windows) - 1:
+                axis.set_xlabel("step of the window", fontsize=8)
+        axes[row, 0].set_ylabel(name, fontsize=10, color=COLOURS.get(name), fontweight="bold")
+    figure.legend(handles=windows_key(windows), loc="outside lower center", ncols=4, fontsize=8)
+    return save(figure, title, path)
 
 
-def _channel(pair: tuple[NDArray[Any], NDArray[Any]], dim: tuple[str, int]) -> NDArray[Any]:
-    return pair[0 if dim[0] == "obs" else 1][..., dim[1]]
+@styled
+def channel_figure(windows: Windows, replayed: Mapping[str, NDArray[Any]], channel: tuple[str, int, str]) -> Any:
+    """One channel of :func:`trajectories` alone, its kinds below one another, for a page."""
+    kind, dim, label = channel
+    figure, axes = plt.subplots(
+        len(windows), 1, figsize=(2.9, 1.15 * len(windows) + 0.6), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, pair) in zip(axes[:, 0], windows.items(), strict=True):
+        real = replayed[name][..., dim] if kind == "obs" else None
+        draw_channel(axis, name, _channel(pair, kind, dim), real, channel_limits(windows, kind, dim))
+        axis.set_ylabel(name, color=COLOURS.get(name))
+    axes[0, 0].set_title(label, fontsize=10)
+    axes[-1, 0].set_xlabel("step of the window")
+    return figure
 
 
+def _channel(pair: tuple[NDArray[Any], NDArray[Any]], kind: str, dim: int) -> NDArray[Any]:
+    return pair[0 if kind == "obs" else 1][..., dim]
+
+
+@styled
 def strip(frames: Iterable[NDArray[np.uint8]], title: str, path: Path) -> Path:
     """Rendered frames ``[H, W, 3]`` side by side."""
     images = list(frames)
-    size = (1.6 * len(images), 2.2)
+    size = (max(1.6 * len(images), 3.2), 2.2)
     figure, (axes,) = plt.subplots(1, len(images), figsize=size, squeeze=False, layout="constrained")
     for axis, image in zip(axes, images, strict=True):
         axis.imshow(image)
         axis.axis("off")
-    return finish(figure, title, path)
+    return save(figure, title, path)

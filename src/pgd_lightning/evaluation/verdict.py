@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import step_errors
+from pgd_lightning.evaluation.fidelity import persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -50,12 +50,6 @@ def verdict(
         persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )
-
-
-def persistence_error(windows: Trajectory, obs_std: Tensor) -> float:
-    """Median squared error of saying that nothing changes in a step of ``windows [N, T]``, in variances of the data."""
-    moved = (windows.obs[:, 1:] - windows.obs[:, :-1]) / torch.where(obs_std == 0, 1, obs_std)
-    return float(moved.square().mean(-1).median())
 
 
 def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float:

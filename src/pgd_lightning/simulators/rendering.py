@@ -6,6 +6,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,16 +51,27 @@ def _draw(task: str, states: str, frames: str) -> None:
     renderer = mujoco.Renderer(simulator.model, SIZE, SIZE)
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    if task.startswith("maze2d"):
+        show_ball(simulator.model)
     drawn = []
     for qpos in np.load(states):
         simulator.set_state(simulator.state() | {"qpos": qpos, "qvel": np.zeros(simulator.model.nv)})
         if task.startswith("maze2d"):
-            camera.lookat, camera.distance, camera.elevation = simulator.model.stat.center, 10, -90
+            places = simulator.model.geom_pos[simulator.model.geom_bodyid == 0]  # walls
+            middle, extent = (places.max(0) + places.min(0)) / 2, (places.max(0) - places.min(0)).max() + 1
+            camera.lookat, camera.distance, camera.elevation = middle, 1.25 * extent, -90
         else:
             camera.lookat, camera.distance, camera.elevation = np.array([qpos[0], 0, 0.8]), 4.0, -10
         renderer.update_scene(simulator.data, camera)
         drawn.append(renderer.render().copy())
     np.save(frames, np.stack(drawn))
+
+
+def show_ball(model: Any) -> None:
+    """Make the ball of a maze large and orange, and the maze bright: in a picture of this size it is lost else."""
+    ball = model.geom("particle_geom").id
+    model.geom_size[ball], model.geom_rgba[ball] = 0.3, (0.84, 0.37, 0.0, 1)
+    model.vis.headlight.ambient[:] = 0.3
 
 
 if __name__ == "__main__":

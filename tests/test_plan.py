@@ -1,0 +1,78 @@
+"""The plan at the start of ``pgd train``, and its words."""
+
+import re
+
+import pytest
+from test_pipeline import SMALL, command, pgd, recording, run_of  # noqa: F401  (recording is a fixture)
+
+from pgd_lightning import plan, train
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.dataset import open_dataset
+from pgd_lightning.progress import duration, say, stopping_on_signals
+
+
+def stages_of(recording, runs, *more):  # noqa: F811
+    overrides = command(recording, runs, "plan.seconds=0.01", *more)[1:]
+    config = compose_config("train", overrides)
+    conditions, clone = train.arms(config, overrides), train.clone_config(overrides, config)
+    return list(plan.stages(conditions, clone, open_dataset(config)))
+
+
+def test_the_plan_has_every_training_in_its_order_and_how_much_is_left(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    planned = stages_of(recording, tmp_path, "agent=td3_bc")
+    assert [stage.title for stage in planned] == [
+        "behaviour cloning (to tell how likely actions are)", "prior", "TD3+BC, real + policy-guided",
+        "TD3+BC, real data only", "TD3+BC, real + unguided",
+    ]  # fmt: skip
+    assert [stage.steps for stage in planned] == [20, 60, 60, 60, 60]
+    assert all(stage.done == 0 and stage.seconds > 0 for stage in planned)
+    assert not list(tmp_path.glob("*/*/*"))  # nothing is made by looking
+    assert pgd(monkeypatch, command(recording, tmp_path, "agent=td3_bc", "compare=[]")) == 0
+    capsys.readouterr()
+    planned = stages_of(recording, tmp_path, "agent=td3_bc")
+    assert [stage.finished for stage in planned] == [True, True, True, False, False]
+    text = plan.text(planned, "there")
+    assert text.startswith("plan: 5 trainings, about ") and text.count("trained already") == 3
+    assert "results will be in there" in text
+    run = run_of(tmp_path, "pgd", "td3_bc")
+    run.update(state="stopped")
+    (stage,) = [stage for stage in stages_of(recording, tmp_path, "agent=td3_bc") if stage.title.endswith("guided")][:1]
+    assert (stage.done, stage.seconds) == (60, 0)
+
+
+def test_pretrained_and_shared_models_stand_in_the_plan_once(recording, tmp_path):  # noqa: F811
+    small = ["pretraining.updates=20", "pretraining.width=16", "agent=diffusion_dice", "compare=[none,unguided,pets]"]
+    titles = [stage.title for stage in stages_of(recording, tmp_path, *small, "ensemble.steps=20")]
+    assert titles == [
+        "behaviour cloning (to tell how likely actions are)", "prior", "behaviour model",
+        "Diffusion-DICE, real + policy-guided", "Diffusion-DICE, real data only", "Diffusion-DICE, real + unguided",
+        "ensemble", "Diffusion-DICE, real + PETS",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (91, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
+def test_durations_are_written_as_a_reader_counts_them(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_what_is_said_once_is_said_once_a_command(capsys):
+    for _ in range(2):
+        with stopping_on_signals():
+            say("prior: trained", once=True)
+            say("prior: trained", once=True)
+            say("again")
+            say("again")
+    assert capsys.readouterr().out.split("\n") == ["prior: trained", "again", "again"] * 2 + [""]
+
+
+def test_a_run_says_what_it_does_and_repeats_nothing(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    assert pgd(monkeypatch, command(recording, tmp_path)) == 0
+    lines = capsys.readouterr().out.split("\n")
+    said = [line for line in lines if line.startswith("prior: ")]
+    assert len(said) == len(set(said)) == 4  # begins, ends, where it is, what it is worth
+    scores = [line for line in lines if re.match(r"IQL, .*: score ", line)]
+    assert len(scores) == 3
+    assert sum("if nothing changed" in line for line in lines) == 1 + 2 * 3  # the verdict, and three sets of two agents
+    assert SMALL[0] in "\n".join(lines)  # the command to type again
