@@ -206,7 +206,7 @@ def reading(found: Mapping[str, Measured], still: float) -> str:
         f"the data {data.towards:.0%}; the policy itself does so in {policy.towards:.0%} of tries from where guided "
         f"windows begin. In mean square guided actions are {ratio:.1f} times as close to the policy's as unguided ones."
     )
-    error = f"One real step from a guided row misses the next by {guided.step_error:.2g}"
+    error = f"One real step from a guided state misses the next state by {guided.step_error:.2g}"
     yardstick = f"(unguided {plain.step_error:.2g}, a ball that stood still {still:.2g}, in variances of the data)"
     if guided.step_error > still:
         moves = "guided windows do not move as the simulator does."
