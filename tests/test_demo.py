@@ -52,15 +52,16 @@ def test_the_score_is_the_gradient_of_the_log_density():
 @pytest.mark.parametrize(
     ("guided", "begins", "has"),
     [
-        (measured(0.9, 0.1, 4e-5), "Guidance works here", "about as much like the simulator"),
-        (measured(0.9, 0.1, 4e-4), "Guidance works here", "less like the simulator than unguided"),
-        (measured(0.9, 0.1, 4e-3), "Guidance works here", "no longer move as the simulator does"),
-        (measured(0.55, 0.1, 4e-5), "Guidance failed here", "about as much"),
+        (measured(0.9, 0.1, 4e-5), "Guidance works here", "as much like the simulator as unguided"),
+        (measured(0.9, 0.1, 4e-4), "Guidance works here", "cost some fidelity and still err 8 times less"),
+        (measured(0.9, 0.1, 4e-3), "Guidance works here", "do not move as the simulator does"),
+        (measured(0.55, 0.1, 4e-5), "Guidance failed here", "as much like"),
         (measured(0.9, 0.8, 4e-5), "Guidance failed here", "1.2 times as close"),
     ],
 )
 def test_the_reading_follows_the_numbers(guided, begins, has):
     found = {demo.DATA: measured(0.55, 1, 0), demo.UNGUIDED: measured(0.5, 1, 3e-5), demo.GUIDED: guided}
+    found[demo.POLICY] = measured(0.95, 0.05, 0)
     text = demo.reading(found, still=3e-3)
     assert text.startswith(begins)
     assert has in text
@@ -75,7 +76,7 @@ def command(monkeypatch, folder, *words):
 def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys):
     assert command(monkeypatch, tmp_path, *TINY) == 0
     first = capsys.readouterr().out
-    assert "trained already" not in first
+    assert "prior: training" in first
     assert "make train ENV=hopper-medium" in first
     folder = tmp_path / "runs" / "demo"
     content = json.loads((folder / "demo.json").read_text())
@@ -88,7 +89,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
     assert all((folder / name).stat().st_size > 1000 for name in ("demo.png", "demo.svg"))
 
     assert command(monkeypatch, tmp_path, *TINY, "demo.goal=[1,1]") == 0
-    assert "trained already" in capsys.readouterr().out
+    assert "prior: training" not in capsys.readouterr().out
     assert json.loads((folder / "demo.json").read_text())["demo"][demo.DATA] != content["demo"][demo.DATA]
 
 

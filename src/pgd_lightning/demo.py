@@ -30,15 +30,18 @@ from pgd_lightning.randomness import stream
 from pgd_lightning.runs import build, command_line, write_atomic
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.goal_policy import GoalPolicy
-from pgd_lightning.simulators.maze import MAZES, in_wall
+from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
 from pgd_lightning.trajectory import EnvSpec, Trajectory
 
 FILES = ("index.html", "demo.json", "demo.png", "demo.svg")
 NEXT = "make train ENV=hopper-medium"
 DATA, UNGUIDED, GUIDED, POLICY = "data", "unguided", "guided", "policy"
-TITLES = {DATA: "data", UNGUIDED: "diffusion model", GUIDED: "guided by the policy", POLICY: "the policy itself"}
+TITLES = {
+    DATA: "data", UNGUIDED: "diffusion model", GUIDED: "guided by the policy", POLICY: "the policy, simulated",
+}  # fmt: skip
+NEAR = 0.35  # cells from a place: windows that begin farther off are not drawn
 AT_LEAST = 1.0  # cells from the goal: windows that begin nearer to it are no test of who goes there
-HALF, CLEAR = 0.5, 0.2  # guidance works if it halves the distance to the policy and so many more windows go its way
+HALF = 0.5  # guidance works if it halves the distance to the policy, and the gap to how many windows go its way
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Measured:
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the prior if it is not trained yet, sample, draw, and say what can be seen."""
+    torch.set_num_threads(config.demo.threads)
     folder = Path(config.out).expanduser()
     require_own(folder, FILES, "demo.json", lambda content: "demo" in content, config.overwrite)
     maze, policy = target(build(config.env), config)
@@ -100,7 +104,7 @@ def sampled(config: DictConfig, dataset: Dataset, policy: GoalPolicy) -> dict[st
 def rolled_out(policy: GoalPolicy, simulator: Simulator, guided: Trajectory, maze: str, seed: int) -> Trajectory:
     """What the policy really does from where the ``guided [N, T]`` windows begin, walls left out."""
     first = guided.obs[:, 0]
-    obs = first[torch.as_tensor(~in_wall(maze, np.rint(first[:, :2].numpy() + 0.2).astype(np.int64)))]
+    obs = first[torch.as_tensor(~in_wall(maze, cells_of(first[:, :2].double().numpy())))]
     noise = stream(seed, "demo/policy")
     rows: dict[str, list[Tensor]] = {"obs": [], "action": [], "reward": [], "terminated": []}
     for _ in range(guided.batch_size[-1]):
@@ -157,7 +161,7 @@ def spread_out(windows: Trajectory, policy: GoalPolicy, number: int) -> Tensor:
 
 
 def nearest(windows: Trajectory, policy: GoalPolicy, places: Tensor, number: int) -> Tensor:
-    """The ``number`` windows that begin nearest to each of ``places [P, 2]``, no window twice."""
+    """The ``number`` windows that begin nearest to each of ``places [P, 2]``, no window twice, none beyond ``NEAR``."""
     first = windows.obs[:, 0, :2]
     distance = torch.cdist(places, first)
     distance[:, ~(policy.way_left(first) > AT_LEAST)] = torch.inf
@@ -165,7 +169,7 @@ def nearest(windows: Trajectory, policy: GoalPolicy, places: Tensor, number: int
     for _ in range(number):
         for place in range(len(places)):
             best = int(distance[place].argmin())
-            if torch.isfinite(distance[place, best]):
+            if distance[place, best] < NEAR:
                 chosen.append(best)
                 distance[:, best] = torch.inf
     return torch.tensor(chosen, dtype=torch.long)
@@ -193,21 +197,24 @@ def write(found: Mapping[str, Measured], still: float, dataset: Dataset, config:
 
 def reading(found: Mapping[str, Measured], still: float) -> str:
     """What the numbers say, also where they say that guidance failed."""
-    plain, guided, data = found[UNGUIDED], found[GUIDED], found[DATA]
-    follows = guided.action_error < HALF * plain.action_error and guided.towards > plain.towards + CLEAR
+    plain, guided, data, policy = found[UNGUIDED], found[GUIDED], found[DATA], found[POLICY]
+    gap = policy.towards - plain.towards
+    follows = guided.action_error < HALF * plain.action_error and 0 < HALF * gap < guided.towards - plain.towards
+    ratio = plain.action_error / guided.action_error
     said = (
-        f"{guided.towards:.0%} of the guided windows get nearer to the star, {plain.towards:.0%} without guidance and "
-        f"{data.towards:.0%} in the data; their actions are {plain.action_error / guided.action_error:.1f} times as "
-        "close to the policy's in mean square."
+        f"{guided.towards:.0%} of the guided windows get nearer to the star, of unguided ones {plain.towards:.0%}, in "
+        f"the data {data.towards:.0%}; the policy itself does so in {policy.towards:.0%} of tries from where guided "
+        f"windows begin. In mean square guided actions are {ratio:.1f} times as close to the policy's as unguided ones."
     )
-    error = f"One real step from a guided row misses the next by {guided.step_error:.2g}"
+    error = f"One real step from a guided state misses the next state by {guided.step_error:.2g}"
     yardstick = f"(unguided {plain.step_error:.2g}, a ball that stood still {still:.2g}, in variances of the data)"
     if guided.step_error > still:
-        moves = "guided windows no longer move as the simulator does."
+        moves = "guided windows do not move as the simulator does."
     elif guided.step_error > 2 * plain.step_error:
-        moves = "guided windows move less like the simulator than unguided ones, but better than not at all."
+        less = still / guided.step_error
+        moves = f"guided windows cost some fidelity and still err {less:.0f} times less than no motion."
     else:
-        moves = "guided windows move about as much like the simulator as unguided ones."
+        moves = "guided windows move as much like the simulator as unguided ones."
     return f"{'Guidance works here' if follows else 'Guidance failed here'}: {said} {error} {yardstick}: {moves}"
 
 

@@ -48,7 +48,7 @@ MANUALS = {
             "the policy": ("demo.goal", "demo.std", "env", "guidance", "guidance.coef", "sampler.num_steps"),
             "the prior": ("prior.steps", "network.features", "data.horizon", "data.local_steps"),
             "the picture": ("demo.windows", "demo.rows", "demo.starts", "demo.paths", "out", "overwrite"),
-            "run": ("seed", "runs_dir"),
+            "run": ("seed", "runs_dir", "demo.threads"),
         },
     ),
     "train": Manual(
