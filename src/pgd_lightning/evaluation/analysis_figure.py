@@ -128,7 +128,7 @@ def _bars(middle: float, interval: Sequence[float]) -> list[list[float]]:
 def _style(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """Guided sources in one colour, the stronger the darker; others each in their own."""
     names = [r["generator"] for r in rows]
-    style = {"color": colours(names)[row["generator"]], "marker": markers(names)[row["generator"]]}
+    style: dict[str, Any] = {"color": colours(names)[row["generator"]], "marker": markers(names)[row["generator"]]}
     if row["generator"] == "pgd" and row.get("guidance_coef"):
         strengths = sorted({r["guidance_coef"] for r in rows if r.get("guidance_coef")})
         style["alpha"] = 0.35 + 0.65 * (strengths.index(row["guidance_coef"]) + 1) / len(strengths)
