@@ -168,9 +168,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
         {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
     )
     actions = action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png")
-    said = (
-        f"One learner, {final.shape[1]} episodes: return {first:.1f} before training, {last:.1f} with the last policy"
-    )
+    said = f"One learner, {final.shape[1]} episodes: return {first:.1f} before training, {last:.1f} of the last policy"
     pictures = {"Score of the monitored policies": curve, "Imagined actions under the last policy": actions}
     run_page.write_short(run, title, "online", [f"{said}."], table, pictures, [], folder)
     return [curve, actions]
