@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from pgd_lightning.evaluation.drawing import GUIDED, INK, colours, legend_below, markers, plt, save, styled
 
@@ -63,6 +64,7 @@ def draw_plane(axis: Any, rows: Sequence[Row]) -> None:
                 transform=axis.get_xaxis_transform(), clip_on=False, label=_below(row),
             )  # fmt: skip
     axis.margins(x=0.12)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     _yardstick(axis, rows)
     _limit(axis, [value for row in drawn for value in row["dynamics_error_interval"]], rows)
 
