@@ -118,6 +118,15 @@ def test_only_data_that_are_not_d4rls_are_called_so(tmp_path, monkeypatch, kind,
     assert said is None or said in notes[0]
 
 
+def test_the_page_of_a_single_run_stays(runs, monkeypatch):
+    (run, *_) = runs.glob("agent/hopper-medium/iql-none-*/0")
+    (run / "report").mkdir()
+    (run / "report" / "index.html").write_text("its own")
+    assert pgd(monkeypatch, f"runs={run}") == 0
+    assert (run / "report" / "index.html").read_text() == "its own"
+    assert (run / "comparison" / "index.html").exists()
+
+
 def test_what_did_not_end_is_named(runs, monkeypatch):
     make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=7).update(state="failed", reason="value alarm")
     assert pgd(monkeypatch, f"runs={runs}") == 0

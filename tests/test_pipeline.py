@@ -119,6 +119,11 @@ def test_the_whole_story(finished):
     assert "scores 0 and 100 at returns 23.85 and 161.86 (D4RL's for maze2d-umaze)" in table
     for figure in ("learning_curves", "fidelity", "trajectories"):
         assert (report / f"{figure}.png").stat().st_size > 5000
+        assert "not D4RL" in (report / f"{figure}.svg").read_text()
+    page = (report / "index.html").read_text()
+    assert "2 seeds are too few to tell guided data and real data alone apart" in page
+    assert "one-step error" in page  # the verdict on the prior
+    assert "ball velocity x [m/s]" in page
     assert guided.record["starts"][0]["packages"]["torch"]
     (prior,) = (finished / "prior" / "maze2d-umaze").glob("edm-temporalresnet-*/0")
     (judged,) = Run(prior).record["verdicts"].values()
@@ -167,7 +172,9 @@ def test_evaluate_report_and_generate(finished, recording, monkeypatch, capsys, 
     assert pgd(monkeypatch, ["evaluate", f"run={run.folder}", "episodes=2"]) == 0
     assert "score" in capsys.readouterr().out
     assert pgd(monkeypatch, ["report", f"run={run.folder}"]) == 0
-    assert "real + policy-guided" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "real + policy-guided" in printed
+    assert printed.splitlines()[-1] == f"page: {run.folder / 'report' / 'index.html'}"
     out = tmp_path / "made.hdf5"
     assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out={out}"]) == 0
     data = d4rl.load(out, run_spec(), "error")

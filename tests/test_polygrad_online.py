@@ -251,6 +251,9 @@ def test_online_run_and_its_files(learner, tmp_path, monkeypatch, capsys):
     assert sorted({row["step"] for row in rows if row["purpose"] == "monitor"}) == [0, 200, 400]
     assert (run.folder / "report" / "actions.png").stat().st_size > 10_000
     assert (run.folder / "report" / "learning_curve.png").exists()
+    page = run.folder / "report" / "index.html"
+    assert said.splitlines()[-1] == f"page: {page}"
+    assert page.read_text().count("<svg ") == 2
     summary = json.loads((run.folder / "report" / "summary.json").read_text())
     assert summary["std"] > 0
     assert pgd(monkeypatch, ["polygrad", *settings]) == 0

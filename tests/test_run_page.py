@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -13,7 +14,9 @@ from pgd_lightning.evaluation.drawing import COLOURS, GUIDED, INK, UNGUIDED, inl
 from pgd_lightning.evaluation.statistics import paired_interval
 from pgd_lightning.run_page import losses_of, reading, readings
 from pgd_lightning.runs import Run
+from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.rendering import aim
 from pgd_lightning.templates import render
 
 
@@ -97,6 +100,14 @@ def test_a_real_error_of_the_others_size_is_a_point():
     plt.close()
 
 
+def test_a_real_error_near_the_persistence_error_is_a_point():
+    """So it is where an observation hides the state: generated windows may be much worse than both."""
+    _, axis = plt.subplots()
+    draw_plane(axis, [row("real", 0.1), row("guided", 40.0)])
+    assert "real" in axis.get_legend_handles_labels()[1]
+    plt.close()
+
+
 def test_an_analysis_without_yardstick_or_quartiles_is_drawn(tmp_path):
     """Those of earlier versions have neither."""
     old = [{k: v for k, v in r.items() if k not in ("persistence_error", "by_position_quartiles")} for r in ROWS]
@@ -160,6 +171,16 @@ def drawn(drawing: str) -> str:
     addresses = re.findall(r'href="([^"]*)"|url\(([^)]*)\)', drawing)
     assert all((a or b).startswith(("#", "data:")) for a, b in addresses)
     return drawing
+
+
+@pytest.mark.parametrize("task", ["hopper", "ant", "maze2d-large", "antmaze-umaze", "pen", "kitchen"])
+def test_the_camera_is_near_what_acts(task):
+    simulator, camera = make(task, "today"), mujoco.MjvCamera()
+    simulator.reset(0)
+    aim(camera, task, simulator)
+    body = {"pen": "Object", "kitchen": simulator.model.nbody - 1, "maze2d-large": "particle"}.get(task, "torso")
+    place = simulator.data.body(body).xpos
+    assert np.linalg.norm(camera.lookat - place) < camera.distance
 
 
 # --- the page ---

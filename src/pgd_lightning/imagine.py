@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning import identity, ranks
+from pgd_lightning import identity, ranks, run_page
 from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -56,6 +56,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     mirror_figures(config, runs[0], dataset.provenance, paths)
     say(f"\n{(folder / 'table.txt').read_text()}")
     say(f"results: {folder}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
+    say(f"page: {folder / 'index.html'}")
 
 
 def check(config: DictConfig, overrides: list[str]) -> None:
@@ -190,18 +191,23 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
     card = {key: fmean(c[key] for c in cards) if all(c[key] is not None for c in cards) else None for key in cards[0]}
     kept = config.imagine.conservatism
     title = f"PolyGRAD offline, {config.imagine.learner.name}, {dataset.env.name} ({dataset.label})"
-    write_atomic(
-        folder / "table.txt",
+    table = (
         f"{title}\n{asdict(phases(config))} turns, conservatism {kept.kind} {kept.weight:g}, last checkpoint, "
         f"{', '.join(sorted({row['simulator'] for row in rows}))}\n\n"
         f"clone of the data's policy  {interval['clone']}\n"
         f"improved in imagination     {interval['final']}\n"
         f"difference, paired          {gain}{'' if gain.excludes_zero else '  not distinguishable'}\n"
-        f"imagined windows            {health_line(card)}\n",
+        f"imagined windows            {health_line(card)}\n"
     )
+    write_atomic(folder / "table.txt", table)
     facts = {"scores": {k: vars(v) for k, v in interval.items()}, "difference": vars(gain), "windows": card}
     write_atomic(folder / "summary.json", json.dumps({**facts, "provenance": dataset.provenance}, indent=2))
     first, second = phases(config).clone, phases(config).clone + phases(config).warm_up
     axis = f"turns: clone to {first}, critic to {second}, then improving in imagination"
     curve = figures.learning_curves({"imagination": rows}, title, folder / "learning_curves.png", xlabel=axis)
+    said = run_page.compared("the policy improved in imagination", "the clone of the data's policy", gain)
+    run_page.write_short(
+        runs[0], title, dataset.provenance["kind"], [said], table, {"Score of the monitored policies": curve},
+        run_page.data_facts(dataset), folder,
+    )  # fmt: skip
     return folder, [curve]

@@ -59,7 +59,7 @@ def write(config: DictConfig) -> None:
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG. Raises UserError as comparison."""
     entries, refused = mixable(find_entries(config.runs, config.where))
     found = tables(entries)
-    folder = Path(config.out).expanduser() if config.out else first_folder(config.runs) / "report"
+    folder = Path(config.out).expanduser() if config.out else default_folder(config.runs)
     require_own(folder, PAGE, "report.json", lambda content: "tables" in content, config.overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     content = contents(entries, found, config)
@@ -72,6 +72,12 @@ def write(config: DictConfig) -> None:
     write_atomic(folder / "index.html", html(content, pictures, photographs(entries)))
     say(text(content))
     say(f"page: {folder / 'index.html'}")
+
+
+def default_folder(where: Any) -> Path:
+    """``report`` below the first folder; ``comparison`` where that is a single run, whose own page is in ``report``."""
+    first = first_folder(where)
+    return first / ("comparison" if (first / "run.json").exists() else "report")
 
 
 def first_folder(where: Any) -> Path:

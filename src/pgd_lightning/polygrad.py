@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning import identity, ranks
+from pgd_lightning import identity, ranks, run_page
 from pgd_lightning.data.online import OnlineDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import action_figure, figures
@@ -57,6 +57,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     mirror_figures(config, run, provenance, paths)
     say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
+    say(f"page: {run.folder / 'report' / 'index.html'}")
 
 
 def build_learner(config: DictConfig) -> ImaginationLearner:
@@ -151,21 +152,23 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     final = figures.scores_of(rows, "final")
     first = fmean(row["return"] for row in rows if row["step"] == 0)
     last = fmean(row["return"] for row in rows if row["purpose"] == "final")
-    write_atomic(
-        folder / "table.txt",
+    table = (
         f"{title}\n{config.online.steps} steps of the environment, mean action, {final.shape[1]} episodes\n\n"
         f"return before training  {first:.1f}\nreturn of the last policy  {last:.1f}\n"
-        f"normalised score  {seed_interval(final)}\n",
+        f"normalised score  {seed_interval(final)}\n"
     )
+    write_atomic(folder / "table.txt", table)
     drawn = data.collector.buffer.windows(config.online.imagined, config.data.horizon, stream(config.seed, "report"))
     windows, shape = module.imagined(drawn.obs[:, 0].to(module.device), derive_seed(config.seed, "report"))
     z = standardised(module.policy, windows)
     facts = {"return_first": first, "return_last": last, "policy_std": float(module.policy.std.mean()), **shape}
     write_atomic(folder / "summary.json", json.dumps(facts | {"strength": float(module.strength)}, indent=2))
     label = f"policy's deviation {facts['policy_std']:.2f}"
-    return [
-        figures.learning_curves(
-            {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
-        ),
-        action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png"),
-    ]
+    curve = figures.learning_curves(
+        {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
+    )
+    actions = action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png")
+    said = f"One learner, {final.shape[1]} episodes: return {first:.1f} before training, {last:.1f} of the last policy"
+    pictures = {"Score of the monitored policies": curve, "Imagined actions under the last policy": actions}
+    run_page.write_short(run, title, "online", [f"{said}."], table, pictures, [], folder)
+    return [curve, actions]

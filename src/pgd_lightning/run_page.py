@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
-from pgd_lightning.evaluation.drawing import NAMES, inline, panel
+from pgd_lightning.evaluation.drawing import NAMES, inline, panel, saved
 from pgd_lightning.evaluation.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
 from pgd_lightning.evaluation.verdict import Verdict
@@ -85,12 +85,36 @@ def write(
         "differences": differences(summary),
         "rollout": photograph(strip) if strip.exists() else "",
         "commands": repeated(runs),
-        "facts": how_to_repeat(runs[0], dataset),
+        "facts": [*versions(runs[0]), origin_of(dataset)],
         "wandb": wandb_note(runs[0]),
-        "files": [path.name for path in sorted(folder.iterdir()) if path.name[0] != "." and path.suffix != ".html"],
+        "files": files_beside(folder),
     }
     page = folder / "index.html"
     write_atomic(page, render("run_page.html", pictures, **content))
+    return page
+
+
+def write_short(
+    run: Run,
+    title: str,
+    kind: str,
+    said: Sequence[str],
+    table: str,
+    drawn: Mapping[str, Path],
+    facts: list[tuple[str, str]],
+    folder: Path,
+) -> Path:
+    """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``.
+
+    ``kind`` is that of its data's provenance.
+    """
+    content = {
+        "title": title, "notice": notice(kind) if kind != "online" else "", "readings": said, "table": table,
+        "commands": repeated([run]), "facts": [*facts, *versions(run)], "wandb": wandb_note(run),
+        "files": files_beside(folder),
+    }  # fmt: skip
+    page = folder / "index.html"
+    write_atomic(page, render("short_page.html", {name: saved(path) for name, path in drawn.items()}, **content))
     return page
 
 
@@ -122,7 +146,11 @@ def readings(summary: Mapping[str, Any]) -> list[str]:
 
 def reading(first: str, other: str, difference: Interval) -> str:
     """What the paired ``difference`` of the scores of two generators allows one to say."""
-    a, b = _experience(first), _experience(other)
+    return compared(_experience(first), _experience(other), difference)
+
+
+def compared(a: str, b: str, difference: Interval) -> str:
+    """As :func:`reading`, of ``a`` minus ``b``."""
     if difference.low is None:
         seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
         return f"{seeds} too few to tell {a} and {b} apart (at least {FEWEST}): difference {difference.mean:.1f}."
@@ -240,16 +268,24 @@ def repeated(runs: Sequence[Run]) -> dict[str, list[str]]:
     return found
 
 
-def how_to_repeat(run: Run, dataset: Dataset) -> list[tuple[str, str]]:
-    """Versions and machine of the last start, and where the data come from."""
+def versions(run: Run) -> list[tuple[str, str]]:
+    """Code, packages and machine of the last start."""
     start = run.record["starts"][-1]
     packages = ", ".join(f"{name} {number}" for name, number in start.get("packages", {}).items())
-    origin = ", ".join(f"{k} {v}" for k, v in dataset.provenance.items() if k not in ("label", "says", "minari") and v)
-    facts = {
-        "code": start.get("code"), "python": start.get("python"), "packages": packages,
-        "machine": start.get("machine"), "data": origin,
-    }  # fmt: skip
+    facts = {"code": start.get("code"), "python": start.get("python"), "packages": packages,
+             "machine": start.get("machine")}  # fmt: skip
     return [(name, str(value)) for name, value in facts.items() if value]
+
+
+def origin_of(dataset: Dataset) -> tuple[str, str]:
+    """The provenance of the data in a line."""
+    said = ((key, value) for key, value in dataset.provenance.items() if key not in ("label", "says", "minari"))
+    return "data", ", ".join(f"{key} {value}" for key, value in said if value is not None)
+
+
+def files_beside(folder: Path) -> list[str]:
+    """What else there is in the folder of a page."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.suffix != ".html")
 
 
 def wandb_note(run: Run) -> str:

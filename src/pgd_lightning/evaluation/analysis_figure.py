@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from pgd_lightning.evaluation.drawing import GUIDED, INK, colours, legend_below, markers, plt, save, styled
 
 REAL = "real"
 Row = dict[str, Any]
-FAR_BELOW = 30  # times smaller than the smallest other error: from there on a real error is none of the axis
+FAR_BELOW = 30  # times smaller than all that is on the axis: from there on a real error is none of the axis
 BANDS = 3  # sources at most whose quartiles are drawn
 LIKELIHOOD = "log-likelihood of the action under the policy"
 ERROR = "one-step error [data variance], median"
@@ -63,6 +64,7 @@ def draw_plane(axis: Any, rows: Sequence[Row]) -> None:
                 transform=axis.get_xaxis_transform(), clip_on=False, label=_below(row),
             )  # fmt: skip
     axis.margins(x=0.12)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     _yardstick(axis, rows)
     _limit(axis, [value for row in drawn for value in row["dynamics_error_interval"]], rows)
 
@@ -92,7 +94,7 @@ def draw_error_by_row(axis: Any, rows: Sequence[Row]) -> None:
 def on_the_axis(rows: Sequence[Row]) -> list[Row]:
     """All but real windows whose error is so small that the others could not be told apart beside it."""
     errors = [row["dynamics_error_median"] for row in rows if row["generator"] != REAL]
-    foot = min(errors) / FAR_BELOW if errors else 0
+    foot = min([*errors, _persistence(rows) or np.inf]) / FAR_BELOW if errors else 0
     return [row for row in rows if row["generator"] != REAL or row["dynamics_error_median"] >= foot]
 
 

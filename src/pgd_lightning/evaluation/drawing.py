@@ -126,6 +126,12 @@ def inline(figure: Any) -> str:
     return drawn.replace(UNGUIDED, ON_PAGE)
 
 
+def saved(path: Path) -> str:
+    """The SVG beside a PNG that :func:`save` wrote, for a page."""
+    drawing = path.with_suffix(".svg").read_text().replace(f"{HEAD}{ON_WHITE} ", "<svg ", 1)
+    return drawing.replace(UNGUIDED, ON_PAGE)
+
+
 def standalone(drawing: str) -> str:
     """An :func:`inline` SVG as a file of its own, black on white."""
     return drawing.replace(ON_PAGE, UNGUIDED).replace("<svg ", f"{HEAD}{ON_WHITE} ", 1)

@@ -56,15 +56,31 @@ def _draw(task: str, states: str, frames: str) -> None:
     drawn = []
     for qpos in np.load(states):
         simulator.set_state(simulator.state() | {"qpos": qpos, "qvel": np.zeros(simulator.model.nv)})
-        if task.startswith("maze2d"):
-            places = simulator.model.geom_pos[simulator.model.geom_bodyid == 0]  # walls
-            middle, extent = (places.max(0) + places.min(0)) / 2, (places.max(0) - places.min(0)).max() + 1
-            camera.lookat, camera.distance, camera.elevation = middle, 1.25 * extent, -90
-        else:
-            camera.lookat, camera.distance, camera.elevation = np.array([qpos[0], 0, 0.8]), 4.0, -10
+        aim(camera, task, simulator)
         renderer.update_scene(simulator.data, camera)
         drawn.append(renderer.render().copy())
     np.save(frames, np.stack(drawn))
+
+
+def aim(camera: Any, task: str, simulator: Any) -> None:
+    """Point the camera at what acts."""
+    model, data = simulator.model, simulator.data
+    if task.startswith("maze2d"):
+        walls = model.geom_pos[model.geom_bodyid == 0]
+        extent = float((walls.max(0) - walls.min(0)).max()) + 1
+        camera.lookat, camera.distance, camera.elevation = (walls.max(0) + walls.min(0)) / 2, 1.25 * extent, -90
+    elif task.startswith("kitchen"):
+        camera.lookat, camera.distance = np.array([-0.2, 0.5, 2.0]), 2.6
+        camera.azimuth, camera.elevation = 70, -35
+    elif task in ("pen", "door", "hammer", "relocate"):
+        camera.lookat, camera.distance = data.site("S_grasp").xpos, 0.9
+        camera.azimuth, camera.elevation = 45, -35
+    elif "ant" in task:
+        far = task.startswith("antmaze")
+        camera.lookat, camera.distance = data.body("torso").xpos, 14.0 if far else 4.5
+        camera.elevation = -50 if far else -25
+    else:
+        camera.lookat, camera.distance, camera.elevation = np.array([data.qpos[0], 0, 0.8]), 4.0, -10
 
 
 def show_ball(model: Any) -> None:
