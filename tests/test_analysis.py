@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pgd_lightning import analyse
 from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.configuration import compose_config
+from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
+from pgd_lightning.evaluation.analysis_figure import analysis_figure
 from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     ends_judged,
@@ -215,6 +219,49 @@ def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_card():
     card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
     assert card["finite"] == 0
     assert health_line(card).endswith("finite 0.0%")
+
+
+def test_a_set_of_terminals_alone_has_a_row_and_a_picture(tmp_path):
+    """No row of it goes on, so there is no error to show; its starts and ends are judged all the same."""
+    windows, simulator = fallen()
+    ends = windows[windows.terminated.any(-1)]
+    steps = windows.transitions()
+    analyst = Analyst(simulator, torch.ones(11), BehaviourDensity(steps, 1, 100, 0), Coverage(steps, 100, 0), 50, 0)
+    found = analyst.row(ends[None], OnlinePolicy(Ladder.load("hopper").policies[0]))
+    assert (found["dynamics_error_median"], found["dynamics_error_interval"], found["reward_error"]) == (None,) * 3
+    row = {
+        "target": "runs/agent/hopper-medium/a",
+        "generator": "pgd",
+        "guidance_coef": 0.0,
+        "label": "pgd x 0",
+        **found,
+    }
+    text = analyse.table([row], "a title", analyst, None)
+    assert "no row to step" in text
+    assert f"0 of {found['terminals_checked']}" in text
+    assert "…um/a" not in text
+    assert "…r-medium/a" in text
+    assert analysis_figure([row], "a title", tmp_path / "a.png").stat().st_size > 1000
+    some = row | {"dynamics_error_median": 0.1, "dynamics_error_interval": [0.1, 0.1], "by_position": [0.1, 0.1]}
+    assert analysis_figure([some], "guidance of strength 0 alone", tmp_path / "b.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["analysis.generators=[none]"], "makes no windows"),
+        (["analysis.targets=[ppo:x]"], "the ladder of hopper has .* stages"),
+        (["analysis.targets=[ppo:-1]"], "the ladder of hopper has .* stages"),
+        (["analysis.targets=ppo:99"], "the ladder of hopper has .* stages"),
+        (["analysis.targets=[ppo]", "env=maze2d-umaze"], "PPO policies of .*hopper.* and none of maze2d-umaze"),
+        (["analysis.targets=[behaviour,runs/no/run]"], "There is no run in"),
+        (["analysis.density_rows=2"], "at least 10"),
+    ],
+)
+def test_what_an_analysis_cannot_do_is_said_before_anything_is_trained(settings, sentence, monkeypatch):
+    monkeypatch.setattr(analyse, "open_dataset", lambda config: pytest.fail("began"))
+    with pytest.raises(UserError, match=sentence):
+        analyse.main(compose_config("analyse", ["env=hopper-medium", *settings]), [])
 
 
 def test_distances_and_errors_of_constants_are_in_the_environments_units():

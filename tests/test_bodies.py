@@ -150,6 +150,15 @@ class TestMinari:
         constants = origin.score_constants(dataset.env, dataset.provenance)
         assert constants == "-20.2723 and 3234.3 (D4RL's for hopper; the Minari set's own are not used)"
 
+    def test_constants_of_the_user_are_not_called_d4rls(self, folder, capsys):
+        changed = ["env.ref_min_score=0", "env.ref_max_score=100", "env.max_episode_steps=50"]
+        env = compose_config("prior", ["env=hopper-medium", *changed]).env
+        dataset = open_dataset(OmegaConf.merge(config(f"minari:{folder}"), {"env": env}))
+        said = capsys.readouterr().out
+        assert "used are hopper with env.max_episode_steps as set, at most 50 steps an episode, scores 0 and" in said
+        constants = origin.score_constants(dataset.env, dataset.provenance)
+        assert constants == "0 and 100 (as set by env.*; the Minari set's own are not used)"
+
     def test_another_environment_is_refused_by_name(self, folder):
         with pytest.raises(
             UserError, match="x/hopper-v0 was recorded in hopper, not in walker2d: its environment says 'Ho"

@@ -13,6 +13,7 @@ from pgd_lightning import check
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.card import examine
+from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import recorded
 from pgd_lightning.evaluation.recorded import Replay
 from pgd_lightning.simulators import make
@@ -175,8 +176,20 @@ def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physic
     assert "not_finite" not in content["card"]
     assert "no recorded terminal among these rows" in printed
     assert "agree" not in printed.replace("agree with the following row", "")
-    assert content["provenance"]["sha256"][:8] == folder.name
+    assert folder.name.startswith(content["provenance"]["sha256"][:8] + "-")
     assert (folder / "check.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_check_with_other_settings_is_another(tmp_path, fake_physics):
+    """Terminals that were read otherwise and fewer rows give other numbers: they replace none."""
+    path = save(tmp_path / "toy.hdf5", pendulum_columns(1.0))
+    for more in ([], [], ["data.terminals=recorded"], ["rows=20"], ["env.ref_max_score=50"]):
+        check.main(settings(path, tmp_path, *more), [])
+    assert len(list((tmp_path / "checks" / "hopper-medium").iterdir())) == 4
+    out = f'out="{tmp_path / "mine"}"'
+    check.main(settings(path, tmp_path, out), [])
+    with pytest.raises(UserError, match="is about something else"):
+        check.main(settings(path, tmp_path, out, "data.terminals=timeouts"), [])
 
 
 def test_rows_without_successors_are_not_stepped(tmp_path, fake_physics):

@@ -14,6 +14,7 @@ from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a f
 
 from pgd_lightning import doctor, slurm
 from pgd_lightning.configuration import compose_config
+from pgd_lightning.errors import UserError
 from pgd_lightning.runs import Run
 
 # --- the file that sbatch gets ---
@@ -175,6 +176,31 @@ def test_a_job_with_gpus_that_torch_cannot_use_does_not_run_on_the_cpu(monkeypat
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
     assert pgd(monkeypatch, ["prior", "env=maze2d-umaze", "scale=smoke", f"runs_dir={tmp_path}"]) == 1
     assert "this job was given GPUs that torch does not use" in capsys.readouterr().err
+
+
+def test_doctor_goes_on_after_a_check_that_fails(monkeypatch, capsys):
+    """Without a simulator, and with a disk that cannot be asked, the rest is still said."""
+
+    def broken(*_):
+        raise OSError("no such device")
+
+    monkeypatch.setattr(doctor, "make", broken)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", broken)
+    with pytest.raises(UserError, match="mujoco, opengl, disk"):
+        doctor.main(compose_config("doctor", ["env=hopper-medium", "data.source=local"]), [])
+    said = capsys.readouterr().out
+    assert "opengl     could not be looked at: OSError: no such device" in said
+    assert "wandb" in said
+
+
+def test_doctor_says_cores_and_threads(monkeypatch, capsys):
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 5}, raising=False)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 8)
+    for threads, status in ((2, "ok"), (8, "warning")):
+        monkeypatch.setattr(doctor.torch, "get_num_threads", lambda threads=threads: threads)
+        (found,) = doctor.cores(compose_config("doctor", []))
+        assert (found.status, found.text) == (status, f"2 of 8 allowed, torch computes in {threads} threads")
+    assert found.fix == "set OMP_NUM_THREADS=2"
 
 
 def test_doctor_takes_what_slurm_takes(monkeypatch, tmp_path, capsys):

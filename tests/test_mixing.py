@@ -108,7 +108,7 @@ def test_non_finite_steps_are_replaced_and_counted(capsys):
     assert mended.batch_size == (2, 50)
     assert "2 of 100" in capsys.readouterr().out
     made.obs[0] = float("nan")
-    with pytest.raises(UserError, match="guidance"):
+    with pytest.raises(UserError, match="guidance.* without guidance, look at process"):
         finite_only(made, at=10)
 
 

@@ -1,5 +1,6 @@
 """A finished run is complete: renamed, moved, or away from its data, it is evaluated, generated from and reported."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 from test_pipeline import command, finished, pgd, recording, run_of  # noqa: F401
 
-from pgd_lightning.runs import Run
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs import Run, write_atomic
 
 
 @pytest.fixture
@@ -30,6 +32,31 @@ def test_an_evaluation_needs_no_data(moved, monkeypatch):
     moved.update(recording="/gone/maze.hdf5")
     assert pgd(monkeypatch, ["evaluate", f"run={moved.folder}", "episodes=2"]) == 0
     assert len(json.loads((moved.folder / "evaluation-1-2.json").read_text())) == 4
+
+
+def test_an_evaluation_is_written_elsewhere_where_the_run_is_read_only(moved, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "of mine" / "episodes.json"
+    arguments = ["evaluate", f"run={moved.folder}", "episodes=1", f"out={out}"]
+    assert pgd(monkeypatch, arguments) == 0
+    assert len(json.loads(out.read_text())) == 2
+    assert not list(moved.folder.glob("evaluation-*"))
+    assert pgd(monkeypatch, arguments) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_read_only_runs_folder_is_a_sentence(moved, monkeypatch):
+    opened = Path.open
+
+    def refused(path, mode="r", *more, **named):
+        if mode != "r":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"Permission denied; set runs_dir=<a folder you may write to>"):
+        moved.update(score=1)
+    with pytest.raises(UserError, match=r"Permission denied\. Choose a folder"):
+        write_atomic(moved.folder / "anything", "")
 
 
 def test_a_moved_run_generates_from_the_model_beside_it(moved, tmp_path, monkeypatch):
@@ -62,6 +89,55 @@ def test_a_run_without_its_model_says_so_and_trains_none(moved, tmp_path, monkey
     assert pgd(monkeypatch, ["generate", f"run={moved.folder}", f"out={tmp_path}/made.hdf5"]) == 1
     assert "The prior that" in capsys.readouterr().err
     assert not (moved.folder.parents[3] / "prior").exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"state": ', "[1, 2]", "\xff", "{}", '{"state": "finished"}'])
+def test_a_damaged_record_is_named_and_passed_over(moved, tmp_path, monkeypatch, capsys, text):
+    path, runs = moved.folder / "run.json", moved.folder.parents[3]
+    path.write_bytes(text.encode("latin-1"))
+    for arguments in (["evaluate"], ["generate", f"out={tmp_path}/made.hdf5"], ["report"]):
+        assert pgd(monkeypatch, [*arguments, f"run={moved.folder}"]) == 1
+        said = capsys.readouterr().err
+        assert f"{path} is damaged" in said or (text == "{}" and "There is no run in" in said)
+    for arguments in (["ls", f"runs_dir={runs}"], ["report", f"runs={runs}", f"out={tmp_path}/page"]):
+        assert pgd(monkeypatch, arguments) == 0
+        assert text == "{}" or capsys.readouterr().out.count(f"{path} is damaged") == 1
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+@pytest.mark.parametrize("row", ["{", "[]", '{"purpose": "final"}'])
+def test_a_damaged_ledger_is_named_and_its_run_stays_finished(moved, recording, monkeypatch, capsys, row):  # noqa: F811
+    path, runs = moved.folder / "ledger.jsonl", moved.folder.parents[3]
+    whole = path.read_text()
+    path.write_text(f"{row}\n{whole}")
+    assert pgd(monkeypatch, command(recording, runs, "compare=[]", "evaluation.final_episodes=3")) == 1
+    assert f"{path} is damaged" in capsys.readouterr().err
+    assert moved.finished
+    assert pgd(monkeypatch, ["report", f"runs={runs}"]) == 0
+    assert f"{path} is damaged" in capsys.readouterr().out
+    path.write_text(whole)
+    (moved.folder / "config.yaml").write_text("a: [")
+    assert pgd(monkeypatch, ["evaluate", f"run={moved.folder}"]) == 1
+    assert f"{moved.folder / 'config.yaml'} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"x"), Path.unlink])
+def test_an_earlier_checkpoint_is_not_the_result_of_a_finished_run(moved, tmp_path, monkeypatch, capsys, damage):
+    """Its agent is that of another update: nothing is measured of it, or made with it."""
+    damage(max(moved.checkpoints.glob("*.ckpt")))
+    assert list(moved.checkpoints.glob("*.ckpt"))
+    for arguments in (["evaluate", "episodes=1"], ["generate", f"out={tmp_path}/made.hdf5"]):
+        assert pgd(monkeypatch, [*arguments, f"run={moved.folder}"]) == 1
+        assert f"The last checkpoint of the finished {moved.folder} is missing" in capsys.readouterr().err
+
+
+def test_a_measurement_that_fails_leaves_a_run_finished(moved):
+    with pytest.raises(ZeroDivisionError), moved.started(moved.load_config(), moved.record["provenance"]):
+        raise ZeroDivisionError
+    assert moved.finished
+    with pytest.raises(KeyboardInterrupt), moved.started(moved.load_config(), moved.record["provenance"]):
+        raise KeyboardInterrupt
+    assert moved.finished
 
 
 def test_settings_that_came_later_are_as_before_in_older_runs(moved):

@@ -257,6 +257,25 @@ class TestFolders:
         assert "is about something else" in capsys.readouterr().err
 
 
+class TestOddNames:
+    @pytest.mark.parametrize("name", ["~nobody.hdf5", "~.hdf5", "a,b.hdf5"])
+    def test_a_tilde_of_nobody_is_a_name(self, recording, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        Path(name).write_bytes(recording.read_bytes())
+        common = ["env=maze2d-umaze", "data.cache=null", f"data.source={name}"]
+        assert pgd(monkeypatch, "check", *common, f"out={name}.d", "rows=5") == 0
+        assert (Path(f"{name}.d") / "check.json").exists()
+        assert pgd(monkeypatch, "convert", *common, f"out={name.replace('hdf5', 'h5')}") == 0
+
+    def test_a_minari_folder_may_be_relative(self, recording, tmp_path, monkeypatch):
+        pytest.importorskip("minari")
+        monkeypatch.chdir(tmp_path)
+        arguments = ["convert", "env=maze2d-umaze", "data.cache=null", f"data.source={recording}"]
+        assert pgd(monkeypatch, *arguments, "out=minari:./mine/maze-v0") == 0
+        assert (tmp_path / "mine" / "maze-v0" / "data" / "main_data.hdf5").exists()
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["maze-v0"]
+
+
 class TestMissingMinari:
     @pytest.fixture
     def written(self, recording, tmp_path):

@@ -127,12 +127,34 @@ def test_what_did_not_end_is_named(runs, monkeypatch):
     assert len(content["runs"]) == 6
 
 
-def test_unlike_runs_are_refused(runs, monkeypatch, capsys):
+def test_unlike_runs_are_refused_and_all_others_reported(runs, monkeypatch, capsys):
     make_run(runs, "hopper-medium", "pets", np.zeros(5), label="the official file")
-    assert pgd(monkeypatch, f"runs={runs}") == 1
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    content = json.loads((runs / "report" / "report.json").read_text())
+    assert "hopper-medium" not in {table["dataset"] for table in content["tables"]}
+    (part,) = [part for part in content["unfinished"] if part["state"] == "refused"]
+    assert part["what"] == "hopper-medium" and "two kinds of data" in part["reason"]
+    assert "REFUSED: hopper-medium" in capsys.readouterr().out
+    assert "two kinds of data" in (runs / "report" / "index.html").read_text()
+    assert pgd(monkeypatch, f"runs={runs}/agent/hopper-medium") == 1
     assert "two kinds of data" in capsys.readouterr().err
-    assert not (runs / "report" / "index.html").exists()
-    assert pgd(monkeypatch, f"runs={runs}", "where={generator:none}") == 0
+
+
+def test_runs_of_another_step_limit_are_refused(runs, monkeypatch, capsys):
+    """Episodes that were cut earlier are no episodes of the same task, whatever their seed."""
+    other = make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=3)
+    config = OmegaConf.load(other.folder / "config.yaml")
+    config.env.max_episode_steps = 50
+    OmegaConf.save(config, other.folder / "config.yaml")
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    assert "two kinds of step limit, '1000'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", ["out=elsewhere", "where={updates:5000}"])
+def test_settings_of_the_page_are_not_ignored_for_one_run(runs, monkeypatch, capsys, setting):
+    run = next((runs / "agent" / "hopper-medium").glob("iql-pgd-*/0"))
+    assert pgd(monkeypatch, f"run={run}", setting) == 1
+    assert "is for a page over many runs" in capsys.readouterr().err
 
 
 def test_settings_that_differ_make_methods(runs, monkeypatch):

@@ -151,6 +151,16 @@ def test_successors_made_by_shifting_are_forgotten_at_ends(load):
         np.testing.assert_array_equal(data.next_obs[end].numpy(), raw["observations"][end])
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_ends_that_are_flagged_one_row_late_are_said(load, late):
+    """What the step of an episode's last row led to is recorded, and is not the row below."""
+    raw, last = rows("hopper", 30), (4, 12, 22)
+    raw["next_observations"] = np.concatenate([raw["observations"][1:], raw["observations"][:1]])
+    raw["next_observations"][list(last)] += 1
+    raw["terminals"] = marked(30, *(end + late for end in last))
+    assert bool(said(load("hopper", raw), "3 of 3 ends seem to be flagged one row late")) == bool(late)
+
+
 def test_a_replay_file_may_go_on_after_an_early_timeout(load):
     raw = rows("hopper", 30, terminals=marked(30, 12), timeouts=marked(30, 5, 29))
     raw["next_observations"] = shifted(raw["observations"], [12])  # row 5's successor is row 6

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from test_pipeline import pgd
 
 from pgd_lightning import ranges
-from pgd_lightning.__main__ import VERBS
+from pgd_lightning.__main__ import VERBS, fail
 from pgd_lightning.configuration import CONF, _for_hydra, combinations, compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.figures import strip
@@ -175,6 +175,31 @@ def test_a_setting_that_means_nothing_gets_a_sentence_with_its_range(setting, sa
     assert setting.split("=")[0].lstrip("+") in str(raised.value)
 
 
+@pytest.mark.parametrize("section", ["prior", "ensemble"])
+def test_passes_over_the_data_are_not_ignored(section):
+    """A number of steps, which most scales set, would count instead."""
+    with pytest.raises(UserError, match=rf"would not be used, as {section}.steps=\d+ counts"):
+        compose_config("train", ["scale=smoke", f"{section}.epochs=3"])
+    both = compose_config("train", ["scale=smoke", f"{section}.steps=null", f"{section}.epochs=3"])
+    assert (both[section].steps, both[section].epochs) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        OSError("Unable to allocate 1.2 TiB for an array"),
+    ],
+)
+def test_too_little_memory_is_a_sentence(error, capsys):
+    assert fail(error) == 1
+    said = capsys.readouterr().err
+    assert "The memory does not suffice: lower" in said
+    assert "alloc_cpu" not in said
+
+
 def test_single_values_and_round_numbers_are_taken_for_what_they_mean():
     typed = ["compare=unguided", "analysis.factors=2", "agent.learner.hidden=32", "updates=1e3", "runs_dir=007"]
     config = compose_config("train", [*typed, "logger.project=2024", "data.cache=null", "scale=smoke"])
@@ -304,6 +329,15 @@ def test_empty_environment_variables_count_as_unset():
     names = ("D4RL_DATASET_DIR", "XDG_CACHE_HOME", "WANDB_MODE", "MUJOCO_GL", "SLURM_STEP_NUM_TASKS")
     done = python(code, env=os.environ | dict.fromkeys((*names, "CUDA_VISIBLE_DEVICES"), ""))
     assert done.stdout == "['CUDA_VISIBLE_DEVICES']\n"  # there it means: no GPU
+
+
+@pytest.mark.parametrize(("accelerator", "said"), [("tpu", "does not fit"), ("mps", "no GPU of Apple's")])
+def test_an_accelerator_that_is_not_there_is_a_sentence(monkeypatch, tmp_path, capsys, accelerator, said):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    arguments = ["prior", "env=maze2d-umaze", f"runs_dir={tmp_path}", f"trainer.accelerator={accelerator}"]
+    assert pgd(monkeypatch, arguments) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_smallest_number_of_frames_is_a_picture(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_pipeline import command, pgd, recording  # noqa: F401
 
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
@@ -16,14 +17,22 @@ def recorded(tmp_path_factory):
     """Windows of a maze, and the deviations of its observations."""
     path = tmp_path_factory.mktemp("data") / "maze.hdf5"
     d4rl.write(path, (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(1000, 0, {})), {}, 1000)
-    recording = d4rl.load(path, environment("maze2d-umaze", "today"), out_of_box="clip")
-    train, _ = split_windows(recording, 8, 8, 0.0, 0)
-    return train[torch.arange(40)], recording.obs.std(0, correction=0)
+    data = d4rl.load(path, environment("maze2d-umaze", "today"), out_of_box="clip")
+    train, _ = split_windows(data, 8, 8, 0.0, 0)
+    return train[torch.arange(40)], data.obs.std(0, correction=0)
 
 
 def judged(recorded, made) -> Verdict:
     windows, std = recorded
     return verdict(make("maze2d-umaze", "today"), made, windows, std, 100, 0)
+
+
+def test_a_loss_that_is_broken_from_the_beginning_is_not_the_learning_rates(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+    arguments = ["prior", *command(recording, tmp_path)[1:], "process.p_mean=1e30"]
+    assert pgd(monkeypatch, [a for a in arguments if not a.startswith("compare")]) == 1
+    said = capsys.readouterr().err
+    assert "at step 0, before anything is learned: process.*" in said
+    assert "learning_rate" not in said
 
 
 def test_recorded_windows_err_no_more_than_the_data(recorded):

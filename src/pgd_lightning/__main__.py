@@ -39,6 +39,7 @@ TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several pr
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # as torch, CUDA and numpy say it
 MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
 HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
@@ -88,11 +89,15 @@ def command() -> int:
 
 def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
-    text = (
-        str(error)
-        if isinstance(error, UserError | Stopped)
-        else f"{type(error).__name__}: {error} (--debug shows where)"
-    )
+    if isinstance(error, UserError | Stopped):
+        text = str(error)
+    elif isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        text = (
+            "The memory does not suffice: lower what is done at once (seeds, batch sizes, synthetic.num_windows, "
+            "widths of networks); the same command continues from the last checkpoint. (--debug shows where)"
+        )
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
     if launched():
         import_module("pgd_lightning.ranks").report(error)
     else:

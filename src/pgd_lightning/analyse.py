@@ -28,12 +28,13 @@ from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
 from pgd_lightning.simulators import Simulator, make
-from pgd_lightning.simulators.behaviour_policy import Ladder
+from pgd_lightning.simulators.behaviour_policy import Ladder, ladders
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
+    require_sources(config)
     dataset = open_dataset(config)
     what = identity.analysis(config, dataset.file)
     run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", what, config.seed)
@@ -53,6 +54,17 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         run.update(state="finished", floor=floor.as_dict() if floor else None)
     say(f"\n{(run.folder / 'table.txt').read_text()}")
     say(f"results: {run.folder}  ({time.monotonic() - began:.0f} s in all)")
+
+
+def require_sources(config: DictConfig) -> None:
+    """Raises UserError, before anything is trained, for a generator or a target that there is not."""
+    if "none" in config.analysis.generators:
+        raise UserError("analysis.generators names 'none', which makes no windows: leave it out.")
+    for name in config.analysis.targets:
+        if name.partition(":")[0] == "ppo":
+            ppo_policy(name, config.env.task)
+        elif name not in ("behaviour", "agent"):
+            finished_agent(name)
 
 
 def make_analyst(config: DictConfig, dataset: Dataset) -> Analyst:
@@ -85,7 +97,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     if name == "behaviour":
         return train.behaviour_clone(train.clone_config(overrides, config), dataset), 1
     if name.partition(":")[0] == "ppo":
-        return ppo_policy(name, dataset), 1
+        return ppo_policy(name, dataset.env.task), 1
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
         behaviour = train.behaviour_clone(train.clone_config(overrides, config), dataset)
@@ -100,14 +112,16 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     return module.policy, settings.seeds
 
 
-def ppo_policy(name: str, dataset: Dataset) -> Policy:
-    """A stage of the shipped ladder of this body."""
-    ladder = Ladder.load(dataset.env.task)
-    stage = name.partition(":")[2]
-    place = int(stage) if stage.isdigit() else ladder.expert
-    if place >= len(ladder.policies):
-        raise UserError(f"{name}: the ladder of {dataset.env.task} has {len(ladder.policies)} stages, 0 is the first.")
-    return OnlinePolicy(ladder.policies[place])
+def ppo_policy(name: str, task: str) -> Policy:
+    """A stage of the shipped ladder of this body. Raises UserError where there is no such stage, or no ladder."""
+    if task not in ladders():
+        raise UserError(f"{name}: there are PPO policies of {', '.join(ladders())}, and none of {task}.")
+    ladder = Ladder.load(task)
+    _, colon, stage = name.partition(":")
+    places = {str(place): place for place in range(len(ladder.policies))} | ({} if colon else {"": ladder.expert})
+    if stage not in places:
+        raise UserError(f"{name}: the ladder of {task} has {len(ladder.policies)} stages, ppo:0 is the first.")
+    return OnlinePolicy(ladder.policies[places[stage]])
 
 
 def analyse(
@@ -148,7 +162,7 @@ def measured(
     analyst: Analyst, windows: Trajectory, policy: Policy, target: str, generator: str, coef: float | None = None
 ) -> dict[str, Any]:
     """The row of one source of windows under one target."""
-    label = generator if coef in (None, 0.0) else f"{generator} x {coef:g}"
+    label = f"{generator} x {coef:g}" if generator == "pgd" else generator
     return {
         "target": target, "generator": generator, "guidance_coef": coef, "label": label, **analyst.row(windows, policy)
     }  # fmt: skip
@@ -156,15 +170,33 @@ def measured(
 
 def line(row: dict[str, Any]) -> str:
     """A row in short."""
+    head = f"{shortened(row['target']):<12}{row['label']:<20}"
     if not row["windows"]:
-        return f"{row['target']:<12.12}{row['label']:<20}no finite window"
-    low, high = row["dynamics_error_interval"]
+        return f"{head}no finite window"
+    errors = f"{'no row to step':<57}"
+    if row["dynamics_error_interval"] is not None:
+        low, high = row["dynamics_error_interval"]
+        errors = (
+            f"{row['dynamics_error_median']:>11.2e} [{low:.1e}, {high:.1e}]{row['dynamics_error_p90']:>10.1e}"
+            f"{row['reward_error']:>9.2g}{row['return_real']:>8.1f}"
+        )
     return (
-        f"{row['target']:<12.12}{row['label']:<20}{row['log_likelihood']:>10.3f}{row['mean_density']:>10.3g}"
-        f"{row['dynamics_error_median']:>11.2e} [{low:.1e}, {high:.1e}]{row['dynamics_error_p90']:>10.1e}"
-        f"{row['reward_error']:>9.2g}{row['return_real']:>8.1f}{row['behaviour_log_density']:>9.2f}"
-        f"{row['data_distance']:>9.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>9.1%}"
+        f"{head}{row['log_likelihood']:>10.3f}{row['mean_density']:>10.3g}{errors}{row['behaviour_log_density']:>9.2f}"
+        f"{row['data_distance']:>9.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>9.1%}{ends(row)}"
     )
+
+
+def shortened(target: str) -> str:
+    """At most 11 characters of a target's name: of a folder the last ones, which tell it from others."""
+    return target if len(target) <= 11 else f"…{target[-10:]}"
+
+
+def ends(row: dict[str, Any]) -> str:
+    """Starts and terminals by the simulator, see :func:`~pgd_lightning.evaluation.fidelity.ends_judged`."""
+    started = row["starts_after_end"]
+    counts = (row["false_terminals"], row["terminals_checked"]), (row["missed_terminals"], row["others_checked"])
+    false, missed = ("-" if None in pair else "{} of {}".format(*pair) for pair in counts)
+    return f"{'-' if started is None else f'{started:.1%}':>8}{false:>12}{missed:>14}"
 
 
 def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Replay | None) -> str:
@@ -172,6 +204,7 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Repla
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
         f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}"
+        f"{'ended':>8}{'false ends':>12}{'missed ends':>14}"
     )
     resets = {row["reset"] for row in rows if row["windows"]}
     lost = sum(row["rows_not_resettable"] for row in rows if row["windows"])
@@ -192,6 +225,8 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Repla
                 f"{analyst.density.held_out:.2f}",
                 "to data, apart: median distance to the nearest real row, between samples, in deviations of the data",
                 "outside: share of rows with a value that the data never reach",
+                "ended: share of steps that start where an episode has ended already; false, missed ends: terminals "
+                "that the simulator does not confirm, other steps that end there",
             ]
         )
         + "\n"

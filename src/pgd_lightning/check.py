@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from pgd_lightning import identity
 from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
-from pgd_lightning.data.outputs import require_own
+from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.dataset import read_recording
@@ -35,11 +36,12 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Print the card and write ``check.json`` and its figure. Raises UserError if the recording is not usable."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
-    digest = provenance["sha256"]
-    folder = Path(config.out).expanduser() if config.out else Path(config.checks_dir) / env.name / digest[:8]
+    asked, digest = identity.check(config, provenance["sha256"]), provenance["sha256"]
+    name = f"{digest[:8]}-{identity.digest(asked)}"
+    folder = expanded(config.out) if config.out else Path(config.checks_dir) / env.name / name
     require_own(
-        folder, ("check.json", "check.png", "check.svg"), "check.json",
-        lambda content: content.get("provenance", {}).get("sha256") == digest, config.overwrite,
+        folder, ("check.json", "check.png", "check.svg"), "check.json", lambda c: c.get("asked") == asked,
+        config.overwrite,
     )  # fmt: skip
     card = examine(recording, env)
     starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
@@ -50,7 +52,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(text(env, provenance, card, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"provenance": provenance, "card": card, "one_step": replays, "verdict": found}
+        content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
         names = channels(env.task)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.locks import alone
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import Counter, say
 from pgd_lightning.runs import build
@@ -25,7 +26,7 @@ from pgd_lightning.trajectory import EnvSpec
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Record ``steps`` with ``seed`` into ``out``. Raises UserError where that is not possible or replaces a file."""
     env: EnvSpec = build(config.env)
-    path = Path(config.out).expanduser() if config.out else stand_in_path(config, env, config.steps, config.seed)
+    path = expanded(config.out) if config.out else stand_in_path(config, env, config.steps, config.seed)
     if not record(env, path, config.steps, config.seed, config.overwrite):
         say(f"recorded already: {path}")
     recording = d4rl.load(path, env, out_of_box=config.data.out_of_box)
@@ -39,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:
     """Where the stand-in of this environment, recipe version, size and seed lies."""
     recipe = recipe_of(env)
-    folder = Path(config.data.local_dir).expanduser()
+    folder = expanded(config.data.local_dir)
     return folder / f"{env.name}-local-v{recipe.version}-{recipe.num_steps if steps is None else steps}-{seed}.hdf5"
 
 

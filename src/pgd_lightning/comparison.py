@@ -15,7 +15,8 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.drawing import NAMES
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
-from pgd_lightning.runs import Run, build, open_run
+from pgd_lightning.progress import say
+from pgd_lightning.runs import Run, build, open_run, readable
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
@@ -61,7 +62,7 @@ class Entry:
 
     @cached_property
     def ledger(self) -> Ledger:
-        data, env = self.record["provenance"], build(self.config.env)
+        data, env = self.run.provenance, build(self.config.env)
         rows = episodes(self.run.rows("ledger.jsonl"), env)
         simulators = sorted({row["simulator"] for row in rows})
         conditions = {
@@ -70,6 +71,7 @@ class Entry:
             "simulator": " and ".join(simulators),
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
             "physics": env.physics,
+            "step limit": env.max_episode_steps,
             "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}",
             "updates": self.config.updates,
         }
@@ -124,9 +126,9 @@ def find_entries(where_from: Any, chosen: DictConfig | None) -> list[Entry]:
     Raises UserError if there is none.
     """
     patterns = [where_from] if isinstance(where_from, str) else list(where_from)
-    records = sorted({path for pattern in patterns for path in run_files(str(pattern))})
-    entries = [Entry(Run(path.parent)) for path in records]
-    entries = [e for e in entries if e.record.get("stage") == "agent" and e.run.finished and has_final(e)]
+    records = sorted({path for pattern in patterns for path in records_below(str(pattern))})
+    entries = [Entry(run) for run in readable(records)]
+    entries = [e for e in entries if e.record["stage"] == "agent" and e.run.finished and has_final(e)]
     named = ", ".join(map(str, patterns))
     if not entries:
         raise UserError(f"There is no finished agent run in '{named}': give their folder or a glob, e.g. RUNS=runs.")
@@ -138,13 +140,23 @@ def find_entries(where_from: Any, chosen: DictConfig | None) -> list[Entry]:
 
 
 def run_files(pattern: str) -> Iterator[Path]:
+    """Every run.json below ``pattern`` that can be read."""
+    yield from (run.folder / "run.json" for run in readable(records_below(pattern), named=False))
+
+
+def records_below(pattern: str) -> Iterator[Path]:
+    """Every run.json below ``pattern``."""
     for folder in sorted(glob.glob(pattern)) or [glob.escape(pattern)]:
         yield from Path(folder).rglob("run.json")
 
 
 def has_final(entry: Entry) -> bool:
-    """A clone that only measures likelihood was never rolled out."""
-    return any(row["purpose"] == "final" for row in entry.ledger.rows)
+    """A clone that only measures likelihood was never rolled out; a run with a damaged ledger is named."""
+    try:
+        return any(row["purpose"] == "final" for row in entry.ledger.rows)
+    except UserError as error:
+        say(f"warning: {error} It is left out.")
+        return False
 
 
 def fact(entry: Entry, key: str) -> Any:
@@ -182,13 +194,28 @@ def is_common(key: str) -> bool:
     return key.split(".")[0] in COMMON
 
 
-def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
-    """``(data set, agent)`` -> a row for each of its methods, real data alone first.
+def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
+    """The runs of the data sets whose runs may share a table, and why those of the others may not.
 
-    Raises UserError where the runs of one data set were not made under the same conditions.
+    They may if they were made under the same conditions and share no learner. Raises UserError where none may.
     """
-    for group in grouped(entries, lambda entry: entry.dataset).values():
-        require_alike([entry.ledger for entry in group])
+    of, fit, refused = methods(entries), list[Entry](), {}
+    for dataset, group in grouped(entries, lambda entry: entry.dataset).items():
+        try:
+            require_alike([entry.ledger for entry in group])
+            for same in grouped(group, lambda entry: of[entry]).values():
+                collected([entry.ledger for entry in same], "final")
+        except UserError as error:
+            refused[dataset] = str(error)
+        else:
+            fit += group
+    if not fit:
+        raise UserError(" ".join(refused.values()))
+    return fit, refused
+
+
+def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
+    """``(data set, agent)`` -> a row for each of its methods, real data alone first, of :func:`mixable` runs."""
     of = methods(entries)
     cells = grouped(entries, lambda entry: (entry.dataset, of[entry]))
     scores = {cell: collected([entry.ledger for entry in group], "final") for cell, group in cells.items()}

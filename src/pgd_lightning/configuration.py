@@ -200,7 +200,18 @@ def _check_typed(verb: str, config: DictConfig, overrides: list[str]) -> None:
         if isinstance(value, str | int | float) and _is_list(verb, key):
             value = [value]
         ranges.check(verb, settings, key, value)
+        _check_used(config, key, value)
         OmegaConf.update(config, key, value)
+
+
+def _check_used(config: DictConfig, key: str, value: Any) -> None:
+    """Raises UserError for passes over the data where a number of steps is what counts."""
+    group, _, name = key.rpartition(".")
+    steps = OmegaConf.select(config, f"{group}.steps") if name == "epochs" and value is not None else None
+    if steps is not None:
+        raise UserError(
+            f"{key}={value} would not be used, as {group}.steps={steps} counts: set {group}.steps=null too."
+        )
 
 
 def default_scale(verb: str, overrides: list[str]) -> list[str]:

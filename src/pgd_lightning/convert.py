@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl, minari, sources
-from pgd_lightning.data.outputs import require_new
+from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
@@ -49,7 +49,7 @@ def destination(out: str, overwrite: bool) -> Path:
     """The file or folder that ``out`` means. Raises UserError if it is neither, or exists and may not be replaced."""
     if out.startswith(sources.MINARI):
         return minari.destination(out, overwrite)
-    path = Path(out).expanduser()
+    path = expanded(out)
     if path.suffix not in (".hdf5", ".h5"):
         raise UserError(f"out={out} is neither a .hdf5 file nor minari:NAME-v0.")
     require_new(path, overwrite)

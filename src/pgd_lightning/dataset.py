@@ -16,6 +16,7 @@ from pgd_lightning.channels import mean_and_std
 from pgd_lightning.collect import has_recipe, recipe_of, stand_in
 from pgd_lightning.data import d4rl, legacy, minari, origin, sources
 from pgd_lightning.data.cache import cache_key, cached
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.data.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
@@ -140,7 +141,7 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     else:
         facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps, env.terminates]
         key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
-        recording = cached(Path(data.cache).expanduser(), key, make, lambda text: say(f"data: {text}"))
+        recording = cached(expanded(data.cache), key, make, lambda text: say(f"data: {text}"))
     return replace(recording, notes=(*said, *recording.notes)), provenance, path
 
 
@@ -194,7 +195,7 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
         return stand_in(config, env)
     try:
         return d4rl.locate(
-            env, data.source if data.source != "auto" else "d4rl", Path(data.dir).expanduser(), data.base_url,
+            env, data.source if data.source != "auto" else "d4rl", expanded(data.dir), data.base_url,
             timeout=data.timeout, retries=data.retries,
         )  # fmt: skip
     except d4rl.DataUnavailable as error:

@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.collect import has_recipe
 from pgd_lightning.data import sources
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.ranks import nodes, per_node
@@ -45,16 +46,28 @@ class Finding:
         return f"{self.status:<9}{self.about:<11}{self.text}" + (f"\n{'':20}-> {self.fix}" if self.fix else "")
 
 
+Check = Callable[[DictConfig], Iterator[Finding]]
+
+
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Print what was found. Raises UserError, and so ends with exit code 1, if something is in the way."""
     findings = []
-    for check in (python, packages, gpu, slurm, simulator, opengl, data, disk, tracking):
-        for finding in check(config):
+    for check in (python, packages, cores, gpu, slurm, simulator, opengl, data, disk, tracking):
+        for finding in whole(check, config):
             say(str(finding))
             findings.append(finding)
     wrong = [finding.about for finding in findings if finding.status == "error"]
     if wrong:
         raise UserError(f"This job cannot run here: {', '.join(wrong)}; the arrows above say what to do.")
+
+
+def whole(check: Check, config: DictConfig) -> Iterator[Finding]:
+    """What ``check`` finds; where it fails itself, that it did, so that the others are still made."""
+    try:
+        yield from check(config)
+    except Exception as error:
+        text = f"could not be looked at: {type(error).__name__}: {error}"
+        yield Finding(check.__name__, "error", text, "the other lines hold all the same")
 
 
 def preflight(config: DictConfig) -> None:
@@ -79,12 +92,25 @@ def packages(config: DictConfig) -> Iterator[Finding]:
     yield Finding("packages", "ok", ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "mujoco")))
 
 
+def cores(config: DictConfig) -> Iterator[Finding]:
+    """The cores that this process may use, against the threads that torch starts."""
+    there = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    threads = torch.get_num_threads()
+    text = f"{allowed} of {there} allowed, torch computes in {threads} threads"
+    more = threads > allowed
+    yield Finding("cores", "warning" if more else "ok", text, f"set OMP_NUM_THREADS={allowed}" if more else "")
+
+
 def gpu(config: DictConfig) -> Iterator[Finding]:
     """GPUs that torch sees, against those the trainer wants."""
     found, wanted = torch.cuda.device_count(), per_node(config)
     names = ", ".join(torch.cuda.get_device_name(number) for number in range(found))
     if config.trainer.accelerator in ("gpu", "cuda") and found == 0:
         yield Finding("gpu", "error", "trainer.accelerator=gpu, but torch finds no GPU", _no_gpu())
+    elif config.trainer.accelerator == "mps" and not torch.backends.mps.is_available():
+        fix = "leave trainer.accelerator= out"
+        yield Finding("gpu", "error", "trainer.accelerator=mps, but torch finds no GPU of Apple's", fix)
     elif 0 < found < wanted and config.trainer.accelerator != "cpu":
         fix = f"set trainer.devices={found}, or ask for {wanted} GPUs a node"
         yield Finding("gpu", "error", f"trainer.devices={wanted}, but there are {found} GPUs ({names})", fix)
@@ -167,7 +193,7 @@ def data(config: DictConfig) -> Iterator[Finding]:
     if source == sources.PACKAGE or source.startswith(sources.MINARI):
         yield Finding("data", "ok", f"{source} (looked at when the job starts)")
     elif source not in ("auto", "d4rl", "local"):
-        path = Path(source).expanduser()
+        path = expanded(source)
         fix = "" if path.is_file() else "check data.source="
         yield Finding("data", "error" if fix else "ok", f"{path}{' is not a file' if fix else ''}", fix)
     else:
@@ -175,7 +201,7 @@ def data(config: DictConfig) -> Iterator[Finding]:
 
 
 def _published(config: DictConfig, env: EnvSpec) -> Finding:
-    folder = Path(config.data.dir).expanduser()
+    folder = expanded(config.data.dir)
     name = Path(env.file.path).name
     if config.data.source != "local" and any((folder / n).is_file() for n in (name, env.file.path)):
         return Finding("data", "ok", f"{folder / name}")
@@ -193,7 +219,7 @@ def disk(config: DictConfig) -> Iterator[Finding]:
     """Room where runs and decoded recordings go."""
     places = {"runs": Path(config.runs_dir)}
     if config.data.cache is not None:
-        places["cache"] = Path(config.data.cache).expanduser()
+        places["cache"] = expanded(config.data.cache)
     for name, place in places.items():
         there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         free = shutil.disk_usage(there).free / 1e9

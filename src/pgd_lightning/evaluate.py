@@ -5,6 +5,8 @@ import json
 import numpy as np
 from omegaconf import DictConfig
 
+from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.models import load_agent
@@ -15,6 +17,9 @@ from pgd_lightning.trajectory import EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
+    """Print the score, and write every episode to ``out`` or beside the run. Raises UserError where that cannot be."""
+    if config.out is not None:
+        require_new(expanded(config.out), config.overwrite)
     run = finished_agent(config.run)
     settings = run.load_config()
     env: EnvSpec = build(settings.env)
@@ -22,9 +27,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     load_agent(module, run)
     seed = derive_seed(config.seed, "evaluate")
     result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
-    name = f"evaluation-{config.seed}-{config.episodes}.json"
-    write_atomic(run.folder / name, json.dumps(result.ledger(env, settings.updates, "final"), indent=1))
     interval = seed_interval(np.vectorize(env.score)(result.returns))
     label = run.record["provenance"]["label"]
     say(f"{run.record['method']} on {label}: score {interval}, return {result.returns.mean():.1f}")
-    say(f"every episode: {run.folder / name}")
+    path = run.folder / f"evaluation-{config.seed}-{config.episodes}.json"
+    if config.out is not None:
+        path = expanded(config.out)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a folder you may write to.") from error
+    write_atomic(path, json.dumps(result.ledger(env, settings.updates, "final"), indent=1))
+    say(f"every episode: {path}")

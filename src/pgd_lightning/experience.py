@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.prior import ready_model, trained_model
-from pgd_lightning.runs import Run, build
+from pgd_lightning.runs import Run, build, readable
 from pgd_lightning.trajectory import Generator
 
 
@@ -41,8 +41,7 @@ def model_behind(run: Run, settings: DictConfig) -> Run:
     wanted = run.record["identity"][section]
     roots = {run.folder.absolute().parents[3]: None, Path(settings.runs_dir).absolute(): None}
     for root in roots:
-        for path in sorted(root.glob(f"{section}/{env}/*/{settings.seed}/run.json")):
-            found = Run(path.parent)
+        for found in readable(sorted(root.glob(f"{section}/{env}/*/{settings.seed}/run.json"))):
             if found.finished and found.record["identity"] == wanted:
                 return found
     raise UserError(

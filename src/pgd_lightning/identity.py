@@ -103,6 +103,12 @@ def analysis(config: DictConfig, file: str) -> dict[str, Any]:
     return sections(config, [str(key) for key in config if key not in unasked]) | {"file": file}
 
 
+def check(config: DictConfig, file: str) -> dict[str, Any]:
+    """Of a check, which only reads and measures: how it does both, on this data."""
+    measures = {name: config[name] for name in ("rows", "exact", "seed")}
+    return measures | {"env": plain(config.env), "data": reading(config, cut=True), "file": file}
+
+
 def env(config: DictConfig) -> dict[str, Any]:
     """What of the environment changes what is read, trained or simulated; its folder has the name."""
     return dict(kept(config.env, "env"))

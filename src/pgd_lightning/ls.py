@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from pgd_lightning.console import say
 from pgd_lightning.errors import UserError
 from pgd_lightning.points import Point, recorded
-from pgd_lightning.run_folder import RunFolder
+from pgd_lightning.run_folder import RunFolder, readable
 
 MISSING = "missing"
 
@@ -40,7 +40,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def all_runs(root: Path) -> list[RunFolder]:
     """The runs below ``root``, in the order of their folders."""
-    return [RunFolder(path.parent) for path in sorted(root.glob("*/*/*/*/run.json"))]
+    return list(readable(sorted(root.glob("*/*/*/*/run.json"))))
 
 
 def missing(sweep: Path) -> list[Point]:

@@ -11,7 +11,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.randomness import derive_seed
-from pgd_lightning.runs import Run, build, newest_checkpoint
+from pgd_lightning.runs import Run, build, last_checkpoint
 
 
 def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
@@ -48,11 +48,7 @@ def load_model(module: WindowModel, run: Run, dataset: Dataset) -> None:
             f"The {module.name} in {run.folder} was trained on another file ({run.record['provenance']['label']}) than "
             f"the one in use ({dataset.label}): train one with the same env= and data.source=."
         )
-    path = newest_checkpoint(run.checkpoints)
-    if path is None:
-        raise UserError(
-            f"The finished {module.name} in {run.folder} has no readable checkpoint: remove the folder to retrain."
-        )
+    path = last_checkpoint(run)
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     try:
         module.load_state_dict(state)
@@ -77,7 +73,5 @@ def fit_scales(agent: Agent, dataset: Dataset) -> None:
 
 
 def load_agent(module: LightningModule, run: Run) -> None:
-    """Fill ``module`` with the newest checkpoint of ``run``."""
-    path = newest_checkpoint(run.checkpoints)
-    assert path is not None, run.checkpoints
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    """Fill ``module`` with what the finished ``run`` ended with."""
+    module.load_state_dict(torch.load(last_checkpoint(run), map_location="cpu", weights_only=True)["state_dict"])

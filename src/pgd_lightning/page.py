@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from pgd_lightning.comparison import Entry, Row, find_entries, grouped, run_files, tables
+from pgd_lightning.comparison import Entry, Row, find_entries, grouped, mixable, run_files, tables
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
@@ -57,12 +57,13 @@ PICTURES = {
 
 def write(config: DictConfig) -> None:
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG. Raises UserError as comparison."""
-    entries = find_entries(config.runs, config.where)
+    entries, refused = mixable(find_entries(config.runs, config.where))
     found = tables(entries)
     folder = Path(config.out).expanduser() if config.out else first_folder(config.runs) / "report"
     require_own(folder, PAGE, "report.json", lambda content: "tables" in content, config.overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     content = contents(entries, found, config)
+    content["unfinished"] += [{"state": "refused", "what": what, "reason": why} for what, why in refused.items()]
     pictures = drawings(found, content, config)
     for name, drawing in pictures.items():
         write_atomic(folder / f"{name}.svg", standalone(drawing))

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgd_lightning.run_folder import RunFolder
+from pgd_lightning.console import say
+from pgd_lightning.run_folder import RunFolder, readable
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Made:
 
     def run(self, runs_dir: Path) -> RunFolder | None:
         """The run, None where there is none yet."""
-        candidates = (RunFolder(path.parent) for path in runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
+        candidates = readable(runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
         return next((run for run in candidates if self.settings in run.record.get("settings", [])), None)
 
 
@@ -51,7 +52,11 @@ class Point:
 
 def recorded(sweep: Path) -> list[Point]:
     """The points of a ``sweep.json``, whose agents lie in the same runs folder; none of one of an earlier version."""
-    found = json.loads(sweep.read_text())
+    try:
+        found = json.loads(sweep.read_text())
+    except ValueError as error:
+        say(f"warning: {sweep} is damaged ({error}): start the sweep again to write it anew.")
+        return []
     if "agents" not in found:
         return []
     rows = zip(found["points"], found["labels"], found["agents"], strict=True)

@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning import page, run_report
 from pgd_lightning.dataset import dataset_of
+from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
 from pgd_lightning.runs import finished_agent
 
@@ -16,6 +17,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if config.run is None:
         page.write(config)
         return
+    for name in ("where", "out"):
+        if config[name] is not None:
+            raise UserError(
+                f"{name}= is for a page over many runs, and run= writes into the run's folder: leave out one."
+            )
     run = finished_agent(config.run)
     run_report.write(run_report.siblings(run), dataset_of(run, run.load_config(), config.data.source))
     say((run.folder / "report" / "table.txt").read_text())

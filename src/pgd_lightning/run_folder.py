@@ -6,14 +6,19 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from pgd_lightning.errors import UserError
 
+LEDGER = "ledger.jsonl"
+EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
+WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
 BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
 
 
@@ -26,7 +31,25 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or no text
+            raise damaged(path, str(error)) from error
+        if not isinstance(record, dict):
+            raise damaged(path, "it is no record of a run")
+        if missing := [name for name in WRITTEN if name not in record]:
+            raise damaged(path, f"it lacks {', '.join(missing)}")
+        return record
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the data came from that a run which has begun learns from."""
+        found = self.record.get("provenance")
+        if not isinstance(found, dict):
+            raise damaged(self.folder / "run.json", "it lacks provenance")
+        return found
 
     @property
     def finished(self) -> bool:
@@ -69,8 +92,16 @@ class RunFolder:
         path = self.folder / name
         if not path.exists():
             return []
-        lines = [line for line in path.read_text().split("\n")[:-1] if line]
-        return [json.loads(line) for line in dict.fromkeys(lines)]
+        try:
+            lines = dict.fromkeys(line for line in path.read_text().split("\n")[:-1] if line)
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise damaged(path, str(error)) from error
+        needed = EPISODE if name == LEDGER else ()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or any(key not in row for key in needed):
+                raise damaged(path, f"row {number} is none")
+        return rows
 
     def asked_as(self, config: DictConfig) -> bool:
         """Whether the last start had just these settings."""
@@ -79,8 +110,13 @@ class RunFolder:
 
     def load_config(self) -> DictConfig:
         """The settings of the last start; what there was not yet in an older version is as that version trained."""
-        config = OmegaConf.load(self.folder / "config.yaml")
-        assert isinstance(config, DictConfig)
+        path = self.folder / "config.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, ValueError, YAMLError) as error:
+            raise damaged(path, str(error).splitlines()[0]) from error
+        if not isinstance(config, DictConfig):
+            raise damaged(path, "it holds no settings")
         for key, value in BEFORE.items():
             section, _, name = key.partition(".")
             if section in config and name not in config[section]:
@@ -96,6 +132,24 @@ def _alive(pid: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}): restore it from a copy, or remove its folder to train again.")
+
+
+def readable(records: Iterable[Path], named: bool = True) -> Iterator[RunFolder]:
+    """The runs whose ``run.json`` these are; one that cannot be read is passed over and, if wanted, ``named``."""
+    for path in records:
+        run = RunFolder(path.parent)
+        try:
+            known = run.record
+        except UserError as error:
+            if named:
+                print(f"warning: {error} It is left out.")
+        else:
+            if known:
+                yield run
 
 
 def require_run(folder: str | Path) -> None:

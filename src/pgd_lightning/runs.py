@@ -13,6 +13,7 @@ finds the folder, and continues or says that it is finished. Everything printed 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -34,7 +35,7 @@ from hydra.errors import InstantiationException
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import ranks
+from pgd_lightning import ranks, run_folder
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import digest
 from pgd_lightning.run_folder import RunFolder, require_run
@@ -82,8 +83,14 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path}: {error.strerror}. Free some space and run the command again.") from error
+        raise UserError(f"Cannot write {path}: {error.strerror}. {_way_out(error)}") from error
     part.replace(path)
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Choose a folder you may write to."
+    return "Free some space and run the command again."
 
 
 KEPT = 2  # checkpoints of a run: the newest, and the one before it should that be damaged
@@ -173,9 +180,19 @@ class Run(RunFolder):
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Alone with run.json: two commands that share a run both write down that they do."""
-        with (self.folder / ".record.lock").open("a") as lock:
+        with self._opened(".record.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _opened(self, name: str) -> IO[str]:
+        """A file of the run's, to lock. Raises UserError where the folder is read-only."""
+        try:
+            return (self.folder / name).open("a")
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to the run folder {self.folder}: {error.strerror}; set runs_dir=<a folder you may write "
+                "to>. A finished run is read where it is by pgd evaluate and pgd generate with out=, and pgd report."
+            ) from error
 
     @contextmanager
     def started(self, config: DictConfig, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
@@ -188,7 +205,7 @@ class Run(RunFolder):
         folders = set(ranks.gathered(str(self.folder)))
         if len(folders) > 1:
             raise UserError(f"The ranks have other settings, or other code, one than another: {' and '.join(folders)}.")
-        with (self.folder / ".lock").open("a") as lock:
+        with self._opened(".lock") as lock:
             self._take(lock, shared)
             if ranks.rank() == 0:
                 write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
@@ -217,13 +234,17 @@ class Run(RunFolder):
 
     @contextmanager
     def _ending_noted(self) -> Iterator[None]:
+        """A run that was finished stays so, whatever becomes of a measurement."""
+        finished = self.finished
         try:
             yield
         except (Stopped, KeyboardInterrupt) as stop:
-            self.update(state="stopped", reason=str(stop) or "interrupted")
+            if not finished:
+                self.update(state="stopped", reason=str(stop) or "interrupted")
             raise
         except Exception as error:
-            self.update(state="failed", reason=str(error) or type(error).__name__)
+            if not finished:
+                self.update(state="failed", reason=str(error) or type(error).__name__)
             raise
 
     def beat(self, **progress: int) -> None:
@@ -251,6 +272,27 @@ class Run(RunFolder):
             os.fsync(file.fileno())
 
 
+def readable(records: Iterable[Path], named: bool = True) -> Iterator[Run]:
+    """As :func:`pgd_lightning.run_folder.readable`, of runs that may be changed."""
+    return (Run(found.folder) for found in run_folder.readable(records, named))
+
+
+def last_checkpoint(run: Run) -> Path:
+    """What the finished ``run`` ended with. Raises UserError where that is damaged: one before it is not its result."""
+    path, total = newest_checkpoint(run.checkpoints), run.heartbeat.get("total")
+    ended = max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else _checkpoint(run, total)
+    if path is None or path != ended:
+        raise UserError(
+            f"The last checkpoint of the finished {run.folder} is missing or damaged: restore it from a copy, or "
+            "remove the folder to train again."
+        )
+    return path
+
+
+def _checkpoint(run: Run, step: int) -> Path:
+    return run.checkpoints / f"step={step:09d}.ckpt"
+
+
 def _locked(file: IO[str]) -> bool:
     """Whether the file could be locked."""
     try:
@@ -273,6 +315,7 @@ def finished_agent(folder: str) -> Run:
         raise UserError(
             f"'{folder}' is not a finished agent run: it is {run.record.get('stage')}, {run.record['state']}."
         )
+    run.provenance  # noqa: B018 (said here, where it is missing)
     return run
 
 

@@ -103,6 +103,7 @@ def read(
         columns["timeouts"] = np.zeros(len(columns["rewards"]), dtype=bool)
         notes += quirks.infer_ends(columns, env, reading.missing_timeouts, path.name)
     notes += quirks.time_limits(columns, env, reading.terminals, path.name)
+    notes += quirks.late_flags(columns)
     notes += quirks.unflagged_tail(columns, env)
     notes += quirks.FAMILIES.get(quirks.family(env.task), lambda *_: [])(columns, env)
     notes += quirks.align_rewards(columns, env, reading.rewards, path.name)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pgd_lightning.data.d4rl import Reading, read
 from pgd_lightning.data.hdf5 import DAMAGE, DENSEST, check_plain, opened
 from pgd_lightning.data.origin import minari_facts
-from pgd_lightning.data.outputs import require_new
+from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import MINARI, minari_root
 from pgd_lightning.errors import UserError
@@ -189,9 +189,12 @@ def destination(target: str, overwrite: bool) -> Path:
     is no Minari data set.
     """
     name = target.removeprefix(MINARI)
-    folder = Path(name).expanduser() if name.startswith((".", "/", "~")) else minari_root() / name
+    folder = expanded(name).absolute() if name.startswith((".", "/", "~")) else minari_root() / name
     if not ID.fullmatch(folder.name):
-        raise UserError(f"'{folder.name}' is no name for a Minari data set: it ends in a version, such as -v0.")
+        raise UserError(
+            f"'{folder.name}' is no name for a Minari data set: it has letters, digits, - and _ alone, and ends in a "
+            "version, such as -v0."
+        )
     require_new(folder, overwrite)
     if folder.exists() and not (folder / "data" / "metadata.json").is_file():
         raise UserError(f"{folder} is there already and is no Minari data set: choose another out=.")

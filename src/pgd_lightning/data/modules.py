@@ -254,8 +254,9 @@ def finite_only(steps: Transition, at: int) -> Transition:
         places = good.nonzero().squeeze(-1)
         if len(places) == 0:
             raise UserError(
-                f"No synthetic step of update {at} is finite: the guidance is too strong for this prior; lower "
-                "guidance.coef or set guidance.normalise=true."
+                f"No synthetic step of update {at} is finite. Where guidance is too strong for the prior, lower "
+                "guidance.coef or set guidance.normalise=true; without guidance, look at process.* and at the "
+                "loss of the prior."
             )
         order = torch.where(good, torch.arange(len(good), device=good.device), places[0])
         order[~good] = places[torch.arange(int((~good).sum()), device=good.device) % len(places)]

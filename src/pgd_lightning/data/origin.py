@@ -73,7 +73,7 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     ]
     notes = [f"this is {text}, read as {env.name}" for text in dict.fromkeys(named)]
     if facts := provenance.get("minari"):
-        notes.append(f"Minari's own facts: {_facts(facts)}; used are {env.task} as D4RL has it, {_used(env)}")
+        notes.append(f"Minari's own facts: {_facts(facts)}; used are {_used(env)}")
     return notes
 
 
@@ -87,7 +87,14 @@ def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
     """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them."""
     facts = provenance.get("minari") or {}
     own = "; the Minari set's own are not used" if {"ref_min_score", "ref_max_score"} & set(facts) else ""
-    return f"{_range(env.ref_min_score, env.ref_max_score)} (D4RL's for {env.task}{own})"
+    whose = f"D4RL's for {env.task}" if _changed(env, "ref_min_score", "ref_max_score") is None else "as set by env.*"
+    return f"{_range(env.ref_min_score, env.ref_max_score)} ({whose}{own})"
+
+
+def _changed(env: EnvSpec, *names: str) -> str | None:
+    """The first of ``names`` in which ``env`` is not what ``conf/env`` says of the environment of its name."""
+    usual = known().get(env.name)
+    return next((name for name in names if usual is None or getattr(usual, name) != getattr(env, name)), None)
 
 
 def minari_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +140,9 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 def _used(env: EnvSpec) -> str:
     constants = _range(env.ref_min_score, env.ref_max_score)
-    return f"at most {env.max_episode_steps} steps an episode, scores 0 and 100 at returns {constants}"
+    changed = _changed(env, "max_episode_steps", "ref_min_score", "ref_max_score")
+    whose = f"{env.task} as D4RL has it" if changed is None else f"{env.task} with env.{changed} as set"
+    return f"{whose}, at most {env.max_episode_steps} steps an episode, scores 0 and 100 at returns {constants}"
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -8,6 +8,14 @@ from typing import Any
 from pgd_lightning.errors import UserError
 
 
+def expanded(path: str) -> Path:
+    """``path`` with a leading ~ replaced by the home folder; that of nobody is a name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def require_new(path: Path, overwrite: bool, source: Path | None = None) -> None:
     """Raises UserError if ``path`` exists and ``overwrite`` is not set, or if it is the ``source`` that is read."""
     if not path.exists():

@@ -304,6 +304,23 @@ def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
     return ["next_observations were made by shifting (an end is followed by the next episode's start): ends forgotten"]
 
 
+def late_flags(columns: Columns) -> list[str]:
+    """Say where ends seem to be flagged one row late: on the first row of the next episode.
+
+    The row before such a flag has a successor of its own, and the flagged one is followed by its successor.
+    """
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    ends = ends[(ends > 0) & (ends < len(columns["rewards"]) - 1)]
+    own = columns.get("successor_rows", ends[:0])
+    late = int((np.isin(ends - 1, own) & ~np.isin(ends, own)).sum())
+    if late < 2 or late * 2 <= len(ends):
+        return []
+    return [
+        f"{late} of {len(ends)} ends seem to be flagged one row late, on the first row of the next episode, since "
+        "next_observations leave the file's order one row before them: move terminals and timeouts one row up"
+    ]
+
+
 def align_rewards(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[str]:
     """maze2d's rewards were relabelled for the row itself, where the environment pays for the next one (issue 194).
 

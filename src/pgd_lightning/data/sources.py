@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 
 MINARI = "minari:"  # before the name or the folder of a Minari data set
@@ -20,7 +21,7 @@ def require(source: str) -> None:
 
 def file(source: str) -> Path:
     """The file at the path ``source``. Raises UserError if there is none."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_file():
         raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
     return path
@@ -32,7 +33,7 @@ def minari_folder(source: str) -> Path:
     Raises UserError, with the command that downloads it, if it is not there.
     """
     name = source.removeprefix(MINARI)
-    for folder in (minari_root() / name, Path(name).expanduser()):
+    for folder in (minari_root() / name, expanded(name)):
         if name and (folder / "data" / "metadata.json").is_file():
             return folder
     raise UserError(

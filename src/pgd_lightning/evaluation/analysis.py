@@ -22,6 +22,7 @@ from pgd_lightning.evaluation.fidelity import (
     ends_judged,
     log_likelihood,
     mean_density,
+    median,
     pairs,
     persistence_error,
     step_errors,
@@ -153,21 +154,22 @@ def measure(
 
 
 def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
-    """The simulator's verdict on windows of ``rows`` rows, see :meth:`Analyst.row`."""
+    """The simulator's verdict on windows of ``rows`` rows, see :meth:`Analyst.row`; None where no row was stepped."""
     by_position = [errors.dynamics[errors.position == place] for place in range(rows - 1)]
     quartiles = [np.quantile(part, [0.25, 0.75]).tolist() if len(part) else None for part in by_position]
+    some = len(errors.dynamics) > 0
     return {
-        "dynamics_error_median": float(np.median(errors.dynamics)),
-        "dynamics_error_interval": bootstrap(errors.dynamics, np.median, seed),
-        "dynamics_error_mean": float(errors.dynamics.mean()),
-        "dynamics_error_p90": float(np.quantile(errors.dynamics, 0.9)),
-        "raw_error_median": float(np.median(errors.raw)),
-        "raw_error_p90": float(np.quantile(errors.raw, 0.9)),
-        "by_position": [float(np.median(part)) if len(part) else None for part in by_position],
+        "dynamics_error_median": median(errors.dynamics),
+        "dynamics_error_interval": bootstrap(errors.dynamics, np.median, seed) if some else None,
+        "dynamics_error_mean": float(errors.dynamics.mean()) if some else None,
+        "dynamics_error_p90": float(np.quantile(errors.dynamics, 0.9)) if some else None,
+        "raw_error_median": median(errors.raw),
+        "raw_error_p90": float(np.quantile(errors.raw, 0.9)) if some else None,
+        "by_position": [median(part) for part in by_position],
         "by_position_quartiles": quartiles,
-        "reward_error": float(np.median(errors.reward)),
-        "return_real": float((rows - 1) * errors.real_reward.mean()),
-        "return_generated": float((rows - 1) * errors.given_reward.mean()),
+        "reward_error": median(errors.reward),
+        "return_real": float((rows - 1) * errors.real_reward.mean()) if some else None,
+        "return_generated": float((rows - 1) * errors.given_reward.mean()) if some else None,
         "rows_stepped": len(errors.dynamics),
         "rows_not_resettable": errors.skipped,
         "reset": "approximate" if errors.approximate else "exact",

@@ -30,7 +30,7 @@ def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
     parts = figure.subfigures(len(targets), 1, squeeze=False)[:, 0]
     for part, target in zip(parts, targets, strict=True):
         plane, by_row = part.subplots(1, 2)
-        own = [row for row in rows if row["target"] == target and row["windows"]]
+        own = [row for row in rows if row["target"] == target and row.get("dynamics_error_median") is not None]
         draw_plane(plane, own)
         draw_error_by_row(by_row, own)
         plane.set(xlabel=LIKELIHOOD, ylabel=ERROR)

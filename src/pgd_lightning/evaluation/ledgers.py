@@ -18,7 +18,7 @@ from pgd_lightning.trajectory import EnvSpec
 Array = NDArray[np.float64]
 Key = tuple[int, int]  # (seed of the run, the learner's own): what pairs one method's row with another's
 
-WITHIN = ("data", "simulator", "score constants", "updates")  # alike in all rows of one table
+WITHIN = ("data", "simulator", "step limit", "score constants", "updates")  # alike in all rows of one table
 ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data sets of one aggregate
 
 

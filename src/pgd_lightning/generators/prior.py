@@ -101,9 +101,15 @@ class WindowModel(LightningModule):
         loss = self.loss(batch)
         if self.global_step == 0 or (self.global_step + 1) % self.log_every == 0:  # Lightning writes after the latter
             if not loss.isfinite():
+                what = f"The loss of {self.name} is {loss.item()} at step {self.global_step}"
+                if self.global_step == 0:
+                    raise UserError(
+                        f"{what}, before anything is learned: process.*, network.* or trainer.precision is beyond what "
+                        "can be computed."
+                    )
                 raise UserError(
-                    f"The loss of {self.name} is {loss.item()} at step {self.global_step}: lower its learning_rate "
-                    f"(now {self.learning_rate}) and start again; the last checkpoint is kept."
+                    f"{what}: lower its learning_rate (now {self.learning_rate}) and start again; the last checkpoint "
+                    "is kept."
                 )
             self.log(f"{self.name}/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss

@@ -16,6 +16,11 @@ from torch import Tensor, nn
 WEIGHTS = Path(__file__).parent / "behaviour_weights"
 
 
+def ladders() -> list[str]:
+    """The tasks that have one."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
 class BehaviourPolicy(nn.Module):
     """tanh(u), u ~ N(mean(s), diag std^2) on standardised observations: inside the box, as the SAC behind D4RL's."""
 
@@ -71,7 +76,7 @@ class Ladder:
 
     @staticmethod
     def load(task: str) -> "Ladder":
-        """The shipped ladder of ``hopper``, ``halfcheetah``, ``walker2d`` or ``ant``."""
+        """The shipped ladder of one of :func:`ladders`."""
         with safe_open(WEIGHTS / f"{task}.safetensors", framework="pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dictionary)
