@@ -1,5 +1,6 @@
 """What needs no torch answers without it: help, settings, lists of runs, and every sentence about what was typed."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -68,7 +69,8 @@ def test_an_answer_loads_no_framework(tmp_path, words, said):
 def test_runs_are_listed_without_a_framework(tmp_path):
     folder = tmp_path / "runs" / "agent" / "hopper-medium" / "iql-pgd-0" / "0"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text('{"state": "finished", "score": 12.34, "stage": "agent"}')
+    named = {"stage": "agent", "env": "hopper-medium", "method": "iql-pgd", "seed": 0, "identity": {}}
+    (folder / "run.json").write_text(json.dumps(named | {"state": "finished", "score": 12.34}))
     code, output, loaded = answer(["ls"], tmp_path)
     assert (code, loaded) == (0, [])
     assert "12.3" in output
