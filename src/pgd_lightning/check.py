@@ -1,4 +1,4 @@
-"""``pgd check``: the data card of a recording, its one-step error under both physics, and a picture."""
+"""``pgd check``: a summary of a recording, its one-step error under both physics, and a picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OBJECT_BASE = ("obj_pos", "obj_body_pos")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
-    """Print the card and write ``check.json`` and its figure. Raises UserError if the recording is not usable."""
+    """Print the summary and write ``check.json`` and its figure. Raises UserError if the recording is not usable."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
     asked, digest = identity.check(config, provenance["sha256"]), provenance["sha256"]
@@ -148,7 +148,7 @@ def verdict(replays: dict[str, Replay | None], exact: float) -> str:
 def text(
     env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
 ) -> str:
-    """The card for people."""
+    """The summary for people."""
     returns, lengths = card["returns"], card["lengths"]
     lines = [
         provenance["label"],

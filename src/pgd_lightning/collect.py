@@ -1,4 +1,4 @@
-"""``pgd collect``: record this project's stand-in for a D4RL file in the real simulator, in D4RL's layout."""
+"""``pgd collect``: record this project's substitute dataset for a D4RL file in the real simulator, in D4RL's layout."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 
 def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:
-    """Where the stand-in of this environment, recipe version, size and seed lies."""
+    """Where the substitute dataset of this environment, recipe version, size and seed lies."""
     recipe = recipe_of(env)
     folder = expanded(config.data.local_dir)
     return folder / f"{env.name}-local-v{recipe.version}-{recipe.num_steps if steps is None else steps}-{seed}.hdf5"
 
 
 def stand_in(config: DictConfig, env: EnvSpec) -> Path:
-    """The recorded stand-in, recorded now if it is not there yet. Raises UserError if its file holds something else."""
+    """The recorded substitute, recorded now if it is not there. Raises UserError if its file holds something else."""
     steps, seed = config.data.local_steps, config.data.local_seed
     path = stand_in_path(config, env, steps, seed)
     record(env, path, steps, seed)
@@ -53,7 +53,7 @@ def stand_in(config: DictConfig, env: EnvSpec) -> Path:
 
 
 def has_recipe(env: EnvSpec) -> bool:
-    """Whether this project can record a stand-in for ``env``."""
+    """Whether this project can record a substitute dataset for ``env``."""
     return env.name in RECIPES
 
 

@@ -88,7 +88,7 @@ def dataset_of(run: Run, settings: DictConfig, source: str | None) -> Dataset:
 
 
 def open_dataset(config: DictConfig) -> Dataset:
-    """Find, check and cut the recording of ``config.env``; prints its data card."""
+    """Find, check and cut the recording of ``config.env``; prints its summary."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
     train, validation = split_windows(

@@ -207,7 +207,7 @@ def _published(config: DictConfig, env: EnvSpec) -> Finding:
         return Finding("data", "ok", f"{folder / name}")
     if config.data.source == "local" or (config.data.source == "auto" and has_recipe(env)):
         instead = "" if config.data.source == "local" else f"{name} is not in {folder}: it will be downloaded, or "
-        return Finding("data", "warning", f"{instead}a stand-in is recorded, which is not D4RL", _fetch(name, folder))
+        return Finding("data", "warning", f"{instead}a substitute is recorded, which is not D4RL", _fetch(name, folder))
     return Finding("data", "warning", f"{name} is not in {folder}: it must be downloaded", _fetch(name, folder))
 
 

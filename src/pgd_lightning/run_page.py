@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
-from pgd_lightning.evaluation.drawing import NAMES, inline, panel, saved
+from pgd_lightning.evaluation.drawing import NAMES, agent_name, inline, panel, saved
 from pgd_lightning.evaluation.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
 from pgd_lightning.evaluation.verdict import Verdict
@@ -66,7 +66,7 @@ def write(
             pictures[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
     strip = folder / "rollout.png"
     content = {
-        "title": f"{settings.agent.name} on {settings.env.name}",
+        "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
         "env": settings.env.name,
         "notice": notice(dataset.provenance["kind"]),
         "substitute": dataset.provenance["kind"] == "local recipe",
@@ -126,10 +126,8 @@ def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) ->
     seeds = f"{settings.seeds} seed" + ("s" if settings.seeds > 1 else "")
     first, *beside = [_experience(run.record["generator"]) for run in runs]
     against = f", compared with {' and '.join(beside)}" if beside else ""
-    return (
-        f"{settings.agent.name} was trained for {settings.updates:,} updates with {seeds} on {dataset.label}: {first}"
-        f"{against}."
-    )
+    trained = f"{agent_name(settings.agent.name)} was trained for {settings.updates:,} updates with {seeds}"
+    return f"{trained} on {dataset.label}: {first}{against}."
 
 
 def readings(summary: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation import figures
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.analysis_figure import analysis_figure
-from pgd_lightning.evaluation.drawing import NAMES
+from pgd_lightning.evaluation.drawing import NAMES, agent_name
 from pgd_lightning.evaluation.fidelity import replayed
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
@@ -50,7 +50,7 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), dataset.env) for run in runs}
     summary = summarise(ledgers, settings, dataset)
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
-    title = f"{settings.agent.name} on {dataset.label}"
+    title = f"{agent_name(settings.agent.name)} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
     windows = measure_windows(runs[0], settings, dataset) if len(dataset.train) else None

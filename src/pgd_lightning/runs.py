@@ -6,7 +6,7 @@ finds the folder, and continues or says that it is finished. Everything printed 
     run.json            identity, provenance, state (new | running | stopped | failed | finished), result
     heartbeat.json      who works on it, at which step, how long ago
     ledger.jsonl        every evaluation episode: seed, step, index, return, length, score, purpose, simulator
-    health.jsonl        one card for each synthetic set
+    health.jsonl        a summary of each synthetic dataset
     checkpoints/        the two newest, each holding all state
     metrics/attempt_k/  Lightning's CSV, one folder a start
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning import identity, plan, ranks, run_report
+from pgd_lightning import identity, plan, ranks, run_page, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.ahead import Beside
@@ -56,8 +57,11 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if ranks.rank() > 0:
         return
     mirror_figures(config, runs[0], dataset.provenance, figures)
-    say(f"\n{(runs[0].folder / 'report' / 'table.txt').read_text()}")
-    say(f"page:    {runs[0].folder / 'report' / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
+    report = runs[0].folder / "report"
+    say(f"\n{(report / 'table.txt').read_text()}")
+    for line in run_page.readings(json.loads((report / "summary.json").read_text())):
+        say(line)
+    say(f"\npage:    {report / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")
     say(f"next:    pgd generate run={runs[0].folder}   (synthetic data for other uses)")
 
@@ -212,7 +216,7 @@ def share_of(config: DictConfig) -> DictConfig:
 
 @dataclass
 class HealthCards:
-    """Writes the card of each synthetic set to the run's ``health.jsonl``."""
+    """Writes a summary of each synthetic dataset to the run's ``health.jsonl``."""
 
     run: Run
     module: Agent

@@ -38,10 +38,8 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
     try:
         download(f"{base_url.rstrip('/')}/{env.file.path}", folder / name, env.file, timeout, retries)
     except (OSError, ValueError, UserError) as error:  # ValueError: an impossible URL
-        cause = getattr(error, "reason", error)  # of a URLError
-        why = getattr(cause, "strerror", None) or error
         raise DataUnavailable(
-            f"{env.d4rl_id} cannot be downloaded from {base_url} ({why}); to use it, put {name} into {folder}."
+            f"{env.d4rl_id} cannot be downloaded from {base_url} ({error}); to use it, put {name} into {folder}."
         ) from error
     return folder / name
 
@@ -93,7 +91,8 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
     except http.client.HTTPException as error:
         raise NoAnswer(f"what answers there is no web server: {error!r}") from error
     except OSError as error:
-        raise NoAnswer(str(getattr(error, "reason", error))) from error
+        reason = getattr(error, "reason", error)
+        raise NoAnswer(getattr(reason, "strerror", None) or str(reason)) from error
     with response:
         have = have if response.status == 206 else 0
         length = response.headers.get("Content-Length")

@@ -27,6 +27,7 @@ LIGHT = "#56b4e9"
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", LIGHT, "#8a6d3b", "#7d6bd6")
 ON_PAGE = f"var(--blue, {UNGUIDED})"  # a dark page has a lighter blue
 COLOURS = {"real": INK, "none": INK, "unguided": UNGUIDED, "pgd": GUIDED, "guided": GUIDED}
+AGENTS = {"iql": "IQL", "td3_bc": "TD3+BC", "bc": "behaviour cloning", "diffusion_dice": "Diffusion-DICE"}
 NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 MARKERS = {"real": "s", "none": "s", "unguided": "o", "pgd": "D", "guided": "D"}
 MORE_MARKERS = "^vP*X<>"
@@ -112,6 +113,11 @@ def panel(draw: Callable[[Any], None], size: tuple[float, float] = PANEL, **labe
     axis.set(**labels)
     legend_below(figure, [axis])
     return inline(figure)
+
+
+def agent_name(name: str) -> str:
+    """What the agent of this setting is called."""
+    return AGENTS.get(name, name)
 
 
 def label(generator: str) -> str:

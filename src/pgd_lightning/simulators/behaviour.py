@@ -1,4 +1,4 @@
-"""The policies behind the locomotion stand-ins: trained with TorchRL's PPO past the level that D4RL calls medium.
+"""The policies behind the substitute locomotion data: trained with TorchRL's PPO past the level that D4RL calls medium.
 
     python -m pgd_lightning.simulators.behaviour --task hopper --seed 0 --out weights --curve curves
 

@@ -1,4 +1,4 @@
-"""Recipes that record stand-ins for D4RL files in the real simulator, deterministic given the seed.
+"""Recipes that record substitute datasets for D4RL files in the real simulator, deterministic given the seed.
 
 They yield chunks of arrays under D4RL's keys; ``pgd_lightning.data`` writes them.
 
@@ -32,7 +32,7 @@ ROWS_A_CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a stand-in is recorded. A change that changes its numbers raises ``version``.
+    """How a substitute dataset is recorded. A change that changes its numbers raises ``version``.
 
     ``record(num_steps, seed, place)`` yields chunks, each with the place from which the recording goes on; an empty
     place is the beginning.
