@@ -221,8 +221,10 @@ def launched() -> bool:
 
 def begin(verb: str, overrides: list[str], config: Any) -> None:
     """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
+    from pgd_lightning.allocator import keep_memory
     from pgd_lightning.console import stopping_on_signals
 
+    keep_memory()
     main = import_module(f"pgd_lightning.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

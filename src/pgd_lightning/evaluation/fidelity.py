@@ -233,7 +233,7 @@ def health_line(card: dict[str, float | None]) -> str:
         return None if None in values else template.format(*values)
 
     def wrong(template: str, *keys: str) -> str | None:
-        return named(template, *keys) if card[keys[0]] else None
+        return named(template, *keys) if (card[keys[0]] or 0) > 0.0005 else None
 
     parts = (
         named("one-step error {:.2g} ({:.2g} if nothing changed)", "dynamics_error", "persistence_error"),

@@ -1,0 +1,33 @@
+"""Large blocks that are freed and taken again cost page faults once."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import torch
+from pgd_lightning.allocator import keep_memory
+{before}
+torch.ones(10)
+for turn in range(40):
+    if turn == 20:
+        began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2**18) for _ in range(50)]  # of 1 MiB, as an update's activations and gradients
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began)
+"""
+
+
+def faults(before: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(before=before)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_blocks_that_were_freed_are_not_faulted_in_again():
+    assert faults("assert keep_memory()") < faults("") / 10
