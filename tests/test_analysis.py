@@ -214,11 +214,11 @@ def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_card():
     assert (card["dynamics_error"], card["terminals"], card["terminal_agreement"]) == (None, 0.5, 1)
     assert "one-step error" not in health_line(card)
     assert "terminals" not in health_line(card)  # none of 6 is wrong
-    assert "2 of 6 terminals are none in the simulator" in health_line(card | {"false_terminals": 2})
+    assert "does not terminate at 2 of 6 terminals" in health_line(card | {"false_terminals": 2})
     ends.obs[:] = torch.nan
     card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
     assert card["finite"] == 0
-    assert health_line(card).endswith("finite 0.0%")
+    assert health_line(card).endswith("0.0% of windows are finite")
 
 
 def test_a_set_of_terminals_alone_has_a_row_and_a_picture(tmp_path):

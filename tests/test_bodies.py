@@ -144,7 +144,8 @@ class TestMinari:
         said = capsys.readouterr().out
         assert "environment Hopper-v5, at most 1000 steps an episode, scores 0 and 100 at returns 5 and 500" in said
         assert (
-            "used are hopper as D4RL has it, at most 1000 steps an episode, scores 0 and 100 at returns -20.2" in said
+            "used instead: hopper as D4RL has it, at most 1000 steps an episode, scores 0 and 100 at returns -20.2"
+            in said
         )
         assert dataset.provenance["minari"]["ref_max_score"] == 500
         constants = origin.score_constants(dataset.env, dataset.provenance)
@@ -155,7 +156,9 @@ class TestMinari:
         env = compose_config("prior", ["env=hopper-medium", *changed]).env
         dataset = open_dataset(OmegaConf.merge(config(f"minari:{folder}"), {"env": env}))
         said = capsys.readouterr().out
-        assert "used are hopper with env.max_episode_steps as set, at most 50 steps an episode, scores 0 and" in said
+        assert (
+            "used instead: hopper with env.max_episode_steps as set, at most 50 steps an episode, scores 0 and" in said
+        )
         constants = origin.score_constants(dataset.env, dataset.provenance)
         assert constants == "0 and 100 (as set by env.*; the Minari set's own are not used)"
 

@@ -244,7 +244,7 @@ def test_rows_in_no_window_are_said(tmp_path, fake_physics, capsys):
     path = save(tmp_path / "toy.hdf5", raw)
     check.main(settings(path, tmp_path, "rows=50", "data.horizon=12"), [])
     assert (
-        "100% of the rows and 20 of 20 terminals lie in no window of 12 rows: data.horizon=10"
+        "100% of the steps and 20 of 20 terminals are in no window of 12 steps: data.horizon=10"
         in capsys.readouterr().out
     )
 

@@ -155,7 +155,7 @@ def test_flags_that_were_never_written_are_false_and_said(save, layout, kind):
     data = load(path)
     assert data.ends.tolist() == ([29, 59] if layout else [59])
     assert not data.terminated.any()
-    assert next(note for note in data.notes if "never written" in note).startswith("'terminals'")
+    assert next(note for note in data.notes if "not written completely" in note).startswith("'terminals'")
     with h5py.File(path, "a") as file:
         del file["terminals"]
         file.create_dataset("terminals", (60,), kind, fillvalue=1, **layout)
@@ -172,7 +172,9 @@ def test_what_no_d4rl_file_has_is_named(save):
     assert not load(save(raw | usual)).notes
     assert not load(save(raw | {"infos": np.zeros(6, int)}, "kitchen.hdf5")).notes
     (note,) = load(save(raw | usual | {"masks": np.ones(6), "Ünknown": np.zeros(2)}, "odd.hdf5")).notes
-    assert note.startswith("not read, as no D4RL file has it: 'masks', '\\xdcnknown'; with masks, as in OGBench's")
+    assert note.startswith(
+        "ignored, since no D4RL file has these keys: 'masks', '\\xdcnknown'; with masks, as in OGBench's"
+    )
     (note,) = load(save(raw | {f"key{i:02}": np.zeros(1) for i in range(30)}, "many.hdf5")).notes
     assert note.endswith("'key07' and 22 more")
 
@@ -180,7 +182,7 @@ def test_what_no_d4rl_file_has_is_named(save):
 def test_infos_out_of_step_are_named_and_not_used(save):
     raw = columns({5: "terminal"}, 6) | {"infos/qpos": np.zeros((9, 2)), "infos/qvel": np.zeros((6, 2))}
     path = save(raw)
-    assert load(path).notes == ("'infos/qpos' has 9 rows where the file has 6: not used",)
+    assert load(path).notes == ("'infos/qpos' has 9 rows where the file has 6: ignored",)
     assert d4rl.infos(path, "qpos", (2,), np.array([1])) is None
     assert d4rl.infos(path, "qvel", (2,), np.array([1])) is not None
     assert set(d4rl.info_rows(path, 0, 6)) == {"qvel"}

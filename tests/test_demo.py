@@ -52,11 +52,11 @@ def test_the_score_is_the_gradient_of_the_log_density():
 @pytest.mark.parametrize(
     ("guided", "begins", "has"),
     [
-        (measured(0.9, 0.1, 4e-5), "Guidance works here", "as much like the simulator as unguided"),
-        (measured(0.9, 0.1, 4e-4), "Guidance works here", "cost some fidelity and still err 8 times less"),
-        (measured(0.9, 0.1, 4e-3), "Guidance works here", "do not move as the simulator does"),
-        (measured(0.55, 0.1, 4e-5), "Guidance failed here", "as much like"),
-        (measured(0.9, 0.8, 4e-5), "Guidance failed here", "1.2 times as close"),
+        (measured(0.9, 0.1, 4e-5), "Guidance works here", "follow the simulator as well as unguided"),
+        (measured(0.9, 0.1, 4e-4), "Guidance works here", "costs accuracy, but the error stays 8 times below"),
+        (measured(0.9, 0.1, 4e-3), "Guidance works here", "do not follow the simulator"),
+        (measured(0.55, 0.1, 4e-5), "Guidance failed here", "as well as unguided"),
+        (measured(0.9, 0.8, 4e-5), "Guidance failed here", "0.8 in guided windows and 1 in unguided"),
     ],
 )
 def test_the_reading_follows_the_numbers(guided, begins, has):
@@ -77,7 +77,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
     assert command(monkeypatch, tmp_path, *TINY) == 0
     first = capsys.readouterr().out
     assert "prior: training" in first
-    assert "make train ENV=hopper-medium" in first
+    assert "next:    pgd train env=hopper-medium" in first
     folder = tmp_path / "runs" / "demo"
     content = json.loads((folder / "demo.json").read_text())
     assert list(content["demo"]) == [demo.DATA, demo.UNGUIDED, demo.GUIDED, demo.POLICY]
@@ -99,7 +99,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
         (["env=hopper-medium"], "The demo is about a maze"),
         (["demo.goal=[2,1]"], "is no free cell"),
         (["demo.goal=[9,9]"], "is no free cell"),
-        (["generator=none"], "leaves nothing to show"),
+        (["generator=none"], "generator=none has nothing to show"),
     ],
 )
 def test_what_makes_no_demo_gets_a_sentence(monkeypatch, tmp_path, capsys, words, said):

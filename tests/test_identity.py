@@ -137,7 +137,7 @@ def test_more_episodes_of_a_finished_run_are_added(copy, recording, monkeypatch,
     before, trained, record = finals(run), weights(run), run.record
     again = command(recording, copy, "compare=[]", "report.frames=1")
     assert pgd(monkeypatch, [*again, "evaluation.final_episodes=5"]) == 0
-    assert "2 final episodes for each learner are there, 3 more are run" in capsys.readouterr().out
+    assert "each learner has 2 final episodes; running 3 more" in capsys.readouterr().out
     assert len(list((copy / "agent" / "maze2d-umaze").glob("iql-pgd-*"))) == 1
     assert run.record["starts"] == record["starts"]
     assert all((weights(run)[key] == tensor).all() for key, tensor in trained.items())

@@ -116,12 +116,12 @@ def test_the_whole_story(finished):
     table = (report / "table.txt").read_text()
     assert "not D4RL" in table
     assert "n = 2, no interval" in table
-    assert "scores 0 and 100 at returns 23.85 and 161.86 (D4RL's for maze2d-umaze)" in table
+    assert "scores 0 and 100 are returns of 23.85 and 161.86 (D4RL's for maze2d-umaze)" in table
     for figure in ("learning_curves", "fidelity", "trajectories"):
         assert (report / f"{figure}.png").stat().st_size > 5000
         assert "not D4RL" in (report / f"{figure}.svg").read_text()
     page = (report / "index.html").read_text()
-    assert "2 seeds are too few to tell guided data and real data alone apart" in page
+    assert "2 seeds are too few to compare guided data with real data alone" in page
     assert "one-step error" in page  # the verdict on the prior
     assert "ball velocity x [m/s]" in page
     assert guided.record["starts"][0]["packages"]["torch"]

@@ -21,7 +21,7 @@ def stages_of(recording, runs, *more):  # noqa: F811
 def test_the_plan_has_every_training_in_its_order_and_how_much_is_left(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
     planned = stages_of(recording, tmp_path, "agent=td3_bc")
     assert [stage.title for stage in planned] == [
-        "behaviour cloning (to tell how likely actions are)", "prior", "TD3+BC, real + policy-guided",
+        "behaviour cloning (for log-likelihoods)", "prior", "TD3+BC, real + policy-guided",
         "TD3+BC, real data only", "TD3+BC, real + unguided",
     ]  # fmt: skip
     assert [stage.steps for stage in planned] == [20, 60, 60, 60, 60]
@@ -32,7 +32,7 @@ def test_the_plan_has_every_training_in_its_order_and_how_much_is_left(recording
     planned = stages_of(recording, tmp_path, "agent=td3_bc")
     assert [stage.finished for stage in planned] == [True, True, True, False, False]
     text = plan.text(planned, "there")
-    assert text.startswith("plan: 5 trainings, about ") and text.count("trained already") == 3
+    assert text.startswith("plan: 5 training runs, about ") and text.count("trained already") == 3
     assert "results will be in there" in text
     run = run_of(tmp_path, "pgd", "td3_bc")
     run.update(state="stopped")
@@ -44,7 +44,7 @@ def test_pretrained_and_shared_models_stand_in_the_plan_once(recording, tmp_path
     small = ["pretraining.updates=20", "pretraining.width=16", "agent=diffusion_dice", "compare=[none,unguided,pets]"]
     titles = [stage.title for stage in stages_of(recording, tmp_path, *small, "ensemble.steps=20")]
     assert titles == [
-        "behaviour cloning (to tell how likely actions are)", "prior", "behaviour model",
+        "behaviour cloning (for log-likelihoods)", "prior", "behaviour model",
         "Diffusion-DICE, real + policy-guided", "Diffusion-DICE, real data only", "Diffusion-DICE, real + unguided",
         "ensemble", "Diffusion-DICE, real + PETS",
     ]  # fmt: skip
@@ -74,5 +74,7 @@ def test_a_run_says_what_it_does_and_repeats_nothing(recording, tmp_path, monkey
     assert len(said) == len(set(said)) == 4  # begins, ends, where it is, what it is worth
     scores = [line for line in lines if re.match(r"IQL, .*: score ", line)]
     assert len(scores) == 3
-    assert sum("if nothing changed" in line for line in lines) == 1 + 2 * 3  # the verdict, and three sets of two agents
+    assert (
+        sum("predicting no change" in line for line in lines) == 1 + 2 * 3
+    )  # the verdict, and three sets of two agents
     assert SMALL[0] in "\n".join(lines)  # the command to type again

@@ -92,7 +92,7 @@ def test_unflagged_tail_is_kept_as_an_episode_that_was_cut(load):
     data = load("hopper", rows("hopper", 20, terminals=marked(20, 4, 15)))
     assert data.ends.tolist() == [4, 15, 19]
     assert data.truncated.nonzero().flatten().tolist() == [19]
-    assert said(data, "last 4 rows carry no flag")
+    assert said(data, "last 4 rows have neither a terminal nor a timeout")
 
 
 def test_halfcheetah_never_terminates(load):
@@ -158,7 +158,7 @@ def test_ends_that_are_flagged_one_row_late_are_said(load, late):
     raw["next_observations"] = np.concatenate([raw["observations"][1:], raw["observations"][:1]])
     raw["next_observations"][list(last)] += 1
     raw["terminals"] = marked(30, *(end + late for end in last))
-    assert bool(said(load("hopper", raw), "3 of 3 ends seem to be flagged one row late")) == bool(late)
+    assert bool(said(load("hopper", raw), "3 of 3 episode boundaries seem to be flagged one row late")) == bool(late)
 
 
 def test_a_replay_file_may_go_on_after_an_early_timeout(load):
@@ -282,11 +282,11 @@ class TestMaze2d:
         raw = rows("maze2d-umaze", 30, timeouts=marked(30, 3, 17))
         data = load("maze2d-umaze", raw)
         assert data.reward.tolist() == list(range(30))
-        assert said(data, "rewards belong to the observation beside them")
+        assert said(data, "computed from its own row's observation")
         aligned = load("maze2d-umaze", raw, rewards="aligned")
         assert aligned.reward.tolist() == [*range(1, 30), 29]
-        assert said(aligned, "moved one row up")
-        assert not said(aligned, "belong to the observation")
+        assert said(aligned, "were moved one row up")
+        assert not said(aligned, "its own row's")
 
     def test_alignment_is_for_maze2d(self, load):
         with pytest.raises(UserError, match="is for maze2d files"):
@@ -295,9 +295,9 @@ class TestMaze2d:
     def test_stale_rows_are_counted(self, load):
         raw = rows("maze2d-umaze", 30, timeouts=marked(30, 3, 17))
         raw |= {"infos/qpos": raw["observations"][:, :2].copy(), "infos/qvel": raw["observations"][:, 2:].copy()}
-        assert not said(load("maze2d-umaze", raw), "repeat the observation")
+        assert not said(load("maze2d-umaze", raw), "repeat the previous")
         raw["observations"][[4, 18]] = raw["observations"][[3, 17]]
-        assert said(load("maze2d-umaze", raw), "2 rows repeat the observation before them")
+        assert said(load("maze2d-umaze", raw), "2 rows repeat the previous observation")
 
 
 class TestAntmaze:
@@ -311,8 +311,8 @@ class TestAntmaze:
     def test_clusters_of_terminals_are_said_aloud(self, load):
         data = load("antmaze-umaze", self.walk(30, terminals=marked(30, 5, 6, 7, 20), timeouts=marked(30, 14, 29)))
         assert data.ends.tolist() == [5, 6, 7, 14, 20, 29]  # the cut of every loader: terminals | timeouts
-        assert said(data, "2 paths; terminals come in clusters")
-        assert said(data, "2 episodes are one row of such a cluster")
+        assert said(data, "2 paths; the ant runs on after a terminal")
+        assert said(data, "2 episodes have one row")
         single = load("antmaze-umaze", self.walk(30, terminals=marked(30, 5, 20), timeouts=marked(30, 14, 29)))
         assert not single.notes
 
@@ -344,9 +344,9 @@ def test_kitchen_has_float_terminals_and_counts_tasks(load):
     data = load("kitchen", rows("kitchen", 30, terminals=ends, timeouts=None, rewards=np.repeat([0, 1, 4], 10)))
     assert data.ends.tolist() == [9, 29]
     assert data.terminated.dtype == torch.bool
-    assert said(data, "rewards count the tasks complete")
+    assert said(data, "rewards count the tasks completed")
     assert said(data, "'terminals' mark where a demonstration ends")
-    assert not said(data, "no flag")
+    assert not said(data, "neither a terminal")
 
 
 def test_flags_are_0_or_1(load):

@@ -129,7 +129,7 @@ def test_what_lies_in_no_window_is_said_with_a_horizon_that_fits(episodes, horiz
         assert sentence is None
         return
     of = f" and {lost} of {len(terminals)} terminals" if terminals else ""
-    assert sentence.startswith(f"{rows:.0%} of the rows{of} lie in no window of {horizon} rows: ")
+    assert sentence.startswith(f"{rows:.0%} of the steps{of} are in no window of {horizon} steps: ")
     found = re.search(r"data\.horizon=(\d+)", sentence)
     if found:
         fits = int(found[1])
@@ -144,14 +144,14 @@ def test_a_horizon_that_would_hold_rows_and_terminals():
     windows, held_out = split_windows(data, 32, 8, 0.05, 0)
     assert held_out is None  # both of its episodes are too short
     assert left_out(data, 32, [windows]) == (
-        "71% of the rows and 50 of 52 terminals lie in no window of 32 rows: "
-        "data.horizon=20 fits the episodes with 95% of the rows and of the terminals"
+        "71% of the steps and 50 of 52 terminals are in no window of 32 steps: "
+        "data.horizon=20 fits the episodes with 95% of the steps and of the terminals"
     )
     assert left_out(data, 20, split_windows(data, 20, 8, 0.05, 0)) is None
     single = recording([(1, "terminal")] * 30 + [(40, "timeout")] * 30)  # antmaze's clusters
     starts = window_starts(single.terminated, single.truncated, 32, 1)
     assert "30 of 30 terminals" in left_out(single, 32, [Windows(single, starts, 32)])
-    assert left_out(single, 32, [Windows(single, starts, 32)]).endswith("a single row, which no horizon fits")
+    assert left_out(single, 32, [Windows(single, starts, 32)]).endswith("a single step, which no horizon fits")
 
 
 @pytest.mark.parametrize(("episodes", "held_out"), [(1, 0), (2, 1), (19, 1), (40, 2), (1000, 50)])

@@ -18,7 +18,7 @@ from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import Counter, say
-from pgd_lightning.runs import build
+from pgd_lightning.runs import build, program
 from pgd_lightning.simulators.recipes import RECIPES, Chunk, Recipe
 from pgd_lightning.trajectory import EnvSpec
 
@@ -34,7 +34,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         say(f"{key:>16}  {value}")
     if known := recipe_of(env).d4rl_return:
         say(f"{'D4RL':>16}  mean return of {env.d4rl_id}: about {known:.0f}")
-    say(f"\nwritten: {path}\nnext:    pgd train env={env.name} data.source={path}")
+    say(f"\nwritten: {path}\nnext:    {program()} train env={env.name} data.source={path}")
 
 
 def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:

@@ -18,7 +18,7 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.progress import say
-from pgd_lightning.runs import build
+from pgd_lightning.runs import build, program
 from pgd_lightning.trajectory import EnvSpec
 
 ROWS_AT_ONCE = 10_000
@@ -42,7 +42,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         attributes = {"converted_from": provenance["label"], "env": env.name}
         d4rl.write(out, chunks(recording, infos), attributes, len(recording), config.overwrite)
         written = str(out)
-    say(f"\nwritten: {out}\nnext:    pgd check env={env.name} data.source={written}")
+    say(f"\nwritten: {out}\nnext:    {program()} check env={env.name} data.source={written}")
 
 
 def destination(out: str, overwrite: bool) -> Path:

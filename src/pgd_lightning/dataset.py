@@ -27,12 +27,12 @@ from pgd_lightning.runs import Run, build
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition
 
-LOOKED_AT = 20_000  # rows that are asked whether they are of the body they are read as
+LOOKED_AT = 20_000  # rows that are compared with the simulator of ``env``
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A recording and what was found out about it."""
+    """A recording with its provenance, cut into windows."""
 
     env: EnvSpec
     recording: Recording
@@ -97,20 +97,25 @@ def open_dataset(config: DictConfig) -> Dataset:
     card = recording.card()
     say(f"data: {provenance['label']}")
     say(
-        f"data: {card['steps']:,} steps in {card['episodes']:,} episodes, return {card['return_mean']:.1f} on average "
-        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {card['terminals']:,} terminals, "
-        f"{card['timeouts']:,} timeouts; {len(train):,} training windows of {config.data.horizon} steps"
+        f"data: {card['steps']:,} steps in {card['episodes']:,} episodes, mean return {card['return_mean']:.1f} "
+        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {counted(card['terminals'], 'terminal')}, "
+        f"{counted(card['timeouts'], 'timeout')}; {len(train):,} training windows of {config.data.horizon} steps"
     )
     if card["terminals"] == 0:
-        say("data: no terminals, so synthetic data will have none either", once=True)
+        say("data: the recording has no terminals, so synthetic data will have none", once=True)
     outside = left_out(recording, config.data.horizon, [part for part in (train, validation) if part])
     for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
     say(f"simulator: {simulator.physics}")
     if simulator.differs:
-        say(f"simulator: compare scores with D4RL's with care: {simulator.differs}")
+        say(f"simulator: it differs from D4RL's, so compare scores with care: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation, path)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 terminal``, ``2 terminals``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
@@ -204,8 +209,8 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
         if not has_recipe(env):
             raise
         say(
-            f"data: {error} A substitute dataset is used instead, recorded here by a policy of this project "
-            f"({recipe_of(env).description}). It is not D4RL's: every title says so, and scores on it cannot be "
-            f"compared with published ones of {env.d4rl_id}. data.source=d4rl makes the missing file an error."
+            f"data: {error}\ndata: A substitute dataset is used instead, recorded here by a policy of this project "
+            f"({recipe_of(env).description}). Scores on it cannot be compared with published ones of {env.d4rl_id}. "
+            "Set data.source=d4rl to stop instead."
         )
         return stand_in(config, env)

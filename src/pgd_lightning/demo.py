@@ -27,14 +27,13 @@ from pgd_lightning.evaluation.maze_figure import Panel, maze_figure
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.progress import say
 from pgd_lightning.randomness import stream
-from pgd_lightning.runs import build, command_line, write_atomic
+from pgd_lightning.runs import build, command_line, program, write_atomic
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.goal_policy import GoalPolicy
 from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
 from pgd_lightning.trajectory import EnvSpec, Trajectory
 
 FILES = ("index.html", "demo.json", "demo.png", "demo.svg")
-NEXT = "make train ENV=hopper-medium"
 DATA, UNGUIDED, GUIDED, POLICY = "data", "unguided", "guided", "policy"
 TITLES = {
     DATA: "data", UNGUIDED: "diffusion model", GUIDED: "guided by the policy", POLICY: "the policy, simulated",
@@ -60,11 +59,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     folder = Path(config.out).expanduser()
     require_own(folder, FILES, "demo.json", lambda content: "demo" in content, config.overwrite)
     maze, policy = target(build(config.env), config)
-    say("demo 1/3: a recording of a ball that is steered to one random place of the maze after another")
+    say("demo 1/3: recording a ball that a controller steers from one random goal of the maze to the next")
     dataset = open_dataset(config)
-    say("demo 2/3: a diffusion model learns windows of it (nothing of the star)")
+    say("demo 2/3: training a diffusion model on windows of the recording; the target policy takes no part")
     windows = sampled(config, dataset, policy)
-    say(f"demo 3/3: {config.demo.windows} windows of each kind, one step of {config.demo.rows} rows in the simulator")
+    say(
+        f"demo 3/3: sampling {config.demo.windows} windows without and with guidance by the target policy, which "
+        f"always goes to the star; the simulator repeats {config.demo.rows:,} steps of each kind"
+    )
     simulator = make(dataset.env.task, dataset.env.physics)
     windows[POLICY] = rolled_out(policy, simulator, windows[GUIDED], maze, config.seed)
     found = {kind: measured(policy, part, simulator, dataset, config) for kind, part in windows.items()}
@@ -90,7 +92,7 @@ def sampled(config: DictConfig, dataset: Dataset, policy: GoalPolicy) -> dict[st
     """Windows ``[N, T]`` of the recording, of the prior, and, from the same noise, of the guided prior."""
     generator = ready_generator(config, dataset)
     if generator is None:
-        raise UserError("The demo is about a generator: generator=none leaves nothing to show.")
+        raise UserError("The demo needs a generator: generator=none has nothing to show.")
     number = config.demo.windows
     chosen = np.random.default_rng(config.seed).permutation(len(dataset.train))[:number]
     shape = torch.zeros(number, dataset.env.obs_dim)
@@ -190,9 +192,14 @@ def write(found: Mapping[str, Measured], still: float, dataset: Dataset, config:
     say(f"{'':<24}{'nearer to star':>16}{'action error':>14}{'one-step error':>16}")
     for kind, values in found.items():
         say(f"{TITLES[kind]:<24}{values.towards:>16.0%}{values.action_error:>14.2f}{values.step_error:>16.2g}")
-    say(f"{'if nothing moved':<24}{'':>16}{'':>14}{still:>16.2g}")
+    say(f"{'predicting no change':<24}{'':>16}{'':>14}{still:>16.2g}")
+    say(
+        "action error: mean squared distance to the policy's action; one-step error: median squared error of one "
+        "simulated step, in variances of the data"
+    )
     say(f"\n{content['reading']}\n")
-    say(f"page:    {folder / 'index.html'}\npicture: {folder / 'demo.png'}, {folder / 'demo.svg'}\nnext:    {NEXT}")
+    say(f"page:    {folder / 'index.html'}\npicture: {folder / 'demo.png'}, {folder / 'demo.svg'}")
+    say(f"next:    {next_command()}")
 
 
 def reading(found: Mapping[str, Measured], still: float) -> str:
@@ -200,22 +207,27 @@ def reading(found: Mapping[str, Measured], still: float) -> str:
     plain, guided, data, policy = found[UNGUIDED], found[GUIDED], found[DATA], found[POLICY]
     gap = policy.towards - plain.towards
     follows = guided.action_error < HALF * plain.action_error and 0 < HALF * gap < guided.towards - plain.towards
-    ratio = plain.action_error / guided.action_error
     said = (
-        f"{guided.towards:.0%} of the guided windows get nearer to the star, of unguided ones {plain.towards:.0%}, in "
-        f"the data {data.towards:.0%}; the policy itself does so in {policy.towards:.0%} of tries from where guided "
-        f"windows begin. In mean square guided actions are {ratio:.1f} times as close to the policy's as unguided ones."
+        f"{guided.towards:.0%} of the guided windows get nearer to the star, compared with {plain.towards:.0%} of the "
+        f"unguided windows, {data.towards:.0%} of the data and {policy.towards:.0%} of the policy's simulated rollouts."
+        f" The mean squared distance to the policy's action is {guided.action_error:.2g} in guided windows and "
+        f"{plain.action_error:.2g} in unguided ones."
     )
-    error = f"One real step from a guided state misses the next state by {guided.step_error:.2g}"
-    yardstick = f"(unguided {plain.step_error:.2g}, a ball that stood still {still:.2g}, in variances of the data)"
+    error = f"The median one-step error of guided windows is {guided.step_error:.2g}"
+    yardstick = f"(unguided: {plain.step_error:.2g}; predicting no change: {still:.2g})"
     if guided.step_error > still:
-        moves = "guided windows do not move as the simulator does."
+        moves = "they do not follow the simulator."
     elif guided.step_error > 2 * plain.step_error:
         less = still / guided.step_error
-        moves = f"guided windows cost some fidelity and still err {less:.0f} times less than no motion."
+        moves = f"guidance costs accuracy, but the error stays {less:.0f} times below that of predicting no change."
     else:
-        moves = "guided windows move as much like the simulator as unguided ones."
+        moves = "guided windows follow the simulator as well as unguided ones."
     return f"{'Guidance works here' if follows else 'Guidance failed here'}: {said} {error} {yardstick}: {moves}"
+
+
+def next_command() -> str:
+    """What to type after the demo."""
+    return f"{program()} train env=hopper-medium"
 
 
 def page(content: Mapping[str, Any], config: DictConfig, picture: bytes) -> str:
@@ -226,6 +238,6 @@ def page(content: Mapping[str, Any], config: DictConfig, picture: bytes) -> str:
     )  # fmt: skip
     drawn = base64.b64encode(picture).decode()
     return room.get_template("demo.html").render(
-        **content, picture=drawn, titles=TITLES, next=NEXT, settings=config.demo, guidance=config.guidance.coef,
-        steps=config.prior.steps,
+        **content, picture=drawn, titles=TITLES, next=next_command(), settings=config.demo,
+        guidance=config.guidance.coef, steps=config.prior.steps,
     )  # fmt: skip

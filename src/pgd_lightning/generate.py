@@ -53,7 +53,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         write_minari(config.out, parts, attributes, rows, dataset.env, config.overwrite)
     else:
         d4rl.write(out, chunks(parts), attributes, rows, config.overwrite)
-    say(f"{rows} rows in windows of {first.batch_size[-1]}, each its own episode: {out}")
+    say(f"written: {out}, {rows:,} steps in episodes of {first.batch_size[-1]} steps")
 
 
 def generated(

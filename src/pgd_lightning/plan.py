@@ -52,7 +52,7 @@ class Stage:
         elif self.seconds is None:
             left = "not timed"
         else:
-            left = f"about {duration(self.seconds)}" + (f" from step {self.done} on" if self.done else "")
+            left = f"about {duration(self.seconds)}" + (f", from step {self.done:,}" if self.done else "")
         return f"  {number}  {self.title:<{title_width}}  {self.work:<{work_width}}  {left}"
 
 
@@ -67,15 +67,13 @@ def text(stages: list[Stage], results: str) -> str:
     title_width, work_width = (max(len(getattr(stage, key)) for stage in stages) for key in ("title", "work"))
     lines = [stage.line(number + 1, title_width, work_width) for number, stage in enumerate(stages)]
     known = [stage.seconds for stage in stages if stage.seconds is not None and not stage.finished]
-    total = f", about {duration(sum(known))} in all on this machine besides evaluation" if known else ""
-    return "\n".join([f"plan: {len(stages)} trainings{total}; results will be in {results}", *lines])
+    total = f", about {duration(sum(known))} on this machine without evaluation" if known else ""
+    return "\n".join([f"plan: {len(stages)} training runs{total}; results will be in {results}", *lines])
 
 
 def stages(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -> Iterator[Stage]:
     """The trainings of the agents of ``conditions``, in the order of the command; of processes together, untimed."""
-    yield agent_stage(
-        clone, dataset, "behaviour cloning (to tell how likely actions are)", agent_pace(clone, dataset), 0
-    )
+    yield agent_stage(clone, dataset, "behaviour cloning (for log-likelihoods)", agent_pace(clone, dataset), 0)
     sampling: dict[str, float | None] = {}
     of_an_update = agent_pace(conditions[0], dataset)  # equal for all, but for the sampling
     for config in conditions:
@@ -99,7 +97,7 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
         config.seed,
     )  # fmt: skip
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    work = f"{size:,} parameters, {steps:,} steps of {settings.batch_size}"
+    work = f"{size:,} parameters, {steps:,} steps, batch size {settings.batch_size}"
     rows = train[torch.arange(min(len(train), settings.batch_size))]
     model.fit_units([rows])
     seconds = None
@@ -129,7 +127,7 @@ def agent_stage(
     what = identity.agent(config, dataset.file)
     run = Run.named(config.runs_dir, "agent", config.env.name, method, what, config.seed)
     learners = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
-    work = f"{learners}, {config.updates:,} updates of {config.synthetic.batch_size}"
+    work = f"{learners}, {config.updates:,} updates, batch size {config.synthetic.batch_size}"
     seconds = of_an_update
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds
@@ -144,7 +142,7 @@ def behaviour_stage(config: DictConfig, dataset: Dataset) -> Stage:
     if not run.finished:
         data = real_batches(config, dataset, [settings.seed], settings.batch_size)
         seconds = pace(config, build_behaviour(config, dataset), data)
-    work = f"{settings.updates:,} updates of {settings.batch_size}"
+    work = f"{settings.updates:,} updates, batch size {settings.batch_size}"
     return stage_of("behaviour model", work, run, settings.updates, seconds)
 
 

@@ -55,7 +55,7 @@ def recorded(sweep: Path) -> list[Point]:
     try:
         found = json.loads(sweep.read_text())
     except ValueError as error:
-        say(f"warning: {sweep} is damaged ({error}): start the sweep again to write it anew.")
+        say(f"warning: {sweep} is damaged ({error}): start the sweep again to write a new one.")
         return []
     if "agents" not in found:
         return []

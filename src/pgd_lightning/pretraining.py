@@ -53,8 +53,8 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             return module
         size = sum(p.numel() for p in module.learner.parameters())
         say(
-            f"behaviour model: training {size:,} parameters for {settings.updates:,} updates of {settings.batch_size}, "
-            f"in {run.folder}"
+            f"behaviour model: training {size:,} parameters for {settings.updates:,} updates, batch size "
+            f"{settings.batch_size}, in {run.folder}"
         )
         data = SyntheticDataModule(
             real=dataset.transitions,

@@ -52,7 +52,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
                 run.update(state="finished")
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
-    say(f"{section}: trained, in {run.folder}", once=True)
+    say(f"{section}: trained model in {run.folder}", once=True)
     if isinstance(model, DiffusionPrior) and section == PRIOR and ranks.rank() == 0:
         say(f"prior: {judged(model, run, config, dataset).sentence(settings.verdict.limit)}", once=True)
     return model, run
@@ -74,7 +74,7 @@ def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) 
 
 
 def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset) -> Verdict:
-    """What windows of the config's sampler are worth; measured once, as ``run`` remembers."""
+    """The one-step error of windows of the config's sampler, measured once and kept in ``run``."""
     sampler, settings, key = config.sampler, config.prior.verdict, verdict_key(config)
     known = run.record.get("verdicts", {})
     if key not in known:
@@ -129,13 +129,14 @@ def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
 
 
 def warn_of_width(config: DictConfig) -> None:
-    """Say it if the network is narrower than a row: on pen twice the width made errors 15 times smaller."""
+    """Warn if a step has more channels than the network features; on pen, twice the width divided errors by 15."""
     width, channels = config.network.get("features"), config.env.obs_dim + config.env.action_dim + 2
     if width is not None and width < channels:
         wider = 2 ** channels.bit_length()
         say(
-            f"warning: a row of {config.env.name} has {channels} channels and the network {width} features: windows "
-            f"may be poor; network.features={wider} takes longer and helped on pen (experiments/fidelity)"
+            f"warning: the network has {width} features for the {channels} channels of {config.env.name}, so "
+            f"windows may be inaccurate. network.features={wider} is slower and reduced the error on pen "
+            "(experiments/fidelity)"
         )
 
 

@@ -131,7 +131,7 @@ def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) ->
 
 
 def readings(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for each comparison: better, worse, or not told apart; the score where there is nothing to compare."""
+    """A sentence for each comparison, or the score where there is nothing to compare."""
     if not summary["differences"]:
         ((name, score),) = list(summary["scores"].items())[:1]
         return [f"{_capital(_experience(name))}: score {Interval(**score)}."]
@@ -151,10 +151,10 @@ def compared(a: str, b: str, difference: Interval) -> str:
     """As :func:`reading`, of ``a`` minus ``b``."""
     if difference.low is None:
         seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
-        return f"{seeds} too few to tell {a} and {b} apart (at least {FEWEST}): difference {difference.mean:.1f}."
-    found = f"{difference.num_seeds} seeds, difference {difference}"
+        return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): difference {difference.mean:.1f}."
+    found = f"difference {difference} over {difference.num_seeds} seeds"
     if not difference.excludes_zero:
-        return f"{_capital(a)} and {b} are not told apart: {found}."
+        return f"No significant difference between {a} and {b}: {found}."
     return f"{_capital(a)} scored {'higher' if difference.mean > 0 else 'lower'} than {b}: {found}."
 
 
@@ -194,14 +194,14 @@ def differences(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def told(difference: Interval) -> str:
     """The last column of the paired differences."""
     if difference.low is None:
-        return f"too few seeds: {FEWEST} at least"
-    return "excludes zero" if difference.excludes_zero else "not told apart"
+        return f"too few seeds (at least {FEWEST})"
+    return "interval excludes zero" if difference.excludes_zero else "interval includes zero"
 
 
 def conditions(summary: Mapping[str, Any]) -> str:
     """Under which the scores were measured."""
     return (
-        f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · scores 0 and 100 at returns "
+        f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · scores 0 and 100 are returns of "
         f"{summary['score_constants']}"
     )
 
@@ -213,9 +213,9 @@ def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
         ("data", dataset.label),
         ("episodes", f"{card['episodes']:,} of {card['length_min']} to {card['length_max']} steps, "
                      f"{card['steps']:,} steps in all"),
-        ("return", f"{card['return_mean']:.1f} on average, {card['return_min']:.1f} to {card['return_max']:.1f}; "
-                   f"score {dataset.env.score(card['return_mean']):.1f}"),
-        ("episode ends", f"{card['terminals']} terminals, {card['timeouts']} timeouts"),
+        ("return", f"mean {card['return_mean']:.1f}, {card['return_min']:.1f} to {card['return_max']:.1f}; "
+                   f"mean score {dataset.env.score(card['return_mean']):.1f}"),
+        ("episode boundaries", f"{card['terminals']} terminals, {card['timeouts']} timeouts"),
         ("reward", f"{card['reward_min']:.4g} to {card['reward_max']:.4g}"),
         ("windows", f"{len(dataset.train):,} to train on, {held:,} held out"),
         ("SHA-256", dataset.file),
@@ -290,7 +290,7 @@ def wandb_note(run: Run) -> str:
     """What W&B has of the run."""
     kept = [path for path in sorted((run.folder / "wandb").glob("*run-*")) if path.is_dir()]
     if not kept:
-        return "W&B has no copy: it was switched off (logger.wandb=disabled), or it failed."
+        return "There is no W&B run: it was disabled (logger.wandb=disabled) or failed."
     if kept[-1].name.startswith("offline"):
-        return f"W&B's copy is offline; wandb sync {run.folder / 'wandb' / 'offline-run-*'} uploads it."
-    return "W&B has a copy online."
+        return f"The W&B run is offline; upload it with: wandb sync {run.folder / 'wandb' / 'offline-run-*'}"
+    return "The W&B run is online."

@@ -91,18 +91,18 @@ def table(summary: dict[str, Any], title: str) -> str:
     lines = [
         title,
         f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
-        f"scores 0 and 100 at returns {summary['score_constants']}",
+        f"scores 0 and 100 are returns of {summary['score_constants']}",
         "",
-        f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes':>10}",
+        f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}",
     ]
     for name, entry in summary["scores"].items():
         interval = Interval(**entry)
         label = NAMES.get(name, name)
-        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>10}")
+        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
     lines.append("")
-    for name, entry in summary["differences"].items():
-        interval = Interval(**entry)
-        lines.append(f"{name:<24}{interval!s:<34}{'' if interval.excludes_zero else 'not distinguishable'}")
+    for difference in run_page.differences(summary):
+        interval = Interval(**difference["difference"])
+        lines.append(f"{difference['name']:<48}{interval!s:<28}{difference['said']}")
     return "\n".join(lines) + "\n"
 
 

@@ -333,7 +333,13 @@ def start_record() -> dict[str, Any]:
 
 def command_line() -> str:
     """The command that repeats this one."""
-    return shlex.join(["pgd", *sys.argv[1:]])
+    return shlex.join([program(), *sys.argv[1:]])
+
+
+def program() -> str:
+    """How this program was called: ``.venv/bin/pgd`` in a clone, ``pgd`` if it is on the path."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "pgd" and not called.is_absolute() else "pgd"
 
 
 def device_name() -> str:

@@ -12,12 +12,12 @@ from pgd_lightning.evaluation.drawing import NAMES
 from pgd_lightning.evaluation.statistics import Interval
 
 NOTICES = {  # by the kind of a recording's provenance
-    "local recipe": "The data are a substitute that this project recorded, not D4RL's: no score here may stand beside "
-    "a published one.",
-    "unverified": "The data go by D4RL's name, but nobody published a checksum that would prove it.",
-    "legacy package": "The data come through the d4rl package; their checksum could not be verified.",
+    "local recipe": "The data are a substitute recorded by this project, not D4RL's: scores cannot be compared with "
+    "published ones.",
+    "unverified": "The file has the name of a D4RL file, but no published checksum confirms it.",
+    "legacy package": "The data were read by the d4rl package; their checksum could not be verified.",
 }
-FOREIGN = "The data are not D4RL's: no score here may stand beside a published one."
+FOREIGN = "The data are not D4RL's: scores cannot be compared with published ones."
 
 
 def notice(kind: str) -> str:

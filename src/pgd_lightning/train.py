@@ -30,13 +30,17 @@ from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour
 from pgd_lightning.progress import duration, say
 from pgd_lightning.randomness import derive_seed, learner_seeds
-from pgd_lightning.runs import Run, command_line
+from pgd_lightning.runs import Run, command_line, program
 from pgd_lightning.simulators import make
 from pgd_lightning.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
-BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")  # the clone that measures likelihood under the behaviour
+BEHAVIOUR = (
+    "agent=bc",
+    "generator=none",
+    "seeds=1",
+)  # for log-likelihoods under the data's policy
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -63,14 +67,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         say(line)
     say(f"\npage:    {report / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")
-    say(f"next:    pgd generate run={runs[0].folder}   (synthetic data for other uses)")
+    say(f"next:    {program()} generate run={runs[0].folder}   # synthetic data as a file in D4RL's layout")
 
 
 def require_lead(config: DictConfig) -> None:
-    """Raises UserError, before anything is trained, where a set would be asked for before the last one is in use."""
+    """Raises UserError if a synthetic dataset would be requested before the previous one is in use."""
     lead, lifetime = config.synthetic.lead, config.synthetic.lifetime
     if lead > lifetime:
-        raise UserError(f"synthetic.lead={lead} does not fit: it is 0 to synthetic.lifetime={lifetime}.")
+        raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
 
 
 def arms(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
@@ -93,7 +97,7 @@ def clone_config(overrides: list[str], config: DictConfig) -> DictConfig:
 
 
 def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
-    """A clone of the policy that recorded the data, trained once and kept like any agent."""
+    """A behaviour-cloned policy of the dataset, trained once and kept like any agent."""
     run, module = agent_run(clone, dataset)
     if not run.finished:
         with run.started(clone, dataset.provenance, shared=True):
@@ -145,7 +149,7 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     counts = Counter(row["seed"] for row in rows)
     there = min(counts[number] for number in range(config.seeds))
     if there < wanted:
-        say(f"evaluation: {there} final episodes for each learner are there, {wanted - there} more are run")
+        say(f"evaluation: each learner has {there} final episodes; running {wanted - there} more")
         seed, workers = derive_seed(config.seed, "final"), config.ranks.simulators
         module = build_agent(config, dataset)
         load_agent(module, run)
@@ -181,7 +185,7 @@ def episodes_here(config: DictConfig) -> tuple[int, int]:
 
 
 def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[str, Any]]:
-    """The rows of all ranks, each of which has those of its own seeds or episodes; of one that trains alone, its."""
+    """Ledger rows gathered from all ranks, sorted by seed and episode."""
     if config.seeds == 1 and not rows_together(config):
         return rows
     parts = ranks.gathered(rows)
@@ -235,7 +239,7 @@ class HealthCards:
             self.rows, self.seed,
         )  # fmt: skip
         self.run.append("health.jsonl", [{"step": step, **card}])
-        say(f"  synthetic data from update {step:,} on: {health_line(card)}")
+        say(f"  synthetic dataset of update {step:,}: {health_line(card)}")
 
 
 def fit_agent(

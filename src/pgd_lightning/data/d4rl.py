@@ -70,7 +70,7 @@ def load(
         recording = read(lambda key: array(file, key, path), _rows(file), path, env, reading)
         flags = {key: array(file, key, path) for key in sorted(FLAGS)}
         unwritten = [key for key, data in flags.items() if data is not None and not is_written(data)]
-        notes = tuple(f"'{key}' was never written, or in parts: HDF5 reads the rest as False" for key in unwritten)
+        notes = tuple(f"'{key}' was not written completely: HDF5 reads what is missing as False" for key in unwritten)
         return replace(recording, notes=notes + recording.notes)
 
 

@@ -85,7 +85,7 @@ def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
     recording = read(columns.get, {key: len(values) for key, values in columns.items()}, folder, env, reading)
     notes = recording.notes
     if env.task.startswith("maze2d") and known is None:
-        notes = (*notes, "a Minari point maze has another frame, goal and reward than D4RL's maze2d")
+        notes = (*notes, "a Minari point maze differs from D4RL's maze2d in coordinates, goal and reward")
     if known is None:
         return replace(recording, notes=notes)
     return replace(recording, has_successor=torch.from_numpy(known.astype(bool)), notes=notes)

@@ -73,7 +73,7 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     ]
     notes = [f"this is {text}, read as {env.name}" for text in dict.fromkeys(named)]
     if facts := provenance.get("minari"):
-        notes.append(f"Minari's own facts: {_facts(facts)}; used are {_used(env)}")
+        notes.append(f"the Minari dataset says: {_facts(facts)}; used instead: {_used(env)}")
     return notes
 
 

@@ -59,7 +59,7 @@ def infer_ends(columns: Columns, env: EnvSpec, missing_timeouts: str, name: str)
         return ["no 'timeouts' in the file: 'terminals' mark where a demonstration ends, not where a task is done"]
     longest = int(np.diff(np.flatnonzero(np.concatenate([[True], terminals[:-1], [True]]))).max())
     if family(env.task) != "gym" or longest <= env.max_episode_steps + 1:
-        return ["no 'timeouts' in the file: episodes end at terminals alone"]
+        return ["the file has no 'timeouts': episodes end at terminals alone"]
     if missing_timeouts == "error":
         raise UserError(
             f"{name} has neither 'timeouts' nor 'next_observations', and {longest} rows without a terminal where "
@@ -68,7 +68,7 @@ def infer_ends(columns: Columns, env: EnvSpec, missing_timeouts: str, name: str)
         )
     cut = _cut_at_horizon(terminals, env.max_episode_steps)
     columns["timeouts"] |= cut
-    return [f"no 'timeouts' in the file: {int(cut.sum())} cuts after {env.max_episode_steps} rows are guesses"]
+    return [f"the file has no 'timeouts': {int(cut.sum())} cuts after {env.max_episode_steps} rows are guesses"]
 
 
 def _cut_at_horizon(terminals: NDArray[Any], limit: int) -> NDArray[np.bool_]:
@@ -86,10 +86,12 @@ def foreign_keys(found: Mapping[str, int | None], rows: int) -> list[str]:
     if unknown:
         more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
         hint = "; with masks, as in OGBench's files, terminals mark where a path was cut" if "masks" in unknown else ""
-        notes.append(f"not read, as no D4RL file has it: {', '.join(map(ascii, unknown[:MOST_NAMED]))}{more}{hint}")
+        notes.append(
+            f"ignored, since no D4RL file has these keys: {', '.join(map(ascii, unknown[:MOST_NAMED]))}{more}{hint}"
+        )
     for key, number in found.items():
         if key.partition("/")[0] == "infos" and number is not None and number != rows:
-            notes.append(f"{key!a} has {number} rows where the file has {rows}: not used")
+            notes.append(f"{key!a} has {number} rows where the file has {rows}: ignored")
     return notes
 
 
@@ -150,7 +152,7 @@ def _undone(columns: Columns, env: EnvSpec, both: NDArray[np.bool_]) -> str:
     """Take the terminals of the rows ``both [L]`` back; the sentence that says so."""
     columns["terminals"] &= ~both
     if family(env.task) == "antmaze":
-        return f"{int(both.sum())} terminals at the end of a path were judged by the next path's start: undone"
+        return f"{int(both.sum())} terminals at the end of a path were computed from the next path's start: ignored"
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
     lengths = np.diff(np.concatenate([[-1], ends]))[both[ends]]
     early = int((lengths < env.max_episode_steps).sum())
@@ -178,7 +180,7 @@ def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
         return []
     return [
         f"returns of {returns.min():.6g} to {returns.max():.6g} are scores of {scores[0]:.6g} to {scores[1]:.6g}, "
-        f"which {env.task} cannot reach: its rewards are on another scale here, so scores of the data mean nothing"
+        f"which {env.task} cannot reach: the rewards are on another scale, so scores of the data mean nothing"
     ]
 
 
@@ -190,7 +192,7 @@ def unflagged_tail(columns: Columns, env: EnvSpec) -> list[str]:
     if not left:
         return []
     columns["timeouts"][-1] = True
-    return [f"the last {left} rows carry no flag: kept as an episode that was cut"]
+    return [f"the last {left} rows have neither a terminal nor a timeout: kept as a truncated episode"]
 
 
 def gym(columns: Columns, env: EnvSpec) -> list[str]:
@@ -201,8 +203,8 @@ def gym(columns: Columns, env: EnvSpec) -> list[str]:
     early = int((lengths[timed_out][:-1] < env.max_episode_steps).sum()) if timed_out.any() else 0
     if early:
         notes.append(
-            f"{early} of {int(timed_out.sum())} timeouts come before step {env.max_episode_steps}: those pieces' "
-            "returns are not whole episodes'"
+            f"{early} of {int(timed_out.sum())} timeouts come before step {env.max_episode_steps}: these episodes were "
+            "cut, so their returns are partial"
         )
     if lengths.max() > env.max_episode_steps:
         notes.append(f"the longest episode has {lengths.max()} rows, more than the limit of {env.max_episode_steps}")
@@ -232,7 +234,7 @@ def maze2d(columns: Columns, env: EnvSpec) -> list[str]:
         state = np.concatenate([columns["infos/qpos"], columns["infos/qvel"]], axis=1)
         stale = int((np.abs(state - columns["observations"]).max(-1) > 1e-3).sum())
         if stale:
-            notes.append(f"{stale} rows repeat the observation before them while the simulator had moved on: kept")
+            notes.append(f"{stale} rows repeat the previous observation although the simulator had moved on: kept")
     return notes
 
 
@@ -249,20 +251,20 @@ def antmaze(columns: Columns, env: EnvSpec) -> list[str]:
     jump &= ~(terminals | timeouts)
     if jump.any():
         timeouts |= jump
-        notes.append(f"{int(jump.sum())} jumps of the ant inside a path (over {JUMP:g} units a step): cut there")
+        notes.append(f"{int(jump.sum())} jumps of the ant (over {JUMP:g} units in a step): the episode is cut there")
     paths = int(timeouts.sum()) + int(not (terminals | timeouts)[-1])
     follows = terminals[1:] & terminals[:-1]
     if follows.any():
         notes.append(
-            f"{paths} paths; terminals come in clusters while the ant runs on, and {int(follows.sum())} episodes are "
-            "one row of such a cluster: count paths, not episodes"
+            f"{paths} paths; the ant runs on after a terminal, so terminals come in clusters and {int(follows.sum())} "
+            "episodes have one row: count paths, not episodes"
         )
     return notes
 
 
 def kitchen(columns: Columns, env: EnvSpec) -> list[str]:
     """The reward of a row is the number of tasks complete by then; the environment pays each task once."""
-    return ["rewards count the tasks complete at each row: returns of the data are not on the scale of the score"]
+    return ["rewards count the tasks completed so far, so returns of the data cannot be converted to scores"]
 
 
 def adroit(columns: Columns, env: EnvSpec) -> list[str]:
@@ -301,7 +303,9 @@ def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
     values = np.concatenate([columns["successor_values"][own], columns["observations"][ends]])
     order = np.argsort(rows)
     columns |= {"unknown_rows": ends, "successor_rows": rows[order], "successor_values": values[order]}
-    return ["next_observations were made by shifting (an end is followed by the next episode's start): ends forgotten"]
+    return [
+        "next_observations were made by shifting observations, so an episode's last belongs to the next one: ignored"
+    ]
 
 
 def late_flags(columns: Columns) -> list[str]:
@@ -316,8 +320,8 @@ def late_flags(columns: Columns) -> list[str]:
     if late < 2 or late * 2 <= len(ends):
         return []
     return [
-        f"{late} of {len(ends)} ends seem to be flagged one row late, on the first row of the next episode, since "
-        "next_observations leave the file's order one row before them: move terminals and timeouts one row up"
+        f"{late} of {len(ends)} episode boundaries seem to be flagged one row late, on the first row of the next "
+        "episode, according to next_observations: move terminals and timeouts one row up"
     ]
 
 
@@ -334,6 +338,9 @@ def align_rewards(columns: Columns, env: EnvSpec, choice: str, name: str) -> lis
             )
         return []
     if choice == "recorded":
-        return ["rewards belong to the observation beside them, not to the step (data.rewards=aligned moves them)"]
+        return [
+            "each reward was computed from its own row's observation, not the next one "
+            "(data.rewards=aligned assigns it to the step that earned it)"
+        ]
     columns["rewards"][:-1] = columns["rewards"][1:].copy()
-    return ["rewards moved one row up (data.rewards=aligned): each belongs to the step that earned it"]
+    return ["rewards were moved one row up (data.rewards=aligned): each belongs to the step that earned it"]

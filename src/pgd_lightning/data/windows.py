@@ -1,4 +1,4 @@
-"""Overlapping windows that never cross the end of an episode (PGD, section 1.3 of the notes)."""
+"""Overlapping windows that never cross an episode boundary."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ class Windows:
 class PaddedWindows:
     """N windows that may run past a terminal: the last row is repeated there, with reward 0, terminated.
 
-    So a model learns what an end is, and that nothing comes after it (PolyGRAD, sections 1.3 and 1.4 of the notes).
+    So a model learns to predict terminals, and that nothing comes after them (PolyGRAD, arXiv 2312.08533).
     """
 
     recording: Recording
@@ -185,12 +185,12 @@ def left_out(recording: Recording, horizon: int, windows: Iterable[Windows]) -> 
     fits = lengths - (~ended).long()  # no window ends in a time limit
     longest = min([_fitting(fits, lengths), *([_fitting(fits[ended], ended[ended])] if terminals else [])])
     of, and_of = (f" and {lost} of {terminals} terminals", " and of the terminals") if terminals else ("", "")
-    way_out = f"data.horizon={longest} fits the episodes with {1 - TOLERATED:.0%} of the rows{and_of}"
+    way_out = f"data.horizon={longest} fits the episodes with {1 - TOLERATED:.0%} of the steps{and_of}"
     if longest >= horizon:
-        way_out = "a smaller data.stride leaves out fewer"
+        way_out = "a smaller data.stride includes more of them"
     elif longest < 2:
-        way_out = "their episodes are of a single row, which no horizon fits"
-    return f"{rows:.0%} of the rows{of} lie in no window of {horizon} rows: {way_out}"
+        way_out = "their episodes have a single step, which no horizon fits"
+    return f"{rows:.0%} of the steps{of} are in no window of {horizon} steps: {way_out}"
 
 
 def _fitting(fits: Tensor, weight: Tensor) -> int:

@@ -102,7 +102,7 @@ def _yardstick(axis: Any, rows: Sequence[Row]) -> None:
     if persistence := _persistence(rows):
         axis.axhline(
             persistence, color=INK, linewidth=1, linestyle="--",
-            label=f"if nothing changed in a step: {persistence:.2g}",
+            label=f"predicting no change: {persistence:.2g}",
         )  # fmt: skip
 
 

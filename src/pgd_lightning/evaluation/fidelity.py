@@ -184,7 +184,7 @@ def health_card(
     max_rows: int,
     seed: int,
 ) -> dict[str, float | None]:
-    """Is this synthetic set ``[S, N, T]`` fit to train on? Means over seeds.
+    """Summary of a synthetic dataset ``[S, N, T]``, means over seeds.
 
     finite: share of windows without NaN or infinity; terminals: share of rows; log_likelihood_*: per action dim sum,
     mean over rows, under the policies of the S seeds and under a clone of the behaviour; dynamics_error: median
@@ -226,7 +226,7 @@ def error_of_no_change(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
 
 
 def health_line(card: dict[str, float | None]) -> str:
-    """A :func:`health_card` in short: what there is to know of every data set, and what is wrong with this one."""
+    """A :func:`health_card` in one line: errors and likelihoods, and whatever is wrong with this synthetic dataset."""
 
     def named(template: str, *keys: str) -> str | None:
         values = [card[key] for key in keys]
@@ -236,12 +236,12 @@ def health_line(card: dict[str, float | None]) -> str:
         return named(template, *keys) if (card[keys[0]] or 0) > 0.0005 else None
 
     parts = (
-        named("one-step error {:.2g} ({:.2g} if nothing changed)", "dynamics_error", "persistence_error"),
-        named("log-likelihood of its actions {:.2f} under the policy", "log_likelihood_target"),
-        named("{:.2f} under the data's policy", "log_likelihood_behaviour"),
-        wrong("{:.1%} of steps start after the end of their episode", "starts_after_end"),
-        wrong("{} of {} terminals are none in the simulator", "false_terminals", "terminals_checked"),
-        wrong("{} of {} other steps end in the simulator", "missed_terminals", "others_checked"),
-        None if card["finite"] == 1 else named("finite {:.1%}", "finite"),
+        named("median one-step error {:.2g} (predicting no change: {:.2g})", "dynamics_error", "persistence_error"),
+        named("log-likelihood of actions {:.2f} under the agent's policy", "log_likelihood_target"),
+        named("{:.2f} under the behaviour-cloned policy", "log_likelihood_behaviour"),
+        wrong("{:.1%} of steps start in a terminal state", "starts_after_end"),
+        wrong("the simulator does not terminate at {} of {} terminals", "false_terminals", "terminals_checked"),
+        wrong("it terminates at {} of {} other steps", "missed_terminals", "others_checked"),
+        None if card["finite"] == 1 else named("{:.1%} of windows are finite", "finite"),
     )
     return ", ".join(part for part in parts if part)

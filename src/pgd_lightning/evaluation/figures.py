@@ -25,7 +25,7 @@ from pgd_lightning.evaluation.statistics import Interval, seed_interval
 Windows = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
 LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and the marks of what is simulated from them
 MARKS = "os^x"
-SIMULATED = "the simulator, from the window's first step by its actions"
+SIMULATED = "the simulator, given the window's first state and its actions"
 SCORE = "normalised score [%]"
 
 

@@ -1,4 +1,4 @@
-"""Is a prior good enough to learn from? One step of its windows in the simulator, beside what the data allow."""
+"""Whether a prior is accurate enough: one-step error of its windows, compared with no change and held-out data."""
 
 from dataclasses import dataclass
 
@@ -16,30 +16,31 @@ class Verdict:
     """Medians of squared one-step errors, in variances of the data."""
 
     error: float  # of the prior's windows
-    persistence: float  # of saying that nothing changes in a step, on held-out windows
+    persistence: float  # of predicting no change, on held-out windows
     floor: float  # of held-out windows as they were recorded
 
     def sentence(self, limit: float) -> str:
-        """What is to be said where errors above ``limit`` times the persistence error count as harmful."""
-        found = (
-            f"one-step error {self.error:.2g} in the simulator ({self.persistence:.2g} if nothing changed in a step, "
-            f"{self.floor:.2g} in held-out data)"
-        )
-        if self.floor > limit * self.persistence:
-            return f"warning: {found}: this simulator does not reproduce the data, so the prior cannot be judged by it"
-        if not self.error <= limit * self.persistence:
+        """The errors in words; a warning where the prior's is above ``limit`` times the persistence error."""
+        highest = limit * self.persistence
+        beside = f"(predicting no change: {self.persistence:.2g}; held-out data: {self.floor:.2g})"
+        if self.floor > highest:
             return (
-                f"warning: {found}: an agent that learns from such windows may end worse than on the data alone; train "
-                f"the prior longer (prior.steps) until the error is below {limit * self.persistence:.2g}, or use "
-                "generator=none"
+                f"warning: median one-step error {self.error:.2g} {beside}. Held-out data exceed the limit of "
+                f"{highest:.2g}: the simulator does not reproduce the data, so the prior cannot be judged by it"
             )
-        return f"{found}: its windows move as the simulator does"
+        if not self.error <= highest:
+            return (
+                f"warning: median one-step error {self.error:.2g} exceeds the limit of {highest:.2g} {beside}. "
+                "Synthetic data from this prior may lower an agent's score. Train the prior longer (prior.steps) or "
+                "use generator=none"
+            )
+        return f"median one-step error {self.error:.2g}, within the limit of {highest:.2g} {beside}"
 
 
 def verdict(
     simulator: Simulator, made: Trajectory, held_out: Trajectory, obs_std: Tensor, max_rows: int, seed: int
 ) -> Verdict:
-    """Judge windows ``made [N, T]`` beside ``held_out [M, T]``; windows that are not finite count as wrong.
+    """Compare windows ``made [N, T]`` with ``held_out [M, T]``; the error is infinite if half of ``made`` is.
 
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
