@@ -95,7 +95,7 @@ def same(left: dict, right: dict) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
-# --- golden arithmetic (G17, G18) and sizes ---
+# --- golden arithmetic and sizes ---
 
 
 class Fixed(nn.Module):

@@ -1,4 +1,4 @@
-"""Diffusion-DICE: golden values of the notes, closed forms, order of updates, in-sample losses, and the command itself.
+"""Diffusion-DICE: golden values, closed forms, order of updates, in-sample losses, and the command itself.
 
 python -m pytest tests/test_diffusion_dice.py
 """
@@ -489,7 +489,7 @@ def test_flow_log_prob_of_two_dims(float64) -> None:
     torch.testing.assert_close(actual, truth, rtol=0, atol=5e-3)
 
 
-# --- networks, selection, rewards (G17 to G21) ---
+# --- networks, selection, rewards ---
 
 
 def count(module: nn.Module) -> int:
@@ -608,7 +608,7 @@ def test_each_loss_touches_its_own_network_only(num_seeds: int) -> None:
 
 
 def restated_update(learner: DiffusionDICE, adams: dict, batch, seed: int) -> None:
-    """Section 1.4 of the notes with an optimiser for each network, in its own words."""
+    """An independent implementation of one update, with an optimiser for each network."""
 
     def step(name: str, loss: Tensor) -> None:
         adams[name].zero_grad()

@@ -149,7 +149,7 @@ def test_equal_to_the_fourth_version(task, env_id):
     [("hopper", 15.820, 15.265), ("halfcheetah", 14, 14), ("walker2d", 23.677, 22.698), ("ant", 0.911, 0.879)],
 )
 def test_mass_under_both_physics(task, today, d4rl):
-    """Facts of the notes, section 5; the cheetah's total is fixed by its model."""
+    """Published body masses; the cheetah's total is fixed by its model."""
     assert make(task, "today").model.body_mass.sum() == pytest.approx(today, abs=6e-4)
     assert make(task, "d4rl").model.body_mass.sum() == pytest.approx(d4rl, abs=6e-4)
 
@@ -168,7 +168,7 @@ def test_old_capsule_is_a_longer_cylinder():
 
 @pytest.mark.parametrize("task, mean, error", [("hopper", 18.2, 6), ("walker2d", 1.8, 2), ("halfcheetah", -283, 30)])
 def test_random_returns_under_old_physics(task, mean, error):
-    """Uniform actions, the notes' section 3; here 40 episodes (8 of the cheetah, whose steps are many)."""
+    """Published returns of uniform actions; here 40 episodes (8 of the cheetah, whose steps are many)."""
     simulator, rng, returns = make(task, "d4rl"), np.random.default_rng(0), []
     for episode in range(8 if task == "halfcheetah" else 40):
         simulator.reset(episode)
@@ -334,7 +334,7 @@ def test_ant_in_a_maze_meets_walls():
 
 @pytest.mark.parametrize("physics, mass", [("today", 0.911), ("d4rl", 0.879)])
 def test_ant_in_a_maze_is_d4rls(physics, mass):
-    """Facts of D4RL's ``locomotion/assets/ant.xml``: Gymnasium's body (whose mass the notes give), softer contacts."""
+    """Facts of D4RL's ``locomotion/assets/ant.xml``: Gymnasium's body (whose mass is published), softer contacts."""
     model, plain = make("antmaze-umaze", physics).model, make("ant", physics).model
     assert model.body_mass.sum() == pytest.approx(mass, abs=6e-4)
     np.testing.assert_array_equal(model.body_inertia, plain.body_inertia)

@@ -17,12 +17,12 @@ from pgd_lightning.errors import Stopped, UserError
 
 VERBS = {
     "demo": "what policy guidance does, in one picture of a maze, in minutes",
-    "train": "prior -> agent on alternating real and synthetic data -> evaluation -> report",
+    "train": "train prior and agents on real and synthetic data, evaluate, write a report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
-    "imagine": "PolyGRAD offline: clone, then improve in a world model of the recording (also: train -cn imagine)",
+    "imagine": "PolyGRAD offline: behaviour cloning, then a world model of the recording (also: train -cn imagine)",
     "prior": "train the diffusion prior alone (train does it by itself)",
-    "evaluate": "roll a trained agent out once more: run=<folder>",
-    "generate": "write a synthetic set as D4RL-layout HDF5: run=<folder> out=<file>",
+    "evaluate": "evaluate a trained agent again: run=<folder>",
+    "generate": "write synthetic data as an HDF5 file in D4RL's layout: run=<folder> out=<file>",
     "collect": "record this project's substitute dataset for a D4RL file",
     "check": "what is in a recording: a summary, a picture, and its one-step error in the simulator",
     "convert": "a recording to D4RL-layout HDF5 or a Minari data set: data.source=<any> out=<file>",

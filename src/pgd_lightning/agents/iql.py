@@ -1,4 +1,4 @@
-"""Implicit Q-learning (arXiv 2110.06169) with the settings of Policy-Guided Diffusion (section 6.3 of the notes).
+"""Implicit Q-learning (arXiv 2110.06169) with the settings of Policy-Guided Diffusion.
 
 The three losses of an update use the values of before it: none waits for another's step.
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of PGD's agents: the factor on the peak rate at a given update (section 6.2 of the notes)."""
+"""Learning-rate schedules of PGD's agents: the factor on the peak rate at a given update."""
 
 import math
 from collections.abc import Callable

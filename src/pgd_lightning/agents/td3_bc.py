@@ -1,4 +1,4 @@
-"""TD3+BC (arXiv 2106.06860) in the order of Policy-Guided Diffusion (section 6.4 of the notes).
+"""TD3+BC (arXiv 2106.06860) in the order of Policy-Guided Diffusion.
 
 One update: targets, the actor once, then the critics ``critic_updates`` times on the same batch with fresh noise.
 Here the actor shares the first critic step: its loss reads the critic of before the update, and the first critic loss

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.recording import ARRAYS, Recording
 
-VERSION = 2  # of what is stored; a change in how files are read needs a new one
+VERSION = 3  # of what is stored; a change in how files are read needs a new one
 INDEX = "index.json"
 
 

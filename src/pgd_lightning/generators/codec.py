@@ -11,7 +11,7 @@ from pgd_lightning.trajectory import Trajectory
 
 
 class TrajectoryCodec(nn.Module):
-    """x = [obs, arctanh action, reward, terminated], each channel standardised (PGD, section 1.5 of the notes).
+    """x = [obs, arctanh action, reward, terminated], each channel standardised (PGD).
 
     The statistics are buffers, so they travel with every checkpoint. A terminal, 0 or 1, is standardised like a real
     variable: at a rate of 1e-3 its positive class lies at 32 standard deviations.

@@ -1,4 +1,4 @@
-"""PETS: an ensemble of probabilistic one-step models, rolled out by the target policy (section 7 of the notes).
+"""PETS: an ensemble of probabilistic one-step models, rolled out by the target policy.
 
 Seven networks give mean and log variance of (s' - s, r) from (s, a), all trained on the same batches for a fixed number
 of steps; the five with the smallest squared error on held-out steps are rolled out (Chua et al., arXiv 1805.12114; the

@@ -40,8 +40,8 @@ POINTS = {True: ("noised", "denoised"), False: ("denoised", "mean")}
 def policy_gradient(x: Tensor, policy: Policy, codec: TrajectoryCodec, spread: Tensor | float = 0.0) -> Tensor:
     """Gradient ``[..., T, A]`` of sum log pi(a | s) in the standardised, pre-tanh actions of ``x [..., T, D]``.
 
-    g = score(s, a) (1 - a^2) std_action with s and the policy held fixed and no tanh log-determinant (PGD, section
-    5.4 of the notes). ``spread`` is the variance of x around its clean value: the policy then counts as blurred by
+    g = score(s, a) (1 - a^2) std_action with s and the policy held fixed and no tanh log-determinant (PGD).
+    ``spread`` is the variance of x around its clean value: the policy then counts as blurred by
     it, linearised through the tanh.
     """
     action = codec.decode_action(x)

@@ -1,4 +1,4 @@
-"""SynthER (arXiv 2303.06614): diffusion of single transitions, PGD's unguided ancestor (section 10.2 of the notes).
+"""SynthER (arXiv 2303.06614): diffusion of single transitions, PGD's unguided ancestor.
 
 The denoiser, the process and the sampler are those of PGD's prior; the network, the units, the optimiser and the
 average of weights are SynthER's.

@@ -1,7 +1,7 @@
 """Actors of one learner: each keeps the promises of ``Policy`` (act, log_prob, score) without a seed axis.
 
 Actions lie in [-1, 1]: the mean is tanh of the last layer. The density is a plain Normal around it, not squashed, so
-log_prob carries no tanh log-determinant (sections 4 and 6.3 of the notes).
+log_prob carries no tanh log-determinant.
 """
 
 import math

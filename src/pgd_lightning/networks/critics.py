@@ -1,4 +1,4 @@
-"""Value functions of one learner: twin Q(s, a) as one vectorised pair, and V(s) (section 6.5 of the notes)."""
+"""Value functions of one learner: twin Q(s, a) as one vectorised pair, and V(s)."""
 
 from collections.abc import Sequence
 

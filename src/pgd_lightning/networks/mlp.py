@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons of PGD's agents: ReLU, LeCun-normal weights, zero biases (section 6.2 of the notes)."""
+"""Multi-layer perceptrons of PGD's agents: ReLU, LeCun-normal weights, zero biases."""
 
 from collections.abc import Sequence
 from itertools import pairwise

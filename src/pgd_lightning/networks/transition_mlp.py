@@ -1,4 +1,4 @@
-"""The residual network of SynthER (arXiv 2303.06614) for noised transitions (section 10.2 of the notes).
+"""The residual network of SynthER (arXiv 2303.06614) for noised transitions.
 
 Layers start as torch starts them. 25,520,027 trained parameters for 27 channels at the published width of 2048.
 """
