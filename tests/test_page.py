@@ -102,7 +102,7 @@ def test_the_page_needs_nothing_from_elsewhere(runs, monkeypatch):
     assert all(address.startswith(("data:", "#")) for address in Texts(page).addresses)
     assert not re.findall(r"@import|url\((?!#)", page)
     assert "<stand-in>" not in page  # what a run says is text, not markup
-    assert "a substitute that this project recorded" in page
+    assert "a substitute recorded by this project" in page
     assert set((runs / "report").glob("*.svg"))
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "stop_if_asked",
     "stopping_on_signals",
 ]
+NAMES = {"eval/return": "evaluation return", "eval/score": "evaluation score", "train/value": "mean value"}
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 
 
@@ -58,7 +59,7 @@ class ProgressReport(Callback):
         now = time.monotonic()
         if self.bar and trainer.global_step % 10 == 0:
             self.bar.update(self.task, completed=trainer.global_step, m=", ".join(_words(trainer.progress_bar_metrics)))
-        elif not self.bar and now - self.last_line > LINE_EVERY:
+        elif not self.bar and now - self.last_line > LINE_EVERY and trainer.global_step < self.total:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
             left = duration((self.total - trainer.global_step) / rate)
             done = f"step {trainer.global_step:,} of {self.total:,}, {rate:.3g}/s, {left} left"
@@ -87,8 +88,8 @@ class ProgressReport(Callback):
 
 
 def _words(metrics: Mapping[str, Any]) -> list[str]:
-    named = ((key.split("/")[-1], float(value)) for key, value in metrics.items())
-    return [f"{'held-out loss' if key == 'val_loss' else key} {value:.3g}" for key, value in named]
+    named = ((NAMES.get(key, key.split("/")[-1]), float(value)) for key, value in metrics.items())
+    return [f"{'held-out loss' if name == 'val_loss' else name} {value:.3g}" for name, value in named]
 
 
 class Heartbeat(Callback):

@@ -229,7 +229,7 @@ def maze2d(columns: Columns, env: EnvSpec) -> list[str]:
     """
     notes = []
     if columns["timeouts"][:-1].any():
-        notes.append("timeouts mark navigation goals in one continuous run, not time limits")
+        notes.append("timeouts mark navigation goals in one continuous run, so returns here are not those of episodes")
     if "infos/qpos" in columns and "infos/qvel" in columns:
         state = np.concatenate([columns["infos/qpos"], columns["infos/qvel"]], axis=1)
         stale = int((np.abs(state - columns["observations"]).max(-1) > 1e-3).sum())
