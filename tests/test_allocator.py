@@ -12,10 +12,10 @@ import torch
 from pgd_lightning.allocator import keep_memory
 {before}
 torch.ones(10)
-for turn in range(40):
-    if turn == 20:
+for turn in range(8):
+    if turn == 4:
         began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(2**18) for _ in range(50)]  # of 1 MiB, as an update's activations and gradients
+    blocks = [torch.ones(2**18) for _ in range(200)]  # of 1 MiB, as activations and gradients of an update
     del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began)
 """

@@ -243,6 +243,7 @@ class TestFolders:
     def test_a_page_does_not_replace_a_page_of_the_user(self, tmp_path, monkeypatch):
         (tmp_path / "index.html").write_text("mine")
         monkeypatch.setattr(page, "find_entries", lambda *_: [])
+        monkeypatch.setattr(page, "mixable", lambda _: ([], {}))
         with pytest.raises(UserError, match="overwrite=true"):
             page.write(compose_config("report", [f"out={tmp_path}"]))
         assert (tmp_path / "index.html").read_text() == "mine"

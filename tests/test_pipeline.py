@@ -348,12 +348,12 @@ def test_full_disk_keeps_what_there_is_and_the_command_goes_on(recording, tmp_pa
 
 
 def test_second_process_in_one_run_refuses(recording, tmp_path, monkeypatch, capsys):
-    run = Run(tmp_path)
+    run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0)
     from omegaconf import OmegaConf
 
     with run.started(OmegaConf.create({}), {}):
         process = subprocess.run(
-            [sys.executable, "-c", SECOND.format(folder=tmp_path)], capture_output=True, text=True, env=os.environ
+            [sys.executable, "-c", SECOND.format(folder=run.folder)], capture_output=True, text=True, env=os.environ
         )
     assert re.search(r"Another process \(process \d+ on .*\) is working in", process.stdout)
 
@@ -434,7 +434,7 @@ def test_real_data_alone_need_no_window(recording, tmp_path, monkeypatch, capsys
     assert run.finished
     summary = json.loads((run.folder / "report" / "summary.json").read_text())
     assert "episodes_that_chose_something" not in summary  # nothing is chosen by episodes
-    assert "0 windows of 5000" in capsys.readouterr().out
+    assert "0 training windows of 5000" in capsys.readouterr().out
     assert pgd(monkeypatch, command(recording, tmp_path, *more[:-1], "generator=pgd")) == 1
     assert "No window of 5000 rows fits" in capsys.readouterr().err
     dataset = open_dataset(compose_config("train", command(recording, tmp_path, *more)[1:]))
