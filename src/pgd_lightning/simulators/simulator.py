@@ -80,9 +80,11 @@ class Batched(Simulator, Protocol):
 
 
 def checked(action: Array) -> Array:
-    """``action`` clipped to the box. Raises UserError if it is not finite."""
-    if not np.isfinite(action).all():
-        raise UserError(f"The simulator was given the action {action}: a policy that acts so has failed.")
+    """``action [..., A]`` clipped to the box. Raises UserError if it is not finite."""
+    finite = np.isfinite(action).all(-1)
+    if not finite.all():
+        failed = action[~finite][0] if action.ndim > 1 else action
+        raise UserError(f"The simulator was given the action {failed}: a policy that acts so has failed.")
     return np.clip(action, -1, 1)
 
 
