@@ -6,12 +6,13 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.adroit import TASKS as HANDS
 from pgd_lightning.simulators.adroit import Adroit
 from pgd_lightning.simulators.antmaze import AntMaze
+from pgd_lightning.simulators.batch import one_step, replay
 from pgd_lightning.simulators.kitchen import TASKS as KITCHENS
 from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.physics import require_known_contacts
-from pgd_lightning.simulators.simulator import Simulator, one_step, replay, reset_from_obs
+from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
 
 __all__ = [
     "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay",

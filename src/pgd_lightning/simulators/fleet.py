@@ -9,16 +9,18 @@ import multiprocessing
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import make
-from pgd_lightning.simulators.simulator import Array, Simulator
+from pgd_lightning.simulators.simulator import Array, Batched, Simulator, checked
 
 Numbers = Sequence[int] | NDArray[np.int64]
 
@@ -51,6 +53,48 @@ class Here:
         rows = [self.simulators[number].step(action) for number, action in zip(numbers, actions, strict=True)]
         obs, reward, terminated = zip(*rows, strict=True)
         return np.stack(obs), np.array(reward), np.array(terminated)
+
+
+class Together:
+    """All in this process, of a simulator whose rules are functions of arrays: one model, and MuJoCo's data of each.
+
+    MuJoCo's own rollout cannot do this: it does not tell from which accelerations its solver starts the next step.
+    """
+
+    def __init__(self, simulator: Batched) -> None:
+        self.simulator, self.physics = simulator, simulator.physics
+
+    def reset(self, seeds: Sequence[int]) -> Array:
+        obs, self.data = [], []
+        for seed in seeds:
+            obs.append(self.simulator.reset(seed))
+            self.data.append(copy(self.simulator.data))
+        self.qpos, self.qvel = (np.stack([getattr(data, name) for data in self.data]) for name in ("qpos", "qvel"))
+        root = self.simulator.root
+        self.place = self.qpos[:, 0].copy() if root is None else np.array([data.xpos[root] for data in self.data])
+        return np.stack(obs)
+
+    def step(self, numbers: Numbers, actions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        simulator, numbers, actions = self.simulator, np.asarray(numbers), checked(actions)
+        before, entered = self.place[numbers], simulator.entered(self.qvel[numbers])
+        for row in np.flatnonzero((entered != self.qvel[numbers]).any(-1)):
+            self.data[numbers[row]].qvel[:] = entered[row]
+        model, substeps, root = simulator.model, simulator.substeps, simulator.root
+        for number, action in zip(numbers.tolist(), actions, strict=True):
+            data = self.data[number]
+            data.ctrl[:] = action
+            mujoco.mj_step(model, data, substeps)
+            self.qpos[number], self.qvel[number] = data.qpos, data.qvel
+            self.place[number] = self.qpos[number, 0] if root is None else data.xpos[root]
+        qpos, qvel = self.qpos[numbers], self.qvel[numbers]
+        reward, terminated = simulator.outcome(self.place[numbers] - before, qpos, qvel, actions)
+        return simulator.seen(qpos, qvel), reward, terminated
+
+
+def here(task: str, physics: str) -> Fleet:
+    """The simulators of ``task`` in this process."""
+    simulator = make(task, physics)
+    return Together(simulator) if isinstance(simulator, Batched) else Here(task, physics)
 
 
 class Workers:
@@ -127,7 +171,7 @@ def _work(pipe: Connection, task: str, physics: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     try:
-        fleet = Here(task, physics)
+        fleet = here(task, physics)
         pipe.send(fleet.physics)
     except Exception as error:
         pipe.send(error)
@@ -149,4 +193,4 @@ def _work(pipe: Connection, task: str, physics: str) -> None:
 @cache
 def fleet(task: str, physics: str, workers: int) -> Fleet:
     """The simulators of ``task``, in this process if there are no ``workers``; the same ones at every call."""
-    return Workers(task, physics, workers) if workers else Here(task, physics)
+    return Workers(task, physics, workers) if workers else here(task, physics)

@@ -88,6 +88,8 @@ class Maze:
 
     differs: str | None = None
     end_is_seen = True  # there is none
+    substeps = 1
+    root = None
 
     def __init__(self, name: str, dense: bool) -> None:
         walls = np.argwhere(np.array([list(row) for row in MAZES[name]]) == "#") + 1.0
@@ -127,6 +129,21 @@ class Maze:
 
     def state_from_obs(self, obs: Array) -> tuple[State, bool]:
         return {"qpos": obs[:2], "qvel": obs[2:]}, True
+
+    def states_from_obs(self, obs: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        return obs[:, :2], obs[:, 2:], np.ones(len(obs), dtype=bool)
+
+    def entered(self, qvel: Array) -> Array:
+        return np.clip(qvel, -MAX_SPEED, MAX_SPEED)
+
+    def seen(self, qpos: Array, qvel: Array) -> Array:
+        return np.concatenate([qpos, qvel], axis=-1)
+
+    def over(self, qpos: Array, qvel: Array) -> Array:
+        return np.full(len(qpos), np.nan)
+
+    def outcome(self, moved: Array, qpos: Array, qvel: Array, action: Array) -> tuple[Array, NDArray[np.bool_]]:
+        return reward_of(qpos, self.goal, self.dense), np.zeros(len(qpos), dtype=bool)
 
     def _obs(self) -> Array:
         return np.concatenate([self.data.qpos, self.data.qvel])

@@ -1,7 +1,7 @@
-"""What every simulator promises, and one real step from any recorded or generated state."""
+"""What every simulator promises, and one real step from any recorded or generated state, row by row."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -50,10 +50,41 @@ class Simulator(Protocol):
         """
 
 
+@runtime_checkable
+class Batched(Simulator, Protocol):
+    """A simulator whose rules are functions of arrays of states, so that many can be stepped at once (``batch.py``).
+
+    Its whole state is qpos and qvel.
+    """
+
+    substeps: int  # steps of MuJoCo's in one of its own
+    root: tuple[int, ...] | None  # index into the data's xpos of what rewards call its place; None: qpos[0]
+
+    def states_from_obs(self, obs: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """``(qpos [N, nq], qvel [N, nv], exact [N])`` of observations ``[N, O]``, as :meth:`state_from_obs`."""
+
+    def entered(self, qvel: Array) -> Array:
+        """The velocities ``[N, nv]`` with which a step begins."""
+
+    def seen(self, qpos: Array, qvel: Array) -> Array:
+        """Observations ``[N, O]``."""
+
+    def over(self, qpos: Array, qvel: Array) -> Array:
+        """1 where an episode has ended in that state, 0, or NaN for :meth:`ended`'s None: ``[N]``."""
+
+    def outcome(self, moved: Array, qpos: Array, qvel: Array, action: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """``(reward, terminated) [N]`` of the step by ``action [N, A]``, in the box, that led to this state.
+
+        ``moved [N]``: by how much it changed the place.
+        """
+
+
 def checked(action: Array) -> Array:
-    """``action`` clipped to the box. Raises UserError if it is not finite."""
-    if not np.isfinite(action).all():
-        raise UserError(f"The simulator was given the action {action}: a policy that acts so has failed.")
+    """``action [..., A]`` clipped to the box. Raises UserError if it is not finite."""
+    finite = np.isfinite(action).all(-1)
+    if not finite.all():
+        failed = action[~finite][0] if action.ndim > 1 else action
+        raise UserError(f"The simulator was given the action {failed}: a policy that acts so has failed.")
     return np.clip(action, -1, 1)
 
 
@@ -64,7 +95,9 @@ def reset_from_obs(simulator: Simulator, obs: Array) -> bool:
     return exact
 
 
-def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any], Array]:
+def one_step_by_row(
+    simulator: Simulator, obs: Array, action: Array
+) -> tuple[Array, Array, NDArray[Any], NDArray[Any], Array]:
     """One real step from each observation: ``(next_obs [N, O], reward, terminated, exact, had_ended [N])``.
 
     ``had_ended``: 1 where the episode has ended in that state already, 0, or NaN for :meth:`Simulator.ended`'s None.
@@ -89,7 +122,9 @@ def one_step(simulator: Simulator, obs: Array, action: Array) -> tuple[Array, Ar
     return next_obs, np.array(columns[1]), terminated, np.array(columns[3], dtype=bool), np.array(columns[4])
 
 
-def replay(simulator: Simulator, states: Mapping[str, Array], action: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+def replay_by_row(
+    simulator: Simulator, states: Mapping[str, Array], action: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
     """One real step from each recorded state ``[N, …]``: ``(next_obs [N, O], reward [N], terminated [N])``."""
     results = []
     for row, act in enumerate(action):
