@@ -11,6 +11,9 @@ from test_diffusion import zero_network
 from test_guidance import codec
 from torch import Tensor
 
+from pgd_lightning import identity
+from pgd_lightning.analyse import sweep
+from pgd_lightning.configuration import compose_config
 from pgd_lightning.data.ahead import Beside, InTurn
 from pgd_lightning.diffusion.samplers import dpmpp_2m, euler_ancestral, heun
 from pgd_lightning.errors import UserError
@@ -57,7 +60,8 @@ def generator(sampler, num_steps, guidance) -> PGD:
 
 
 def calibrated(rule, strength, **settings) -> Calibrated:
-    return Calibrated(rule, strength, **({"least_std": 0.01, "windows": 128, "tries": 10, "within": 0.02} | settings))
+    usual = {"least_std": 0.01, "windows": 128, "tries": 10, "within": 0.02}
+    return Calibrated(rule, rule.coef, strength, **(usual | settings))
 
 
 def product(mean: float, std: float, policy: Seeds, number: int) -> float:
@@ -189,3 +193,19 @@ class Movable:
 
     def to(self, device):
         pass
+
+
+@pytest.mark.parametrize("name", ["calibrated", "calibrated_score"])
+def test_all_its_settings_count_and_an_analysis_sweeps_its_strength(name):
+    def composed(*overrides):
+        return compose_config("train", ["scale=smoke", f"guidance={name}", *overrides])
+
+    def agent(config):
+        return identity.digest(identity.agent(config, "0" * 64))
+
+    changes = ["strength=0.5", "least_std=0.2", "windows=8", "tries=4", "within=0.1", "coef=2"]
+    runs = [agent(composed(f"guidance.{change}")) for change in changes]
+    assert len({agent(composed()), *runs}) == 1 + len(changes)
+    found = sweep(composed("guidance.strength=0.4", "analysis.factors=[0.5,1,2,4,8]"))
+    assert found == [("guidance.strength", strength) for strength in (0.2, 0.4, 0.8, 1.0)]
+    assert sweep(compose_config("train", ["guidance=score", "analysis.factors=[2]"])) == [("guidance.coef", 2.0)]

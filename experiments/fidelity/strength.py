@@ -13,21 +13,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from pgd_lightning.configuration import compose_config
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
-from pgd_lightning.experience import ready_generator
 from pgd_lightning.generators.calibration import gauge, likeness
+from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.runs import finished_agent
+from pgd_lightning.prior import ready_model
+from pgd_lightning.runs import build, finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Policy, Trajectory
 
 RULES = {"literal": "calibrated", "score": "calibrated_score"}
-SAMPLERS = [("euler_ancestral", 8), ("euler_ancestral", 16), ("euler_ancestral", 32), ("dpmpp_2m", 16)]
+SAMPLERS = [("euler_ancestral", 16), ("euler_ancestral", 8), ("euler_ancestral", 32), ("dpmpp_2m", 16)]
 STRENGTHS = [0.0, 0.25, 0.5, 1.0]
-WINDOWS, ROWS, SEED = 128, 2000, 0  # windows of each learner; rows stepped in the simulator
+WINDOWS, ROWS, SEED = 64, 1000, 0  # windows of each learner; rows stepped in the simulator
 LEAST = 0.1
 
 
@@ -42,6 +44,7 @@ def measure(runs: str, out: Path, file: str, folder: str) -> None:
     dataset = open_dataset(compose_config("train", base))
     module = build_agent(settings, dataset)
     load_agent(module, agent_run)
+    model, _ = ready_model(compose_config("train", base), dataset, "prior")
     there = {tuple(json.loads(line)["key"]) for line in out.read_text().splitlines()} if out.exists() else set()
     for sampler, steps in SAMPLERS:
         unguided = None
@@ -51,7 +54,8 @@ def measure(runs: str, out: Path, file: str, folder: str) -> None:
                 if key in there or (strength == 0 and rule != "literal"):
                     continue
                 changes = [f"sampler={sampler}", f"sampler.num_steps={steps}", f"guidance={name}"]
-                line, windows = sampled([*base, *changes, f"guidance.strength={strength}"], dataset, module.policy)
+                config = compose_config("train", [*base, *changes, f"guidance.strength={strength}"])
+                line, windows = sampled(build(config.generator.build)(model), config, module.policy)
                 unguided = windows if strength == 0 else unguided
                 line |= against(windows, unguided, module.policy, dataset)
                 with out.open("a") as lines:
@@ -59,10 +63,8 @@ def measure(runs: str, out: Path, file: str, folder: str) -> None:
                 print(*key, {k: np.round(v, 4) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
 
 
-def sampled(overrides: list[str], dataset: Dataset, policy: Policy) -> tuple[dict[str, Any], Trajectory]:
+def sampled(generator: PGD, config: DictConfig, policy: Policy) -> tuple[dict[str, Any], Trajectory]:
     """What was found, how long the search took, and the windows."""
-    generator: Any = ready_generator(compose_config("train", overrides), dataset)
-    seeds = compose_config("train", overrides).seeds
     find, taken, tried = generator._calibrated, [], []
 
     def timed(*args: Any) -> Any:
@@ -77,10 +79,11 @@ def sampled(overrides: list[str], dataset: Dataset, policy: Policy) -> tuple[dic
         tried.append(1)
         return windows_of(*args)
 
-    generator._calibrated, generator._windows = timed, counted
+    generator._calibrated, generator._windows = timed, counted  # type: ignore[method-assign]
     began = time.process_time()
-    windows = generator.generate(policy, torch.zeros(seeds, WINDOWS, dataset.env.obs_dim), SEED)
+    windows = generator.generate(policy, torch.zeros(config.seeds, WINDOWS, config.env.obs_dim), SEED)
     whole = time.process_time() - began
+    assert generator.used is not None
     used = generator.used.record()
     return {
         "coef": used["guidance_coef"], "found": used["guidance_share"], "tries": len(tried) - 2,
@@ -88,6 +91,7 @@ def sampled(overrides: list[str], dataset: Dataset, policy: Policy) -> tuple[dic
     }, windows  # fmt: skip
 
 
+@torch.no_grad()
 def against(windows: Trajectory, unguided: Trajectory | None, policy: Policy, dataset: Dataset) -> dict[str, Any]:
     """The windows of all learners under the policy, in the simulator and among themselves."""
     kept = windows[..., :-1]

@@ -226,6 +226,12 @@ def page(content: Mapping[str, Any], config: DictConfig, picture: bytes) -> str:
     )  # fmt: skip
     drawn = base64.b64encode(picture).decode()
     return room.get_template("demo.html").render(
-        **content, picture=drawn, titles=TITLES, next=NEXT, settings=config.demo, guidance=config.guidance.coef,
+        **content, picture=drawn, titles=TITLES, next=NEXT, settings=config.demo, guidance=strength(config),
         steps=config.prior.steps,
     )  # fmt: skip
+
+
+def strength(config: DictConfig) -> str:
+    """How strong guidance is, as it is typed."""
+    name = "strength" if "strength" in config.guidance else "coef"
+    return f"guidance.{name}={config.guidance[name]}"

@@ -128,7 +128,8 @@ class Search:
 class Calibrated:
     """Settings of a guidance whose strength is a share of the way from the data to the policy."""
 
-    rule: Any  # a guidance with a ``coef``, which is tried first
+    rule: Any  # a guidance with a ``coef``
+    coef: float  # of the rule, tried first
     strength: float  # 0: the data; 1: as likely under the policy as actions drawn from it
     least_std: float  # of a policy, in actions: below it, its deviation counts as this
     windows: int  # generated at each try, for each seed
@@ -148,7 +149,7 @@ class Calibrated:
         high = likeness((mean + std * noise).clamp(-1, 1), mean, std)
         way = torch.where(high - low > self.within, high - low, torch.nan)
         searches = {
-            place: Search(float(self.rule.coef), start, start + self.strength * length, self.within * length)
+            place: Search(float(self.coef), start, start + self.strength * length, self.within * length)
             for place, (start, length) in enumerate(zip(low.flatten().tolist(), way.flatten().tolist(), strict=True))
             if self.strength > 0 and not math.isnan(length)
         }
