@@ -8,6 +8,7 @@ are not measured again. ``python strength.py OUT.jsonl`` writes the tables.
 import json
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
 from pgd_lightning.generators.calibration import gauge, likeness
 from pgd_lightning.generators.pgd import PGD
+from pgd_lightning.generators.prior import WindowModel
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.prior import ready_model
 from pgd_lightning.runs import build, finished_agent
@@ -33,34 +35,44 @@ WINDOWS, ROWS, SEED = 64, 1000, 0  # windows of each learner; rows stepped in th
 LEAST = 0.1
 
 
-def measure(runs: str, out: Path, file: str, folder: str) -> None:
-    """All lines of one policy."""
-    agent_run = finished_agent(folder)
-    settings = agent_run.load_config()
+@cache
+def ready(runs: str, file: str, folder: str) -> tuple[list[str], Dataset, WindowModel, Policy]:
+    """The settings of a finished agent's windows, its data, their prior and its policy."""
+    run = finished_agent(folder)
+    settings = run.load_config()
     base = [
         f"env={settings.env.name}", f"data.source={file}", f"runs_dir={runs}", f"prior.steps={settings.prior.steps}",
         f"agent={settings.agent.name}", f"seeds={settings.seeds}",
     ]  # fmt: skip
-    dataset = open_dataset(compose_config("train", base))
+    config = compose_config("train", base)
+    dataset = open_dataset(config)
     module = build_agent(settings, dataset)
-    load_agent(module, agent_run)
-    model, _ = ready_model(compose_config("train", base), dataset, "prior")
+    load_agent(module, run)
+    return base, dataset, ready_model(config, dataset, "prior")[0], module.policy
+
+
+def measure(runs: str, out: Path, file: str, folder: str, sampler: str, steps: int) -> None:
+    """All lines of one policy and sampler."""
+    base, dataset, model, policy = ready(runs, file, folder)
     there = {tuple(json.loads(line)["key"]) for line in out.read_text().splitlines()} if out.exists() else set()
-    for sampler, steps in SAMPLERS:
-        unguided = None
-        for rule, name in RULES.items():
-            for strength in STRENGTHS:
-                key = (Path(file).stem, settings.agent.name, sampler, steps, rule if strength else "", strength)
-                if key in there or (strength == 0 and rule != "literal"):
-                    continue
-                changes = [f"sampler={sampler}", f"sampler.num_steps={steps}", f"guidance={name}"]
-                config = compose_config("train", [*base, *changes, f"guidance.strength={strength}"])
-                line, windows = sampled(build(config.generator.build)(model), config, module.policy)
-                unguided = windows if strength == 0 else unguided
-                line |= against(windows, unguided, module.policy, dataset)
-                with out.open("a") as lines:
-                    lines.write(json.dumps({"key": list(key), **line}) + "\n")
-                print(*key, {k: np.round(v, 4) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
+    unguided = None
+    for rule, name in RULES.items():
+        for strength in STRENGTHS:
+            agent = base[-2].removeprefix("agent=")
+            key = (Path(file).stem, agent, sampler, steps, rule if strength else "", strength)
+            first = strength == 0 and rule == "literal"
+            if (strength == 0 and not first) or (key in there and not first):
+                continue
+            changes = [f"sampler={sampler}", f"sampler.num_steps={steps}", f"guidance={name}"]
+            config = compose_config("train", [*base, *changes, f"guidance.strength={strength}"])
+            line, windows = sampled(build(config.generator.build)(model), config, policy)
+            unguided = windows if first else unguided
+            if key in there:
+                continue
+            line |= against(windows, unguided, policy, dataset)
+            with out.open("a") as lines:
+                lines.write(json.dumps({"key": list(key), **line}) + "\n")
+            print(*key, {k: np.round(v, 4) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
 
 
 def sampled(generator: PGD, config: DictConfig, policy: Policy) -> tuple[dict[str, Any], Trajectory]:
@@ -160,10 +172,11 @@ def main(*arguments: str) -> None:
         print(tables(Path(arguments[0])))
         return
     runs, out, *policies = arguments
-    for policy in policies:
-        file, folders = policy.split("=")
-        for folder in folders.split(","):
-            measure(runs, Path(out), file, folder)
+    for sampler, steps in SAMPLERS:
+        for policy in policies:
+            file, folders = policy.split("=")
+            for folder in folders.split(","):
+                measure(runs, Path(out), file, folder, sampler, steps)
 
 
 if __name__ == "__main__":
