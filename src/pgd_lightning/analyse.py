@@ -142,13 +142,24 @@ def analyse(
     yield measured(analyst, real.unsqueeze(0).expand(num_seeds, *real.batch_size), policy, name, "real")
     unguided = generator_of(overrides, dataset, "generator=pgd")
     yield measured(analyst, unguided.generate(None, starts, seed), policy, name, "unguided", coef=0.0)
-    for factor in config.analysis.factors:
-        coef = factor * config.guidance.coef
-        guided = generator_of(overrides, dataset, "generator=pgd", f"guidance.coef={coef}")
+    for setting, coef in sweep(config):
+        guided = generator_of(overrides, dataset, "generator=pgd", f"{setting}={coef}")
         yield measured(analyst, guided.generate(policy, starts, seed), policy, name, "pgd", coef=coef)
     for other in config.analysis.generators:
         baseline = generator_of(overrides, dataset, f"generator={other}")
         yield measured(analyst, baseline.generate(policy, starts, seed), policy, name, other)
+
+
+def sweep(config: DictConfig) -> list[tuple[str, float]]:
+    """The setting that says how strong guidance is, and its values: the configured one times each factor.
+
+    A calibrated strength ends at 1.
+    """
+    factors = list(config.analysis.factors)
+    if "strength" in config.guidance:
+        strengths = dict.fromkeys(min(factor * config.guidance.strength, 1.0) for factor in factors)
+        return [("guidance.strength", strength) for strength in strengths]
+    return [("guidance.coef", factor * config.guidance.coef) for factor in factors]
 
 
 def generator_of(overrides: list[str], dataset: Dataset, *choices: str) -> Generator:

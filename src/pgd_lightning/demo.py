@@ -239,5 +239,11 @@ def page(content: Mapping[str, Any], config: DictConfig, picture: bytes) -> str:
     drawn = base64.b64encode(picture).decode()
     return room.get_template("demo.html").render(
         **content, picture=drawn, titles=TITLES, next=next_command(), settings=config.demo,
-        guidance=config.guidance.coef, steps=config.prior.steps,
+        guidance=strength(config), steps=config.prior.steps,
     )  # fmt: skip
+
+
+def strength(config: DictConfig) -> str:
+    """How strong guidance is, as it is typed."""
+    name = "strength" if "strength" in config.guidance else "coef"
+    return f"guidance.{name}={config.guidance[name]}"

@@ -228,6 +228,7 @@ class HealthCards:
     behaviour: Policy
     rows: int
     seed: int
+    data: SyntheticDataModule | None = None  # which knows how the set was made
 
     def __post_init__(self) -> None:
         self.simulator = make(self.dataset.env.task, self.dataset.env.physics)
@@ -238,8 +239,10 @@ class HealthCards:
             windows, self.module.policy, self.behaviour, self.simulator, self.dataset.obs_std, self.distance,
             self.rows, self.seed,
         )  # fmt: skip
-        self.run.append("health.jsonl", [{"step": step, **card}])
-        say(f"  synthetic dataset of update {step:,}: {health_line(card)}")
+        used = self.data.used if self.data else None
+        self.run.append("health.jsonl", [{"step": step, **card, **(used.record() if used else {})}])
+        line = ", ".join([health_line(card), *([str(used)] if used else [])])
+        say(f"  synthetic dataset of update {step:,}: {line}")
 
 
 def fit_agent(
@@ -256,9 +259,7 @@ def fit_agent(
     module.generated = generator is not None
     if share.count > 1:
         module.learner.across = ranks.mean
-    observers = []
-    if behaviour is not None and ranks.rank() == 0:
-        observers = [HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed)]
+    observers: list[HealthCards] = []
     trains = ranks.rank() == 0 or config.seeds > 1 or share.count > 1
     ahead = Beside(generator, config.ranks.generating) if generator and config.synthetic.lead and trains else None
     data = SyntheticDataModule(
@@ -271,6 +272,8 @@ def fit_agent(
         maker=ahead,
         share=share,
     )
+    if behaviour is not None and ranks.rank() == 0:
+        observers.append(HealthCards(run, module, dataset, behaviour, config.health.rows, config.seed, data))
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
         derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),

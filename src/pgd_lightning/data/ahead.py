@@ -31,6 +31,15 @@ class Maker(Protocol):
     def result(self) -> Trajectory:
         """The windows asked for last, ``[S, N, T]``; waits for them."""
 
+    @property
+    def used(self) -> Any:
+        """What the generator says of how it made them, see :func:`used_by`."""
+
+
+def used_by(generator: Any) -> Any:
+    """What ``generator`` says of how it made its last windows, such as the strength of its guidance; None: nothing."""
+    return getattr(generator, "used", None)
+
 
 class InTurn:
     """This process, when the result is wanted."""
@@ -46,12 +55,16 @@ class InTurn:
         assert self.asked is not None
         return self.generator.generate(*self.asked)
 
+    @property
+    def used(self) -> Any:
+        return used_by(self.generator)
+
 
 class Beside:
     """A process of its own, started by ``spawn``, on ``device`` (None: the policy's)."""
 
     def __init__(self, generator: Generator, device: str | None) -> None:
-        self.device = device
+        self.device, self.used = device, None
         try:
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -81,7 +94,8 @@ class Beside:
             raise _lost() from error
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        windows, self.used = answer
+        return windows  # type: ignore[no-any-return]
 
     def _send(self, message: object) -> None:
         try:
@@ -117,7 +131,7 @@ def _work(pipe: Connection) -> None:
         while True:
             device = _received(pipe)
             try:
-                answer: Any = generator.generate(*_received(pipe, device)).cpu()
+                answer: Any = generator.generate(*_received(pipe, device)).cpu(), used_by(generator)
             except EOFError:
                 raise
             except Exception as error:

@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from pgd_lightning.data.ahead import InTurn, Maker
+from pgd_lightning.data.ahead import InTurn, Maker, used_by
 from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
 from pgd_lightning.data.recording import Steps
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows
@@ -127,6 +127,7 @@ class SyntheticDataModule(LightningDataModule):
         self.seeds, self.total_steps, self.observers = seeds, total_steps, observers
         self.synthetic: Transition | None = None
         self.generated_at = -1
+        self.used: Any = None  # what the generator says of how it made the set
         self.asked: tuple[int, Any] | None = None  # the step that a set was asked for, and the policy it follows
         self.resumed: dict[str, Any] | None = None  # the same, with the policy's weights, as a checkpoint has it
 
@@ -168,9 +169,11 @@ class SyntheticDataModule(LightningDataModule):
             self._ask(step, module)
             assert self.maker is not None
             windows, self.asked = self.maker.result(), None
+            self.used = self.maker.used
         else:
             policy: Any = None if self.first_unguided and step == 0 else module.policy
             windows = self.generator.generate(policy, *self._wanted(step))
+            self.used = used_by(self.generator)
         if self.share.count > 1:
             parts: Any = self.share.gathered(windows.cpu())
             windows = cast(Trajectory, torch.cat(parts, dim=1))

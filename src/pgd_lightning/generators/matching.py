@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.generators.calibration import Calibrated
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 
@@ -93,6 +94,8 @@ class StdMatched:
         tries: int,
         tolerance: float,  # of sigma_a, beyond which something is said
     ) -> None:
+        if isinstance(guidance, Calibrated):
+            raise UserError("This generator searches a strength of its own: guidance=literal or guidance=score.")
         self.model, self.make, self.guidance = model, generator, guidance
         self.bounds, self.windows, self.tries, self.tolerance = bounds, windows, tries, tolerance
         self.coef: Tensor | None = None  # [S], of the last policy

@@ -1,5 +1,6 @@
 """Policy-Guided Diffusion (arXiv 2404.06356): windows of the behaviour prior, pulled toward the current policy."""
 
+from dataclasses import replace
 from inspect import signature
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.samplers import Churn, Sampler, normal_noise
 from pgd_lightning.errors import UserError
+from pgd_lightning.generators.calibration import Calibrated, Strength
 from pgd_lightning.generators.guidance import Guidance, Rule
 from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.randomness import stream
+from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.trajectory import Policy, Trajectory
 
 
@@ -23,7 +25,7 @@ class PGD:
         sampler: Sampler,
         num_steps: int,
         churn: Churn | None,
-        guidance: Guidance | None,
+        guidance: Guidance | Calibrated | None,
         rows: int,
         batch_size: int,  # windows denoised at once, over all seeds
         precision: str,  # of the network: float32 or bfloat16
@@ -32,6 +34,7 @@ class PGD:
         self.prior, self.sampler, self.num_steps, self.churn = model, sampler, num_steps, churn
         self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
         self.dtype = dtype_named(precision)
+        self.used: Strength | None = None  # what a calibrated guidance found for the last policy
 
     @torch.no_grad()
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
@@ -40,19 +43,36 @@ class PGD:
         The noise depends on ``seed`` and the position alone, so guided and unguided sets of one seed are pairs.
         """
         self.prior.to(starts.device)
+        self.used, guidance = None, self.guidance
+        if isinstance(guidance, Calibrated):
+            if policy is not None:
+                self.used = self._calibrated(guidance, policy, starts, derive_seed(seed, "calibration"))
+                guidance = replace(guidance.rule, coef=self.used.coef) if self.used.coef.any() else None
+            else:
+                guidance = None
+        return self._windows(policy, guidance, starts, seed)
+
+    def _calibrated(self, guidance: Calibrated, policy: Policy, starts: Tensor, seed: int) -> Strength:
+        few = starts[..., :1, :].expand(*starts.shape[:-2], guidance.windows, -1)
+        return guidance.found(lambda rule: self._windows(policy, rule, few, seed), policy, seed)
+
+    def _windows(self, policy: Policy | None, guidance: Guidance | None, starts: Tensor, seed: int) -> Trajectory:
         per_call = max(self.batch_size // starts.shape[:-2].numel(), 1)
         parts = [
-            self._sample(policy, start.shape[:-1], seed, part, starts.device)
+            self._sample(policy, guidance, start.shape[:-1], seed, part, starts.device)
             for part, start in enumerate(starts.split(per_call, dim=-2))
         ]
         return self.prior.codec.decode(torch.cat(parts, dim=-3))
 
-    def _sample(self, policy: Policy | None, shape: torch.Size, seed: int, part: int, device: torch.device) -> Tensor:
+    def _sample(
+        self, policy: Policy | None, guidance: Guidance | None, shape: torch.Size, seed: int, part: int,
+        device: torch.device,
+    ) -> Tensor:  # fmt: skip
         noise = normal_noise(stream(seed, "pgd", part, device=device))
         denoise: Denoise = self._denoise
         guide = None
-        if policy is not None and self.guidance is not None:
-            denoise, guide = self.guidance(self._denoise, policy, self.prior.codec)
+        if policy is not None and guidance is not None:
+            denoise, guide = guidance(self._denoise, policy, self.prior.codec)
         sigmas = self.prior.ema.process.schedule(self.num_steps, device)
         x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
         after = {} if guide is None or guide.rule.before else {"correct": guide.correct}
@@ -72,7 +92,8 @@ def dtype_named(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def require_correction(sampler: Sampler, guidance: Guidance | None) -> None:
+def require_correction(sampler: Sampler, guidance: Guidance | Calibrated | None) -> None:
     """Raises UserError where ``guidance`` acts after a step and ``sampler`` has no place for it."""
+    guidance = guidance.rule if isinstance(guidance, Calibrated) else guidance
     if isinstance(guidance, Rule) and not guidance.before and "correct" not in signature(sampler).parameters:
         raise UserError("This guidance acts after a denoising step (guidance.before=false): sampler=euler_ancestral.")
