@@ -67,7 +67,7 @@ def test_a_resumed_run_asks_again_for_the_same_set(tmp_path, monkeypatch, at):
 
 
 def test_a_lead_longer_than_a_life_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"synthetic.lead=11 does not fit: it is 0 to synthetic.lifetime=10"):
+    with pytest.raises(UserError, match=r"synthetic.lead=11 is too large: it must be at most synthetic.lifetime=10"):
         run(tmp_path, 5, lead=11)
 
 
@@ -195,7 +195,7 @@ def test_an_unknown_device_is_named():
 
 def test_a_lead_that_does_not_fit_is_refused_before_anything_is_trained(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
     for value, said in {
-        "21": "synthetic.lead=21 does not fit: it is 0 to synthetic.lifetime=20",
+        "21": "synthetic.lead=21 is too large: it must be at most synthetic.lifetime=20",
         "-1": "synthetic.lead=-1 does not fit",
         "null": "synthetic.lead=null does not fit: it is a whole number, at least 0",
     }.items():

@@ -724,7 +724,10 @@ def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> N
     assert [card["step"] for card in cards] == [0, 20]
     assert all(card["finite"] == 1 and math.isfinite(card["log_likelihood_target"]) for card in cards)
     output = capsys.readouterr().out
-    assert len(re.findall("training .* updates of 32", output)) == 1 and "behaviour model: trained already" in output
+    assert (
+        len(re.findall("training .* updates, batch size 32", output)) == 1
+        and "behaviour model: trained already" in output
+    )
     assert len(list((tmp_path / "behaviour").glob("*/*"))) == 1
 
 

@@ -229,5 +229,5 @@ def test_the_published_network_and_sampler_stay_at_the_published_scale(scale, mo
 def test_a_network_narrower_than_a_row_is_said(capsys, env, said):
     warn_of_width(compose_config("prior", [f"env={env}", "network.features=64"]))
     text = capsys.readouterr().out
-    assert ("has 71 channels and the network 64 features" in text) == said
+    assert ("has 64 features for the 71 channels" in text) == said
     assert ("network.features=128" in text) == said

@@ -134,7 +134,9 @@ def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_
         assert {row["purpose"] for row in runs[0].rows("ledger.jsonl")} == {"monitor", "clone", "final"}
     report = next((whole / "imagination").rglob("report"))
     assert (report / "learning_curves.png").stat().st_size > 10_000
-    assert "2 seeds are too few to tell the policy improved in imagination" in (report / "index.html").read_text()
+    assert (
+        "2 seeds are too few to compare the policy improved in imagination with" in (report / "index.html").read_text()
+    )
     summary = json.loads((report / "summary.json").read_text())
     assert summary["scores"]["clone"]["num_seeds"] == 2
     assert summary["windows"]["finite"] == 1

@@ -111,7 +111,7 @@ class SyntheticDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0 <= lead <= lifetime:
-            raise UserError(f"synthetic.lead={lead} does not fit: it is 0 to synthetic.lifetime={lifetime}.")
+            raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
         if batch_size % share.count or num_windows < share.count:
             raise UserError(
                 f"synthetic.batch_size={batch_size} and num_windows={num_windows} cannot be spread over {share.count} "
