@@ -21,6 +21,7 @@ from pgd_lightning.simulators.simulator import (
 )
 
 BLOCK = 4096  # rows at once, a matter of memory
+ROWS_A_THREAD = 64  # fewer are not worth a thread and its data
 CLOCK = 1.0  # the time at which a step begins: MuJoCo sets it to 0 where it gives up on a state
 
 
@@ -76,7 +77,8 @@ def _stepped(
     simulator: Batched, qpos: Array, qvel: Array, action: Array, threads: int | None
 ) -> tuple[tuple[Array, Array, NDArray[np.bool_]], NDArray[np.bool_]]:
     """``((next_obs, reward, terminated), steady)``; not steady are rows at which MuJoCo gave a warning."""
-    model, threads = simulator.model, threads or threads_here()
+    model, wanted = simulator.model, threads or threads_here()
+    threads = max(1, min(wanted, len(qpos) // ROWS_A_THREAD))
     state = np.concatenate([np.full((len(qpos), 1), CLOCK), qpos, simulator.entered(qvel)], axis=-1)
     after, moved = [state[:0]], [np.empty(0)]
     with Rollout(nthread=threads if threads > 1 else 0) as pool:
