@@ -29,7 +29,7 @@ from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Policy, Trajectory
 
 RULES = {"literal": "calibrated", "score": "calibrated_score"}
-SAMPLERS = [("euler_ancestral", 16), ("euler_ancestral", 8), ("euler_ancestral", 32), ("dpmpp_2m", 16)]
+SAMPLERS = [("euler_ancestral", 16), ("euler_ancestral", 8), ("euler_ancestral", 32)]
 STRENGTHS = [0.0, 0.25, 0.5, 1.0]
 WINDOWS, ROWS, SEED = 64, 1000, 0  # windows of each learner; rows stepped in the simulator
 LEAST = 0.1
