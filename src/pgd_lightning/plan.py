@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -67,8 +68,17 @@ def text(stages: list[Stage], results: str) -> str:
     title_width, work_width = (max(len(getattr(stage, key)) for stage in stages) for key in ("title", "work"))
     lines = [stage.line(number + 1, title_width, work_width) for number, stage in enumerate(stages)]
     known = [stage.seconds for stage in stages if stage.seconds is not None and not stage.finished]
-    total = f", about {duration(sum(known))} on this machine without evaluation" if known else ""
+    rest = " (other processes slow it down now, so it may take much less)" if machine_is_busy() else ""
+    total = f", about {duration(sum(known))} on this machine without evaluation{rest}" if known else ""
     return "\n".join([f"plan: {len(stages)} training runs{total}; results will be in {results}", *lines])
+
+
+def machine_is_busy() -> bool:
+    """Whether processes compete for the cores: then a few tried steps, which wait for each other, tell little."""
+    try:
+        return os.getloadavg()[0] > 0.75 * len(os.sched_getaffinity(0))
+    except (OSError, AttributeError):  # not known here
+        return False
 
 
 def stages(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -> Iterator[Stage]:
