@@ -97,7 +97,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
     ("words", "said"),
     [
         (["env=hopper-medium"], "The demo is about a maze"),
-        (["demo.goal=[2,1]"], "is no free cell"),
+        (["demo.goal=[2,1]"], "demo.goal=[2, 1] is no free cell"),
         (["demo.goal=[9,9]"], "is no free cell"),
         (["generator=none"], "generator=none has nothing to show"),
     ],

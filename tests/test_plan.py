@@ -1,14 +1,17 @@
 """The plan at the start of ``pgd train``, and its words."""
 
 import re
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from test_pipeline import SMALL, command, pgd, recording, run_of  # noqa: F401  (recording is a fixture)
 
 from pgd_lightning import plan, train
 from pgd_lightning.configuration import compose_config
+from pgd_lightning.console import duration, say, stopping_on_signals
 from pgd_lightning.dataset import open_dataset
-from pgd_lightning.progress import duration, say, stopping_on_signals
 
 
 def stages_of(recording, runs, *more):  # noqa: F811
@@ -78,3 +81,27 @@ def test_a_run_says_what_it_does_and_repeats_nothing(recording, tmp_path, monkey
         sum("predicting no change" in line for line in lines) == 1 + 2 * 3
     )  # the verdict, and three sets of two agents
     assert SMALL[0] in "\n".join(lines)  # the command to type again
+
+
+@pytest.mark.parametrize(("others", "timed"), [(0.1, True), (1.5, False), (None, True)])
+def test_times_that_others_disturbed_are_not_told(monkeypatch, others, timed):
+    """Of two cores that both torch's threads want, another process took ``others``."""
+    moments, used = iter([0.0, 10.0]), iter([5.0, 5.0 + 10 * (others or 0)])
+    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    monkeypatch.setattr(plan, "others_seconds", lambda: None if others is None else next(used))
+    monkeypatch.setattr(plan.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(plan.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(plan, "agent_run", lambda *_: SimpleNamespace(finished=False))
+    monkeypatch.setattr(plan, "stages", lambda *_: [plan.Stage("prior", "", 0, 10, 4.0)])
+    (stage,) = plan.planned([], None, None)
+    assert stage.seconds == (4.0 if timed else None)
+    assert ("about 4 s" in plan.text([stage], "there")) == timed
+
+
+def test_processor_time_of_others_grows_with_theirs_alone():
+    began = plan.others_seconds()
+    if began is None:
+        pytest.skip("no /proc/stat here")
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True)
+    theirs = plan.others_seconds()
+    assert theirs - began > 0.4

@@ -15,10 +15,10 @@ from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a f
 
 from pgd_lightning import check, dashboard, doctor, fitting, randomness, runs
 from pgd_lightning.configuration import compose_config
+from pgd_lightning.console import Counter, stop_if_asked, stopping_on_signals
 from pgd_lightning.data import cache, download, legacy
 from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.errors import Stopped
-from pgd_lightning.progress import Counter, stop_if_asked, stopping_on_signals
 from pgd_lightning.runs import AtomicCheckpointIO, Run, build, newest_checkpoint
 from pgd_lightning.tracking import loggers
 

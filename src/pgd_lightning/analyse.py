@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from pgd_lightning import identity, train
 from pgd_lightning.agents.online import OnlinePolicy
 from pgd_lightning.check import replay_rows, sampled_rows
+from pgd_lightning.console import say
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
@@ -24,7 +25,6 @@ from pgd_lightning.evaluation.analysis_figure import analysis_figure
 from pgd_lightning.evaluation.recorded import Replay
 from pgd_lightning.experience import ready_generator
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import Run, finished_agent, write_atomic
 from pgd_lightning.simulators import Simulator, make

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning import identity
+from pgd_lightning.console import say
 from pgd_lightning.data import d4rl, quirks
 from pgd_lightning.data.card import examine
 from pgd_lightning.data.outputs import expanded, require_own
@@ -21,7 +22,6 @@ from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.data_figure import data_figure
 from pgd_lightning.evaluation.recorded import Replay, replayed
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import build, write_atomic
 from pgd_lightning.simulators import PHYSICS, Simulator, make

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from pgd_lightning.console import Counter, say
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import Counter, say
 from pgd_lightning.runs import build, program
 from pgd_lightning.simulators.recipes import RECIPES, Chunk, Recipe
 from pgd_lightning.trajectory import EnvSpec

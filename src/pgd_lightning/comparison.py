@@ -11,25 +11,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pgd_lightning.console import say
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.drawing import NAMES
+from pgd_lightning.evaluation.drawing import NAMES, label
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
-from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build, open_run, readable
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
 NO_METHOD = {"seed", "num_seeds", "file", "updates", "total_steps", "physics", "obs_dim", "action_dim", "channels"}
 CONDITIONS = {"env", "evaluation"}  # sections of an identity that are none of the method either
-COMMON = {
-    "agent",
-    "data",
-    "reading",
-    "batch_size",
-    "trainer",
-    "behaviour",
-}  # that have nothing to do with the generator
+# Sections that have nothing to do with the generator.
+COMMON = {"agent", "data", "reading", "batch_size", "trainer", "behaviour"}
 BASELINES = ("none", "unguided")
 
 
@@ -92,7 +86,7 @@ class Method:
     @property
     def label(self) -> str:
         settings = [f"{key.split('.')[-1]}={value}" for key, value in (*self.common, *self.own)]
-        return " · ".join([NAMES.get(self.generator, f"real + {self.generator}"), *settings])
+        return " · ".join([label(self.generator), *settings])
 
     def is_baseline_of(self, other: Method) -> bool:
         """Whether ``other`` is this method with another generator."""

@@ -247,7 +247,8 @@ def _unknown_key(verb: str, message: str) -> str:
         return f"{first.split(chr(39))[1]}: a list is written [a,b]; pgd sweep and pgd slurm take a,b as two points."
     key = next((word.strip("'\".") for word in first.split() if "." in word.strip("'\".") or "'" in word), "")
     config = OmegaConf.to_container(compose(verb), resolve=False)
-    return f"{first.rstrip('.')}; {nearest(key, sorted(_keys(config)))}"
+    first = f"There is no setting '{key}'" if first.startswith("Could not override") else first.rstrip(".")
+    return f"{first}; {nearest(key, sorted(_keys(config)))}"
 
 
 def _keys(node: object, prefix: str = "") -> list[str]:

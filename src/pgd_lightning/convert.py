@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from pgd_lightning.console import say
 from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.dataset import read_recording
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
 from pgd_lightning.runs import build, program
 from pgd_lightning.trajectory import EnvSpec
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from pgd_lightning.console import say
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
 
 SECTIONS: dict[str, dict[str, list[str]]] = {  # section: {panel: metrics}
     "Score": {

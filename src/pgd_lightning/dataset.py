@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.collect import has_recipe, recipe_of, stand_in
+from pgd_lightning.console import say
 from pgd_lightning.data import d4rl, legacy, minari, origin, sources
 from pgd_lightning.data.cache import cache_key, cached
 from pgd_lightning.data.outputs import expanded
@@ -22,7 +23,6 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
-from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition

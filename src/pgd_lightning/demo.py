@@ -6,7 +6,6 @@ recording and against what the policy really does in the simulator. Every part i
 policy is written down (:class:`~pgd_lightning.simulators.goal_policy.GoalPolicy`) rather than trained.
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,22 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pgd_lightning.console import say
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.dataset import Dataset, open_dataset
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error, step_errors
 from pgd_lightning.evaluation.maze_figure import Panel, maze_figure
 from pgd_lightning.experience import ready_generator
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import stream
 from pgd_lightning.runs import build, command_line, program, write_atomic
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.goal_policy import GoalPolicy
 from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
+from pgd_lightning.templates import photograph, render
 from pgd_lightning.trajectory import EnvSpec, Trajectory
 
 FILES = ("index.html", "demo.json", "demo.png", "demo.svg")
@@ -84,7 +83,7 @@ def target(env: EnvSpec, config: DictConfig) -> tuple[str, GoalPolicy]:
     goal = np.array(config.demo.goal)
     if in_wall(maze, goal[None]).any():
         rows = " ".join(MAZES[maze])
-        raise UserError(f"demo.goal={list(goal)} is no free cell (row, column) of {env.task}: {rows}.")
+        raise UserError(f"demo.goal={goal.tolist()} is no free cell (row, column) of {env.task}: {rows}.")
     return maze, GoalPolicy(maze, (int(goal[0]), int(goal[1])), config.demo.std)
 
 
@@ -187,7 +186,7 @@ def write(found: Mapping[str, Measured], still: float, dataset: Dataset, config:
         "command": command_line(),
     }
     write_atomic(folder / "demo.json", json.dumps(content, indent=1))
-    write_atomic(folder / "index.html", page(content, config, (folder / "demo.png").read_bytes()))
+    write_atomic(folder / "index.html", page(content, config, folder / "demo.png"))
     say("")
     say(f"{'':<24}{'nearer to star':>16}{'action error':>14}{'one-step error':>16}")
     for kind, values in found.items():
@@ -230,16 +229,11 @@ def next_command() -> str:
     return f"{program()} train env=hopper-medium"
 
 
-def page(content: Mapping[str, Any], config: DictConfig, picture: bytes) -> str:
+def page(content: Mapping[str, Any], config: DictConfig, picture: Path) -> str:
     """The page, with everything it shows inside."""
-    room = Environment(
-        loader=PackageLoader("pgd_lightning", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    drawn = base64.b64encode(picture).decode()
-    return room.get_template("demo.html").render(
-        **content, picture=drawn, titles=TITLES, next=next_command(), settings=config.demo,
-        guidance=strength(config), steps=config.prior.steps,
+    return render(
+        "demo.html", {}, **content, picture=photograph(picture), titles=TITLES, next=next_command(),
+        settings=config.demo, guidance=strength(config), steps=config.prior.steps,
     )  # fmt: skip
 
 

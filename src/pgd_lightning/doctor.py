@@ -19,10 +19,10 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.collect import has_recipe
+from pgd_lightning.console import say
 from pgd_lightning.data import sources
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
 from pgd_lightning.ranks import nodes, per_node
 from pgd_lightning.runs import build
 from pgd_lightning.simulators import make

@@ -5,12 +5,12 @@ import json
 import numpy as np
 from omegaconf import DictConfig
 
+from pgd_lightning.console import say
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.models import load_agent
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs import build, finished_agent, write_atomic
 from pgd_lightning.trajectory import EnvSpec

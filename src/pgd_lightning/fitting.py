@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import ranks
 from pgd_lightning.agents.agent import Agent
+from pgd_lightning.console import say, stop_if_asked
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal, say, stop_if_asked
+from pgd_lightning.progress import Heartbeat, ProgressReport, StopOnSignal
 from pgd_lightning.runs import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
 from pgd_lightning.spreading import JoinSeeds, RowsTogether, SeedsApart, TakeSeeds, seeds_here
 from pgd_lightning.tracking import Mirror, loggers

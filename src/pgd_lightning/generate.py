@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pgd_lightning.console import Counter, say
 from pgd_lightning.convert import destination, no_infos
 from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import require_new
@@ -18,7 +19,6 @@ from pgd_lightning.dataset import dataset_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.experience import generator_of
 from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.progress import Counter, say
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.runs import finished_agent
 from pgd_lightning.trajectory import EnvSpec, Generator, Policy, Trajectory

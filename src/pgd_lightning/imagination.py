@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.agents.actor_critic import ActorCritic, Anchor, alive
+from pgd_lightning.console import say
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.guidance import Rule
 from pgd_lightning.generators.matching import Bounds, adapted, shape_of, standardised, trouble
 from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.networks.actors import FlooredActor
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.runs import build
 from pgd_lightning.trajectory import Generator, Trajectory

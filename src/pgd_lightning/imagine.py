@@ -18,6 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks, run_page
+from pgd_lightning.console import say
 from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -33,7 +34,6 @@ from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.imagination import OfflineImagination, Phases, imagining
 from pgd_lightning.models import load_agent
 from pgd_lightning.prior import build_model, ready_model
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, learner_seeds, seeded
 from pgd_lightning.runs import Run, build, command_line, write_atomic
 from pgd_lightning.simulators import make

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.comparison import Entry, Row, find_entries, grouped, mixable, run_files, tables
+from pgd_lightning.console import say
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
@@ -40,7 +41,6 @@ from pgd_lightning.evaluation.statistics import (
     seed_interval,
 )
 from pgd_lightning.points import recorded
-from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, command_line, write_atomic
 from pgd_lightning.templates import each_once, interval_text, notice, photograph, render, score_row
 

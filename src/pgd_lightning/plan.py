@@ -6,10 +6,11 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks
+from pgd_lightning.console import duration
 from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.evaluation.drawing import agent_name, label
@@ -25,11 +27,11 @@ from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.models import build_agent
 from pgd_lightning.pretraining import behaviour_run, build_behaviour, needs_behaviour
 from pgd_lightning.prior import build_model, steps_of, training_set
-from pgd_lightning.progress import duration
 from pgd_lightning.runs import Run, build
 
 WARM_UP, FEWEST, MOST = 3, 5, 100  # steps of a copy of each module: untimed, and timed
 SAMPLED = 64  # windows, to time sampling
+CROWDED = 0.25  # cores beyond the spare ones that others use: from there on times are not told
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Stage:
     done: int
     steps: int
     seconds: float | None
+    untimed: str = "not timed"
 
     @property
     def finished(self) -> bool:
@@ -51,7 +54,7 @@ class Stage:
         if self.finished:
             left = "trained already"
         elif self.seconds is None:
-            left = "not timed"
+            left = self.untimed
         else:
             left = f"about {duration(self.seconds)}" + (f", from step {self.done:,}" if self.done else "")
         return f"  {number}  {self.title:<{title_width}}  {self.work:<{work_width}}  {left}"
@@ -68,17 +71,34 @@ def text(stages: list[Stage], results: str) -> str:
     title_width, work_width = (max(len(getattr(stage, key)) for stage in stages) for key in ("title", "work"))
     lines = [stage.line(number + 1, title_width, work_width) for number, stage in enumerate(stages)]
     known = [stage.seconds for stage in stages if stage.seconds is not None and not stage.finished]
-    rest = " (other processes slow it down now, so it may take much less)" if machine_is_busy() else ""
-    total = f", about {duration(sum(known))} on this machine without evaluation{rest}" if known else ""
+    total = f", about {duration(sum(known))} on this machine without evaluation" if known else ""
     return "\n".join([f"plan: {len(stages)} training runs{total}; results will be in {results}", *lines])
 
 
-def machine_is_busy() -> bool:
-    """Whether processes compete for the cores: then a few tried steps, which wait for each other, tell little."""
+def planned(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -> list[Stage]:
+    """:func:`stages`, without times if other processes wanted the same cores while they were taken.
+
+    Torch's threads wait for each other at every operation, so a step beside another process may take fifty times as
+    long as one alone, and says nothing of the next minute.
+    """
+    if all(agent_run(config, dataset, Run.named).finished for config in (*conditions, clone)):
+        conditions, clone = [untimed(config) for config in conditions], untimed(clone)
+    began, before = time.monotonic(), others_seconds()
+    found = list(stages(conditions, clone, dataset))
+    took, after = time.monotonic() - began, others_seconds()
+    spare = (os.cpu_count() or 1) - torch.get_num_threads()
+    if before is not None and after is not None and (after - before) / took > spare + CROWDED:
+        return [replace(stage, seconds=None, untimed="not timed: other processes use the cores") for stage in found]
+    return found
+
+
+def others_seconds() -> float | None:
+    """Processor time, in seconds, that all processes of this machine but this one have used; None: not known here."""
     try:
-        return os.getloadavg()[0] > 0.75 * len(os.sched_getaffinity(0))
-    except (OSError, AttributeError):  # not known here
-        return False
+        used = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))  # user, nice, system
+    except (OSError, ValueError):
+        return None
+    return used / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
 
 
 def stages(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -> Iterator[Stage]:
@@ -123,6 +143,20 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
     return stage_of(section, work, run, steps, seconds), sampling
 
 
+def agent_run(config: DictConfig, dataset: Dataset, find: Callable[..., Run]) -> Run:
+    """The run of this agent, by ``Run.at`` or ``Run.named``."""
+    method = f"{config.agent.name}-{config.generator.name}"
+    what = identity.agent(config, dataset.file)
+    return find(config.runs_dir, "agent", config.env.name, method, what, config.seed)
+
+
+def untimed(config: DictConfig) -> DictConfig:
+    """``config`` without tried steps."""
+    changed = config.copy()
+    changed.plan.seconds = 0
+    return changed
+
+
 def agent_pace(config: DictConfig, dataset: Dataset) -> float | None:
     """Seconds of an update of the agent of ``config`` on real data."""
     module = build_agent(config, dataset)
@@ -133,16 +167,13 @@ def agent_stage(
     config: DictConfig, dataset: Dataset, title: str, of_an_update: float | None, of_a_window: float | None
 ) -> Stage:
     """Training of an agent, from the seconds of an update and of generating a synthetic window."""
-    method = f"{config.agent.name}-{config.generator.name}"
-    what = identity.agent(config, dataset.file)
-    run = Run.named(config.runs_dir, "agent", config.env.name, method, what, config.seed)
     learners = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
     work = f"{learners}, {config.updates:,} updates, batch size {config.synthetic.batch_size}"
     seconds = of_an_update
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds
         seconds += windows * of_a_window / config.updates
-    return stage_of(title, work, run, config.updates, seconds)
+    return stage_of(title, work, agent_run(config, dataset, Run.named), config.updates, seconds)
 
 
 def behaviour_stage(config: DictConfig, dataset: Dataset) -> Stage:

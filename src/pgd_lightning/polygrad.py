@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks, run_page
+from pgd_lightning.console import say
 from pgd_lightning.data.online import OnlineDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import action_figure, figures
@@ -21,7 +22,6 @@ from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.generators.matching import standardised
 from pgd_lightning.generators.world import WorldModel
 from pgd_lightning.imagination import ImaginationLearner, imagining
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import derive_seed, seeded, stream
 from pgd_lightning.runs import Run, build, command_line, newest_checkpoint, write_atomic
 from pgd_lightning.simulators import make

@@ -9,12 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning import identity
 from pgd_lightning.agents.agent import Agent
+from pgd_lightning.console import say
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.dataset import Dataset
 from pgd_lightning.fitting import ALONE, fit
 from pgd_lightning.identity import BEHAVIOUR as SHARED
 from pgd_lightning.models import fit_scales, load_agent
-from pgd_lightning.progress import say
 from pgd_lightning.runs import Run, build
 
 

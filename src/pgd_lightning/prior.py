@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning import identity, ranks
+from pgd_lightning.console import say
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
 from pgd_lightning.dataset import Dataset, open_dataset
@@ -17,7 +18,6 @@ from pgd_lightning.fitting import ROWS, fit
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.models import build_prior, load_model
-from pgd_lightning.progress import say
 from pgd_lightning.randomness import seeded
 from pgd_lightning.runs import Run, build
 from pgd_lightning.simulators import make

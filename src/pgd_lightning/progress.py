@@ -13,27 +13,14 @@ from rich.progress import Progress
 from pgd_lightning.console import (
     LINE_EVERY,
     SIGNALS,
-    Counter,
     duration,
     progress_bar,
     received,
     say,
     stop,
-    stop_if_asked,
-    stopping_on_signals,
 )
 from pgd_lightning.errors import Stopped
 
-__all__ = [
-    "Counter",
-    "Heartbeat",
-    "ProgressReport",
-    "StopOnSignal",
-    "duration",
-    "say",
-    "stop_if_asked",
-    "stopping_on_signals",
-]
 NAMES = {"eval/return": "evaluation return", "eval/score": "evaluation score", "train/value": "mean value"}
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 

@@ -3,9 +3,9 @@
 from omegaconf import DictConfig
 
 from pgd_lightning import page, run_report
+from pgd_lightning.console import say
 from pgd_lightning.dataset import dataset_of
 from pgd_lightning.errors import UserError
-from pgd_lightning.progress import say
 from pgd_lightning.runs import finished_agent
 
 
@@ -23,7 +23,8 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                 f"{name}= is for a page over many runs, and run= writes into the run's folder: leave out one."
             )
     run = finished_agent(config.run)
-    run_report.write(run_report.siblings(run), dataset_of(run, run.load_config(), config.data.source))
+    dataset = dataset_of(run, run.load_config(), config.data.source)
+    run_report.write(run_report.siblings(run), dataset, run_report.measure_windows(run, dataset))
     say((run.folder / "report" / "table.txt").read_text())
     say(f"figures: {run.folder / 'report'}")
     say(f"page: {run.folder / 'report' / 'index.html'}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -39,6 +40,7 @@ class Measured:
     rows: list[dict[str, Any]]  # see evaluation.analysis.measure
     drawn: dict[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
     replayed: dict[str, NDArray[Any]]  # kind -> obs [n, T, O] of the simulator under the same actions
+    states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn
 
 
 def write(

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning import run_page
@@ -27,7 +29,7 @@ from pgd_lightning.runs import Run, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import render
-from pgd_lightning.trajectory import Trajectory
+from pgd_lightning.trajectory import Policy, Trajectory
 
 
 def siblings(run: Run) -> list[Run]:
@@ -42,8 +44,11 @@ def siblings(run: Run) -> list[Run]:
     return list(found.values())
 
 
-def write(runs: list[Run], dataset: Dataset) -> list[Path]:
-    """The report of ``runs`` into the folder of the first, ``index.html`` last; returns its figures."""
+def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) -> list[Path]:
+    """The report of ``runs`` into the folder of the first, ``index.html`` last; returns its figures.
+
+    ``windows``: what :func:`measure_windows` found of the first run.
+    """
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
     settings = runs[0].load_config()
@@ -53,11 +58,10 @@ def write(runs: list[Run], dataset: Dataset) -> list[Path]:
     title = f"{agent_name(settings.agent.name)} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
-    windows = measure_windows(runs[0], settings, dataset) if len(dataset.train) else None
+    (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
     if windows:
         paths += window_figures(windows, dataset, title, folder)
-    (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
-    paths += rollout_strip(runs[0], settings, dataset, title, folder) if windows else []
+        paths += rollout_strip(windows.states, settings, dataset, title, folder)
     run_page.write(runs, settings, dataset, summary, ledgers, windows, folder)
     return paths
 
@@ -107,22 +111,30 @@ def table(summary: dict[str, Any], title: str) -> str:
 
 
 @torch.no_grad()
-def measure_windows(run: Run, settings: DictConfig, dataset: Dataset) -> run_page.Measured:
-    """Likelihood and one-step error of real, unguided and guided windows, and some of them to look at."""
+def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
+    """What the report of ``run`` says of real, unguided and guided windows and of an episode; None without windows.
+
+    Likelihood under the final policy and one-step error, and some windows to look at.
+    """
+    if not len(dataset.train):
+        return None
+    settings = run.load_config()
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    kinds = example_windows(run, settings, dataset, module.policy)
+    policy = module.policy
+    kinds = example_windows(run, settings, dataset, policy)
     simulator = make(dataset.env.task, dataset.env.physics)
     rows = [
         {
             "target": "", "generator": name, "label": name, "guidance_coef": None,
-            **measure(simulator, windows, module.policy, dataset.obs_std, 8 * settings.report.windows, 0)[0],
+            **measure(simulator, windows, policy, dataset.obs_std, 8 * settings.report.windows, 0)[0],
         }
         for name, windows in kinds.items()
     ]  # fmt: skip
     drawn = settings.report.episodes_drawn
     pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
-    return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()})
+    states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
+    return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()}, states)
 
 
 def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, folder: Path) -> list[Path]:
@@ -135,11 +147,10 @@ def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, fol
     ]
 
 
-def rollout_strip(run: Run, settings: DictConfig, dataset: Dataset, title: str, folder: Path) -> list[Path]:
-    """Frames of an episode; nothing where the machine cannot draw."""
-    module = build_agent(settings, dataset)
-    load_agent(module, run)
-    states = episode_states(dataset.env, module.policy, settings.seeds, derive_seed(settings.seed, "frames"))
+def rollout_strip(
+    states: NDArray[np.float64], settings: DictConfig, dataset: Dataset, title: str, folder: Path
+) -> list[Path]:
+    """Frames of an episode of positions ``states [steps, nq]``; nothing where the machine cannot draw."""
     every = max(len(states) // settings.report.frames, 1)
     images = render(dataset.env.task, states[::every][: settings.report.frames])
     if images is None:
@@ -147,7 +158,7 @@ def rollout_strip(run: Run, settings: DictConfig, dataset: Dataset, title: str, 
     return [figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png")]
 
 
-def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Any) -> dict[str, Trajectory]:
+def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Policy) -> dict[str, Trajectory]:
     """``[S, N, T]`` of real windows and, where the run generates, of unguided and guided ones of equal noise."""
     num = min(settings.report.windows, len(dataset.train))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()

@@ -21,9 +21,9 @@ import torch
 from omegaconf import DictConfig
 
 import pgd_lightning
+from pgd_lightning.console import say
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.points import Point
-from pgd_lightning.progress import say
 from pgd_lightning.ranks import nodes, per_node
 from pgd_lightning.runs import SNAPSHOT, code_version, write_atomic
 from pgd_lightning.sweep import all_points, sweep_folder

@@ -17,10 +17,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pgd_lightning.configuration import combinations, compose_config
+from pgd_lightning.console import say
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.identity import asked, digest
 from pgd_lightning.points import Made, Point
-from pgd_lightning.progress import say
 from pgd_lightning.runs import write_atomic
 from pgd_lightning.train import arms
 

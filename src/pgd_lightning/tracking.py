@@ -11,7 +11,7 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning.progress import say
+from pgd_lightning.console import say
 from pgd_lightning.runs import Run
 
 failed = False  # one try a command: without a network each costs its whole timeout

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning import identity, plan, ranks, run_page, run_report
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.configuration import compose_config
+from pgd_lightning.console import duration, say
 from pgd_lightning.data.ahead import Beside
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, require_lead
 from pgd_lightning.dataset import Dataset, open_dataset
-from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.callback import Evaluation
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
 from pgd_lightning.evaluation.figures import scores_of
@@ -28,7 +28,6 @@ from pgd_lightning.experience import ready_generator
 from pgd_lightning.fitting import ALONE, ROWS, SEEDS, fit
 from pgd_lightning.models import build_agent, load_agent
 from pgd_lightning.pretraining import adopt_behaviour
-from pgd_lightning.progress import duration, say
 from pgd_lightning.randomness import derive_seed, learner_seeds
 from pgd_lightning.runs import Run, command_line, program
 from pgd_lightning.simulators import make
@@ -36,28 +35,26 @@ from pgd_lightning.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.tracking import mirror_figures
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
-BEHAVIOUR = (
-    "agent=bc",
-    "generator=none",
-    "seeds=1",
-)  # for log-likelihoods under the data's policy
+# For log-likelihoods under the data's policy.
+BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
-    require_lead(config)
+    require_lead(config.synthetic.lead, config.synthetic.lifetime)  # before anything is trained
     dataset = open_dataset(config)
     conditions, clone = arms(config, overrides), clone_config(overrides, config)
     run, _ = agent_run(config, dataset)
     if ranks.rank() == 0:
-        say(plan.text(list(plan.stages(conditions, clone, dataset)), str(run.folder / "report")))
-    runs = []
+        say(plan.text(plan.planned(conditions, clone, dataset), str(run.folder / "report")))
+    runs, windows = [], None
     for condition in conditions:
         behaviour = behaviour_clone(clone, dataset)
         runs.append(train_agent(condition, dataset, behaviour, shared=condition is not config))
         if ranks.rank() == 0:
-            figures = run_report.write(runs, dataset)
+            windows = run_report.measure_windows(runs[0], dataset) if len(runs) == 1 else windows
+            figures = run_report.write(runs, dataset, windows)
     if ranks.rank() > 0:
         return
     mirror_figures(config, runs[0], dataset.provenance, figures)
@@ -68,13 +65,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"\npage:    {report / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")
     say(f"next:    {program()} generate run={runs[0].folder}   # synthetic data as a file in D4RL's layout")
-
-
-def require_lead(config: DictConfig) -> None:
-    """Raises UserError if a synthetic dataset would be requested before the previous one is in use."""
-    lead, lifetime = config.synthetic.lead, config.synthetic.lifetime
-    if lead > lifetime:
-        raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
 
 
 def arms(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
@@ -194,9 +184,7 @@ def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[st
 
 def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     """The run of this config and its agent, with the weights of the newest checkpoint if it is finished."""
-    what, file = identity.agent(config, dataset.file), dataset.file
-    method = f"{config.agent.name}-{config.generator.name}"
-    run = Run.at(config.runs_dir, "agent", config.env.name, method, what, config.seed)
+    run, file = plan.agent_run(config, dataset, Run.at), dataset.file
     settings = sorted({*run.record.get("settings", []), identity.asked(config)})
     run.update(
         comparison=identity.digest(identity.condition_free(config, file)), agent=config.agent.name,

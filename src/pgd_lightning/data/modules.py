@@ -80,6 +80,12 @@ class WindowDataModule(LightningDataModule):
         return Stream(lambda: validation.batches(self.batch_size)) if validation else []
 
 
+def require_lead(lead: int, lifetime: int) -> None:
+    """Raises UserError if a synthetic dataset would be requested before the previous one is in use."""
+    if not 0 <= lead <= lifetime:
+        raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
+
+
 class SyntheticDataModule(LightningDataModule):
     """Real and synthetic batches ``[S, B]``; closes the loop from the agent's policy to its experience.
 
@@ -110,8 +116,7 @@ class SyntheticDataModule(LightningDataModule):
         share: Share = ALL,
     ) -> None:
         super().__init__()
-        if not 0 <= lead <= lifetime:
-            raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
+        require_lead(lead, lifetime)
         if batch_size % share.count or num_windows < share.count:
             raise UserError(
                 f"synthetic.batch_size={batch_size} and num_windows={num_windows} cannot be spread over {share.count} "

@@ -15,6 +15,7 @@ from pgd_lightning.simulators import Simulator, one_step, reset_from_obs
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
 Array = NDArray[np.float64]
+SAID = 0.0005  # share of steps from which the line of a synthetic dataset tells what is wrong with them
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def health_line(card: dict[str, float | None]) -> str:
         return None if None in values else template.format(*values)
 
     def wrong(template: str, *keys: str) -> str | None:
-        return named(template, *keys) if (card[keys[0]] or 0) > 0.0005 else None
+        return named(template, *keys) if (card[keys[0]] or 0) >= SAID else None
 
     parts = (
         named("median one-step error {:.2g} (predicting no change: {:.2g})", "dynamics_error", "persistence_error"),
