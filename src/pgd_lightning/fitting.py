@@ -42,13 +42,13 @@ def fit(
 ) -> None:
     """Train ``module`` to ``steps`` in ``run``, from its newest checkpoint if there is one.
 
-    ``title`` names the training in progress lines. ``spread`` says what several ranks do: share the ROWS of each
-    batch, train the SEEDS that each has, or leave it ALONE to the first. Afterwards every rank has the trained module
-    (of SEEDS its own).
+    A callback may set another last step on the way. ``title`` names the training in progress lines. ``spread`` says
+    what several ranks do: share the ROWS of each batch, train the SEEDS that each has, or leave it ALONE to the first.
+    Afterwards every rank has the trained module (of SEEDS its own).
     Raises UserError where the checkpoint is of a module of another shape.
     """
-    last = run.checkpoints / f"step={steps:09d}.ckpt"
     if spread == ALONE and ranks.rank() > 0:
+        last = run.checkpoints / f"step={steps:09d}.ckpt"
         while not last.exists():
             time.sleep(LOOK_EVERY)
         module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
@@ -65,8 +65,8 @@ def fit(
         max_steps=steps,
         max_epochs=-1,
         callbacks=[
-            *callbacks, *([JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []), Heartbeat(run.beat, steps),
-            ProgressReport(title, steps), StopOnSignal(run.checkpoints), checkpoint,
+            *callbacks, *([JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []), Heartbeat(run.beat),
+            ProgressReport(title), StopOnSignal(run.checkpoints), checkpoint,
         ],
         logger=(logs := loggers(config, run, provenance) if ranks.rank() == 0 else []),
         log_every_n_steps=log_every,  # it repeats what was logged last, so the module logs at the same steps
@@ -94,7 +94,7 @@ def fit(
         for log in logs:
             if isinstance(log, Mirror):
                 log.close()
-    trainer.save_checkpoint(last)
+    trainer.save_checkpoint(run.checkpoints / f"step={trainer.max_steps:09d}.ckpt")
     stop_if_asked()  # in its last step
 
 

@@ -49,7 +49,8 @@ def model(config: DictConfig, section: str, file: str) -> dict[str, Any]:
     How it is sampled counts with the generator that does it.
     """
     settings = sections(config, ["process", "network", section] if section == "prior" else [section])
-    settings[section] = without(settings[section], ["sampling"])
+    unused = [] if config[section].get("steps") == "auto" else ["auto"]
+    settings[section] = without(settings[section], ["sampling", *unused])
     cut = "held_out_steps" not in config[section]
     facts = {"env": without(env(config), ["physics"]), "data": reading(config, cut), "file": file}
     return settings | facts | sections(config, ["trainer"])

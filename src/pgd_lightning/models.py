@@ -37,6 +37,7 @@ def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
         total_steps=steps,
         log_every=settings.log_every,
         seed=config.seed,
+        warmup_steps=settings.auto.warmup if settings.steps == "auto" else None,
     )
 
 

@@ -127,7 +127,9 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
         config.seed,
     )  # fmt: skip
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    work = f"{size:,} parameters, {steps:,} steps, batch size {settings.batch_size}"
+    automatic = settings.steps == "auto"
+    limit = f"at most {duration(60 * settings.auto.minutes)}" if automatic else f"{steps:,} steps"
+    work = f"{size:,} parameters, {limit}, batch size {settings.batch_size}"
     rows = train[torch.arange(min(len(train), settings.batch_size))]
     model.fit_units([rows])
     seconds = None
@@ -140,7 +142,10 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
             began = time.monotonic()
             generator.generate(None, rows.obs[:1, 0].expand(1, SAMPLED, -1), config.seed)
             sampling = (time.monotonic() - began) / SAMPLED
-    return stage_of(section, work, run, steps, seconds), sampling
+    stage = stage_of(section, work, run, steps, seconds)
+    if automatic and not stage.finished:  # most of its steps may never be taken
+        stage = replace(stage, seconds=None, untimed="until flat")
+    return stage, sampling
 
 
 def agent_run(config: DictConfig, dataset: Dataset, find: Callable[..., Run]) -> Run:

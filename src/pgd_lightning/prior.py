@@ -21,6 +21,7 @@ from pgd_lightning.models import build_prior, load_model
 from pgd_lightning.randomness import seeded
 from pgd_lightning.runs import Run, build
 from pgd_lightning.simulators import make
+from pgd_lightning.until_flat import UntilFlat
 
 TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
@@ -59,7 +60,9 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
 
 
 def steps_of(settings: DictConfig, train: TrainingSet) -> int:
-    """How many steps a model is trained."""
+    """How many steps a model is trained, at most if it is trained until its loss is flat."""
+    if settings.steps == "auto":
+        return int(settings.auto.most)
     return int(settings.steps or settings.epochs * (len(train) // settings.batch_size))
 
 
@@ -170,10 +173,13 @@ def train_model(
     if section == PRIOR:
         warn_of_width(config)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{section}: training {size:,} parameters for {steps:,} steps")
+    automatic = settings.steps == "auto"
+    limit = f"until flat, for at most {settings.auto.minutes:g} min" if automatic else f"for {steps:,} steps"
+    say(f"{section}: training {size:,} parameters {limit}")
     fit(
         run, config, dataset.provenance, model, data, title=section,
-        steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every, callbacks=[],
+        steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every,
+        callbacks=[UntilFlat(settings.auto.minutes, settings.auto.gain, settings.auto.decay)] if automatic else [],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
         limit_val_batches=8 if held_out else 0, spread=ROWS,
     )  # fmt: skip

@@ -28,8 +28,8 @@ AGREE_EVERY = 8  # steps between the questions whether another rank was asked to
 class ProgressReport(Callback):
     """Steps done, rate, time left and the metrics that were logged with ``prog_bar=True``."""
 
-    def __init__(self, title: str, total_steps: int) -> None:
-        self.title, self.total = title, total_steps
+    def __init__(self, title: str) -> None:
+        self.title = title
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -37,7 +37,7 @@ class ProgressReport(Callback):
         self.first_step = trainer.global_step
         if sys.stdout.isatty():
             self.bar = progress_bar()
-            self.task = self.bar.add_task(self.title, total=self.total, completed=trainer.global_step, m="")
+            self.task = self.bar.add_task(self.title, total=trainer.max_steps, completed=trainer.global_step, m="")
             self.bar.start()
 
     def on_train_batch_end(
@@ -45,11 +45,14 @@ class ProgressReport(Callback):
     ) -> None:
         now = time.monotonic()
         if self.bar and trainer.global_step % 10 == 0:
-            self.bar.update(self.task, completed=trainer.global_step, m=", ".join(_words(trainer.progress_bar_metrics)))
-        elif not self.bar and now - self.last_line > LINE_EVERY and trainer.global_step < self.total:
+            words = ", ".join(_words(trainer.progress_bar_metrics))
+            self.bar.update(self.task, completed=trainer.global_step, total=trainer.max_steps, m=words)
+        elif not self.bar and now - self.last_line > LINE_EVERY and trainer.global_step < trainer.max_steps:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
-            left = duration((self.total - trainer.global_step) / rate)
-            done = f"step {trainer.global_step:,} of {self.total:,}, {rate:.3g}/s, {left} left"
+            done = f"step {trainer.global_step:,}, {rate:.3g}/s"
+            if not getattr(module, "open_ended", False):
+                left = duration((trainer.max_steps - trainer.global_step) / rate)
+                done = f"step {trainer.global_step:,} of {trainer.max_steps:,}, {rate:.3g}/s, {left} left"
             say(", ".join([f"{self.title}: {done}", *_words(trainer.progress_bar_metrics)]))
             self.last_line = now
 
@@ -82,8 +85,8 @@ def _words(metrics: Mapping[str, Any]) -> list[str]:
 class Heartbeat(Callback):
     """Tells ``beat`` every now and then how far the training is."""
 
-    def __init__(self, beat: Callable[..., None], total_steps: int) -> None:
-        self.beat, self.total = beat, total_steps
+    def __init__(self, beat: Callable[..., None]) -> None:
+        self.beat = beat
         self.last = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -92,7 +95,7 @@ class Heartbeat(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if time.monotonic() - self.last > LINE_EVERY or trainer.global_step == self.total:
+        if time.monotonic() - self.last > LINE_EVERY or trainer.global_step == trainer.max_steps:
             self._beat(trainer)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
@@ -101,7 +104,7 @@ class Heartbeat(Callback):
     def _beat(self, trainer: Trainer) -> None:
         self.last = time.monotonic()
         if trainer.is_global_zero:
-            self.beat(step=trainer.global_step, total=self.total)
+            self.beat(step=trainer.global_step, total=trainer.max_steps)
 
 
 class StopOnSignal(Callback):

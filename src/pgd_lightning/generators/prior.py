@@ -20,6 +20,8 @@ from pgd_lightning.networks.muon import Muon
 from pgd_lightning.randomness import seed_global
 from pgd_lightning.trajectory import Trajectory
 
+LOW = (0.01, 0.03, 0.1)  # noise levels
+
 
 def warmup_cosine(step: int, total_steps: int, warmup_start: float) -> float:
     """Fraction of the peak learning rate: linear from ``warmup_start`` over a tenth of all steps, then cosine to 0."""
@@ -28,6 +30,15 @@ def warmup_cosine(step: int, total_steps: int, warmup_start: float) -> float:
         return warmup_start + (1 - warmup_start) * step / warmup
     done = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def warmup_stable_decay(step: int, warmup: int, warmup_start: float, decays_from: int | None, last: int) -> float:
+    """Fraction of the peak learning rate: linear over ``warmup`` steps, 1 until ``decays_from``, 0 at ``last``."""
+    if step < warmup:
+        return warmup_start + (1 - warmup_start) * step / warmup
+    if decays_from is None or step <= decays_from:
+        return 1.0
+    return max(1 - (step - decays_from) / (last - decays_from), 0.0)
 
 
 @torch.no_grad()
@@ -135,10 +146,20 @@ class WindowModel(LightningModule):
 
 
 class DiffusionPrior(WindowModel):
-    """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units."""
+    """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units.
+
+    Without ``warmup_steps`` the learning rate follows :func:`warmup_cosine` to ``total_steps``. With them it stays at
+    its peak until something sets ``decays_from`` and ``total_steps`` (:class:`~pgd_lightning.until_flat.UntilFlat`).
+    """
 
     name = "prior"
     codec: TrajectoryCodec
+    decays_from: int | None = None
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether its last step is not known yet."""
+        return self.warmup_steps is not None and self.decays_from is None
 
     def __init__(
         self,
@@ -153,9 +174,10 @@ class DiffusionPrior(WindowModel):
         total_steps: int,
         log_every: int,
         seed: int,
+        warmup_steps: int | None = None,
     ) -> None:
         super().__init__(codec, learning_rate, total_steps, log_every, seed)
-        self.denoiser, self.warmup_start = denoiser, warmup_start
+        self.denoiser, self.warmup_start, self.warmup_steps = denoiser, warmup_start, warmup_steps
         self.ema = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.muon = muon
         self.ema_decay, self.ema_every, self.ema_ramp = ema_decay, ema_every, ema_ramp
@@ -172,6 +194,25 @@ class DiffusionPrior(WindowModel):
         """Of the averaged weights."""
         return self.ema.loss(self.codec.encode(batch), varies=self.codec.varies)
 
+    def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
+        """The loss, and the noise left (:meth:`noise_left`): the loss is nearly all due to high noise levels, whose
+        error no training removes, and is flat long before the one-step error of the windows is."""
+        super().validation_step(batch, batch_idx)
+        self.log("prior/left", self.noise_left(batch), batch_size=len(batch))
+
+    def noise_left(self, batch: Trajectory) -> Tensor:
+        """Fraction of the noise variance that the averaged weights leave in windows ``[B, T]``.
+
+        The geometric mean over the noise levels ``LOW``, which decide the one-step error.
+        """
+        x0 = self.codec.encode(batch)
+        noise = self.codec.varies * torch.randn_like(x0)
+        left = [
+            (self.ema(x0 + sigma * noise, x0.new_tensor(sigma)) - x0).mul(self.codec.varies).square().mean() / sigma**2
+            for sigma in LOW
+        ]
+        return torch.stack(left).log().mean().exp() / noise.square().mean()
+
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam, or Muon for the weights between hidden layers and Adam for the others."""
         if not self.muon:
@@ -187,7 +228,9 @@ class DiffusionPrior(WindowModel):
         return f"edm-{type(self.denoiser.network).__name__.lower()}"
 
     def rate(self, step: int) -> float:
-        return warmup_cosine(step, self.total_steps, self.warmup_start)
+        if self.warmup_steps is None:
+            return warmup_cosine(step, self.total_steps, self.warmup_start)
+        return warmup_stable_decay(step, self.warmup_steps, self.warmup_start, self.decays_from, self.total_steps)
 
     def decay(self, step: int) -> float:
         """What the average keeps of itself after ``step`` updates of the weights.
