@@ -1,0 +1,48 @@
+"""Runs of the layout before the rooms of today: recorded by commit 919a3b9, still loaded, evaluated and reported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_pipeline import pgd
+
+KEPT = Path(__file__).parent / "before_the_move"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """The kept runs at a place where they may be changed, beside their recording."""
+    monkeypatch.chdir(shutil.copytree(KEPT, tmp_path / "kept"))
+    return Path("found")
+
+
+def agent(runs: Path, generator: str) -> Path:
+    (run,) = runs.glob(f"agent/maze2d-umaze/iql-{generator}-*/0")
+    return run
+
+
+def test_an_agent_is_evaluated(runs, monkeypatch):
+    assert pgd(monkeypatch, ["evaluate", f"run={agent(runs, 'pgd')}", "episodes=2", "out=episodes.json"]) == 0
+    assert len(json.loads(Path("episodes.json").read_text())) == 2
+
+
+def test_its_windows_are_generated(runs, monkeypatch):
+    assert pgd(monkeypatch, ["generate", f"run={agent(runs, 'pgd')}", "out=windows.hdf5", "windows=8"]) == 0
+    assert Path("windows.hdf5").stat().st_size > 1000
+
+
+def test_it_is_reported(runs, monkeypatch):
+    run = agent(runs, "pgd")
+    assert pgd(monkeypatch, ["report", f"run={run}"]) == 0
+    assert "policy-guided" in (run / "report" / "table.txt").read_text()
+
+
+def test_the_same_command_trains_nothing_again(runs, monkeypatch):
+    """What makes two runs the same has not changed: the one run that was not kept is the only one that is new."""
+    kept = {path.parents[1].name for path in runs.glob("*/*/*/0/run.json")}
+    command = json.loads((agent(runs, "pgd") / "run.json").read_text())["starts"][0]["command"]
+    assert pgd(monkeypatch, [*command.replace("'", "").split()[1:], "runs_dir=found"]) == 0
+    (new,) = {path.parents[1].name for path in runs.glob("*/*/*/0/run.json")} - kept
+    assert new.startswith("bc-none-")
+    assert all(len(json.loads(path.read_text())["starts"]) == 1 for path in runs.glob("*/*/*/0/run.json"))
