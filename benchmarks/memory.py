@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.artifacts.building import build_prior
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema
-from pgd_lightning.models import build_prior
 from pgd_lightning.trajectory import Transition
 
 CONFIG = ["env=hopper-medium", "scale=paper"]

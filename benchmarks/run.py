@@ -23,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from pgd_lightning.agents.iql import IQL
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.data import d4rl
+from pgd_lightning.artifacts.building import build_prior
+from pgd_lightning.commands.polygrad import build_learner
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.mixing import real_batch
 from pgd_lightning.data.modules import SyntheticDataModule
@@ -32,12 +34,10 @@ from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
 from pgd_lightning.evaluation.rollout import rollout
-from pgd_lightning.models import build_prior
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet
-from pgd_lightning.polygrad import build_learner
 from pgd_lightning.randomness import stream
-from pgd_lightning.runs import build
-from pgd_lightning.simulators.recipes import RECIPES
+from pgd_lightning.runs.run import build
+from pgd_lightning.simulators.substitutes.recipes import RECIPES
 from pgd_lightning.trajectory import Transition
 
 PROCESS = EDM(sigma_data=1.0, sigma_min=0.002, sigma_max=80.0, rho=7.0, p_mean=-1.2, p_std=1.2)

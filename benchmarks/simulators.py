@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from pgd_lightning.simulators import BODIES, make, one_step
-from pgd_lightning.simulators.behaviour_policy import BehaviourPolicy, Ladder
 from pgd_lightning.simulators.fleet import Fleet, Here, Together
 from pgd_lightning.simulators.simulator import Array, Batched, one_step_by_row
+from pgd_lightning.simulators.substitutes.policies import BehaviourPolicy, Ladder
 
 Spent = tuple[float, float]
 

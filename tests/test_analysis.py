@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning import analyse
 from pgd_lightning.agents.online import OnlinePolicy
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.commands import analyse
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
-from pgd_lightning.evaluation.analysis_figure import analysis_figure
 from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     ends_judged,
@@ -20,8 +19,9 @@ from pgd_lightning.evaluation.fidelity import (
     step_errors,
     transition_errors,
 )
+from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.simulators import make
-from pgd_lightning.simulators.behaviour_policy import Ladder
+from pgd_lightning.simulators.substitutes.policies import Ladder
 from pgd_lightning.trajectory import Trajectory, Transition
 
 

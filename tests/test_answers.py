@@ -12,10 +12,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pgd_lightning import manual
 from pgd_lightning.__main__ import SEVERAL, VERBS
-from pgd_lightning.configuration import choices, combinations, compose_config, composed_config
-from pgd_lightning.gpu import gpu_is_there
+from pgd_lightning.commands import manual
+from pgd_lightning.config.compose import choices, combinations, compose_config, composed_config
+from pgd_lightning.config.gpu import gpu_is_there
 
 HEAVY = ("torch", "lightning", "tensordict", "torchrl", "wandb", "gymnasium", "mujoco", "scipy", "matplotlib", "h5py")
 ASK = """

@@ -10,13 +10,13 @@ from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import heun
 from pgd_lightning.errors import UserError
-from pgd_lightning.generators.autoregressive import Autoregressive, AutoregressiveModel
+from pgd_lightning.generators.baselines.autoregressive import Autoregressive, AutoregressiveModel
+from pgd_lightning.generators.baselines.rssm import RSSM, Dreamed, RSSMModel
+from pgd_lightning.generators.baselines.synther import SynthER, TransitionCodec, TransitionPrior
+from pgd_lightning.generators.baselines.transformer import TransformerModel, TransformerRollout
+from pgd_lightning.generators.baselines.vae import VAE, VAEModel, normal_divergence
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.rssm import RSSM, Dreamed, RSSMModel
-from pgd_lightning.generators.synther import SynthER, TransitionCodec, TransitionPrior
-from pgd_lightning.generators.transformer import TransformerModel, TransformerRollout
-from pgd_lightning.generators.vae import VAE, VAEModel, normal_divergence
-from pgd_lightning.generators.world import WorldCodec
+from pgd_lightning.generators.polygrad.world import WorldCodec
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
 from pgd_lightning.networks.mixture import GaussianMixture
 from pgd_lightning.networks.transition_mlp import TransitionMLP

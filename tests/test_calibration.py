@@ -11,9 +11,8 @@ from test_diffusion import zero_network
 from test_guidance import codec
 from torch import Tensor
 
-from pgd_lightning import identity
-from pgd_lightning.analyse import sweep
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.commands.analyse import sweep
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.ahead import Beside, InTurn
 from pgd_lightning.diffusion.samplers import dpmpp_2m, euler_ancestral, heun
 from pgd_lightning.errors import UserError
@@ -21,6 +20,7 @@ from pgd_lightning.generators.calibration import Calibrated, Search, gauge, like
 from pgd_lightning.generators.guidance import Literal, Score
 from pgd_lightning.generators.matching import Bounds, StdMatched
 from pgd_lightning.generators.pgd import PGD
+from pgd_lightning.runs import identity
 
 STD = 0.05  # of the data's actions, around 0, where tanh is the identity
 LITERAL = Literal(1.0, 0.3, denoised=True, normalise=True)

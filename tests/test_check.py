@@ -9,13 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-from pgd_lightning import check
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.data import d4rl
-from pgd_lightning.data.card import examine
+from pgd_lightning.commands import check
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data.summary import examine
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation import recorded
-from pgd_lightning.evaluation.recorded import Replay
+from pgd_lightning.evaluation import replay as recorded
+from pgd_lightning.evaluation.replay import Replay
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import DataFile, EnvSpec
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
 
-from pgd_lightning import doctor, slurm
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.commands import doctor, slurm
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs import Run
+from pgd_lightning.runs.run import Run
 
 # --- the file that sbatch gets ---
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning import demo
 from pgd_lightning.__main__ import main
+from pgd_lightning.commands import demo
 from pgd_lightning.simulators import make, one_step
-from pgd_lightning.simulators.goal_policy import GoalPolicy
 from pgd_lightning.simulators.maze import MAZES, free_cells
+from pgd_lightning.simulators.substitutes.goal_policy import GoalPolicy
 
 TINY = [
     "data.local_steps=2000", "data.cache=null", "network.features=16", "network.num_blocks=2", "prior.steps=20",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pgd_lightning.configuration import combinations, compose_config
-from pgd_lightning.data import d4rl
-from pgd_lightning.simulators.recipes import RECIPES
+from pgd_lightning.config.compose import combinations, compose_config
+from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/*.md")])

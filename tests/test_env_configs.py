@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
-from pgd_lightning.configuration import CONF, compose_config, options
+from pgd_lightning.config.compose import CONF, compose_config, options
 from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make

@@ -9,8 +9,8 @@ import torch
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import BODIES, make
-from pgd_lightning.simulators.behaviour_policy import Ladder
 from pgd_lightning.simulators.fleet import Here, Together, Workers, fleet
+from pgd_lightning.simulators.substitutes.policies import Ladder
 
 SEEDS = [5, 6, 5, 2**62 + 1, 8]
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.artifacts.models import warn_of_width
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
@@ -15,7 +16,6 @@ from pgd_lightning.generators.guidance import Literal, Score
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
 from pgd_lightning.networks.temporal_unet import TemporalUNet
-from pgd_lightning.prior import warn_of_width
 from pgd_lightning.trajectory import Trajectory
 
 

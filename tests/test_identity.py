@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 from test_pipeline import command, finished, pgd, recording, run_of, weights  # noqa: F401
 
-from pgd_lightning import identity
-from pgd_lightning.configuration import CONF, compose_config
+from pgd_lightning.config.compose import CONF, compose_config
+from pgd_lightning.runs import identity
 
 FILE = "0" * 64
 # Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.

@@ -10,14 +10,14 @@ import pytest
 import torch
 from test_pipeline import pgd, recording  # noqa: F401  (recording is a fixture)
 
-from pgd_lightning import imagine
-from pgd_lightning.agents.actor_critic import PPO, alive
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.commands import imagine
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
-from pgd_lightning.imagination import Conservatism, OfflineImagination, Phases
+from pgd_lightning.imagination.actor_critic import PPO, alive
+from pgd_lightning.imagination.learner import Conservatism, OfflineImagination, Phases
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.randomness import learner_seeds
-from pgd_lightning.runs import Run
+from pgd_lightning.runs.run import Run
 from pgd_lightning.trajectory import Trajectory
 
 SMALL = [

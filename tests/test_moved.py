@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from test_pipeline import command, finished, pgd, recording, run_of  # noqa: F401
 
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs import Run, write_atomic
+from pgd_lightning.runs.run import Run, write_atomic
 
 
 @pytest.fixture

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgd_lightning import collect, generate, page
 from pgd_lightning.__main__ import main
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.convert import main as convert
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.artifacts import recordings as collect
+from pgd_lightning.commands import generate
+from pgd_lightning.commands.convert import main as convert
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.data import minari
+from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import known
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
-from pgd_lightning.simulators import recipes
+from pgd_lightning.report import page
+from pgd_lightning.simulators.substitutes import recipes
 
 ENV = known()["maze2d-umaze"]
 

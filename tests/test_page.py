@@ -13,9 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from pgd_lightning.__main__ import main
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.statistics import Interval
-from pgd_lightning.runs import Run
+from pgd_lightning.runs.run import Run
 
 ENV = compose_config("train", ["env.ref_min_score=0", "env.ref_max_score=100"]).env  # a return is its own score
 SETTINGS = {"env": ENV, "seeds": 5, "updates": 5000, "evaluation": {"final_episodes": 2}}

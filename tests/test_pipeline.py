@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning import generate
 from pgd_lightning.__main__ import main
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.data import d4rl, minari
-from pgd_lightning.data.d4rl import Reading
+from pgd_lightning.artifacts.dataset import open_dataset
+from pgd_lightning.artifacts.models import training_set
+from pgd_lightning.commands import generate
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.data import minari
+from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data.d4rl.reader import Reading
 from pgd_lightning.data.sources import minari_folder
-from pgd_lightning.dataset import open_dataset
 from pgd_lightning.errors import UserError
-from pgd_lightning.prior import training_set
-from pgd_lightning.runs import Run, newest_checkpoint
-from pgd_lightning.simulators.recipes import RECIPES
+from pgd_lightning.runs.run import Run, newest_checkpoint
+from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 SMALL = [
     "env=maze2d-umaze", "scale=smoke", "logger.wandb=disabled", "network.features=16", "prior.steps=60",
@@ -210,8 +211,8 @@ def test_generated_windows_stream_in_parts(monkeypatch):
 
 
 def run_spec():
-    from pgd_lightning.configuration import compose_config
-    from pgd_lightning.runs import build
+    from pgd_lightning.config.compose import compose_config
+    from pgd_lightning.runs.run import build
 
     return build(compose_config("train", ["env=maze2d-umaze"]).env)
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from test_pipeline import SMALL, command, pgd, recording, run_of  # noqa: F401  (recording is a fixture)
 
-from pgd_lightning import plan, train
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.console import duration, say, stopping_on_signals
-from pgd_lightning.dataset import open_dataset
+from pgd_lightning.artifacts.dataset import open_dataset
+from pgd_lightning.commands import plan, train
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.runs.console import duration, say, stopping_on_signals
 
 
 def stages_of(recording, runs, *more):  # noqa: F811

@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from pgd_lightning.configuration import compose_config, options
+from pgd_lightning.artifacts.models import build_model
+from pgd_lightning.config.compose import compose_config, options
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.cosine import Cosine
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.guidance import Rule
-from pgd_lightning.generators.polygrad import StepLimit, begun_anew, imagine
+from pgd_lightning.generators.polygrad.imagination import StepLimit, begun_anew, imagine
+from pgd_lightning.generators.polygrad.rollout import StepWorldModel, WorldRollout
+from pgd_lightning.generators.polygrad.world import WorldCodec, WorldModel
 from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.generators.world import WorldCodec, WorldModel
-from pgd_lightning.generators.world_rollout import StepWorldModel, WorldRollout
 from pgd_lightning.networks.window_mlp import WindowMLP
 from pgd_lightning.networks.window_transformer import WindowTransformer
-from pgd_lightning.prior import build_model
-from pgd_lightning.runs import build
+from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import Trajectory
 
 

@@ -10,15 +10,16 @@ import torch
 from test_pipeline import pgd
 from torch import nn
 
-from pgd_lightning import identity, polygrad
-from pgd_lightning.agents.actor_critic import A2C, PPO, StepControl, advantages, alive, standardised
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.data.buffer import EpisodeBuffer
-from pgd_lightning.data.online import EpisodeCollector
+from pgd_lightning.commands import polygrad
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
+from pgd_lightning.imagination.actor_critic import A2C, PPO, StepControl, advantages, alive, standardised
+from pgd_lightning.imagination.buffer import EpisodeBuffer
+from pgd_lightning.imagination.collector import EpisodeCollector
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.networks.mlp import elu_mlp
-from pgd_lightning.runs import Run
+from pgd_lightning.runs import identity
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Trajectory
 

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-
-from pgd_lightning.simulators import BODIES, make, recipes
 from pgd_lightning.simulators.behaviour import evaluate
-from pgd_lightning.simulators.behaviour_policy import Ladder
+
+from pgd_lightning.simulators import BODIES, make
 from pgd_lightning.simulators.maze import MAZES, free_cells
-from pgd_lightning.simulators.navigation import Navigator, nearest_cell, plan, waypoints
-from pgd_lightning.simulators.recipes import RECIPES, record_policies, uniform_policy
+from pgd_lightning.simulators.substitutes import recipes
+from pgd_lightning.simulators.substitutes.navigation import Navigator, nearest_cell, plan, waypoints
+from pgd_lightning.simulators.substitutes.policies import Ladder
+from pgd_lightning.simulators.substitutes.recipes import RECIPES, record_policies, uniform_policy
 
 
 def recorded(name, num_steps, seed=0):

@@ -7,17 +7,17 @@ import mujoco
 import numpy as np
 import pytest
 
-from pgd_lightning.evaluation import figures
-from pgd_lightning.evaluation.analysis_figure import analysis_figure, draw_error_by_row, draw_plane
-from pgd_lightning.evaluation.data_figure import data_figure
-from pgd_lightning.evaluation.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline, panel, plt, standalone
 from pgd_lightning.evaluation.statistics import paired_interval
-from pgd_lightning.run_page import losses_of, reading, readings
-from pgd_lightning.runs import Run
+from pgd_lightning.report import figures
+from pgd_lightning.report.analysis_figure import analysis_figure, draw_error_by_row, draw_plane
+from pgd_lightning.report.data_figure import data_figure
+from pgd_lightning.report.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline, panel, plt, standalone
+from pgd_lightning.report.run_page import losses_of, reading, readings
+from pgd_lightning.report.templates import render
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import aim
-from pgd_lightning.templates import render
 
 
 def row(name: str, error: float, likelihood: float = -2.0) -> dict:

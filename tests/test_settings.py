@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_pipeline import pgd
 
-from pgd_lightning import ranges
 from pgd_lightning.__main__ import VERBS, fail
-from pgd_lightning.configuration import CONF, _for_hydra, combinations, compose_config
+from pgd_lightning.config import ranges
+from pgd_lightning.config.compose import CONF, _for_hydra, combinations, compose_config
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.figures import strip
+from pgd_lightning.report.figures import strip
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {"dashboard": ["entity=x"], "evaluate": ["run=x"], "generate": ["run=x"], "convert": ["out=x"]}

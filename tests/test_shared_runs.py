@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pgd_lightning import runs
-from pgd_lightning.runs import Run, code_version
+from pgd_lightning.runs import run as runs
+from pgd_lightning.runs.run import Run, code_version
 
 WRITER = """
 import sys

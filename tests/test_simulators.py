@@ -10,7 +10,7 @@ import pytest
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make, one_step, replay, reset_from_obs
 from pgd_lightning.simulators.maze import GOALS, MAZES, free_cells
-from pgd_lightning.simulators.recipes import RECIPES
+from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 EXCERPTS = Path(__file__).parent / "excerpts"
 HANDS = ["pen", "door", "hammer", "relocate"]

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.convert import main as convert
-from pgd_lightning.convert import no_infos
-from pgd_lightning.data import cache, d4rl, legacy, minari
+from pgd_lightning.artifacts.dataset import open_dataset, read_recording
+from pgd_lightning.commands.convert import main as convert
+from pgd_lightning.commands.convert import no_infos
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.data import minari
+from pgd_lightning.data.d4rl import cache
+from pgd_lightning.data.d4rl import package as legacy
+from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.recording import ARRAYS, Recording
 from pgd_lightning.data.sources import PACKAGE, minari_folder
-from pgd_lightning.dataset import open_dataset, read_recording
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs import build
+from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")

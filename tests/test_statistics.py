@@ -11,8 +11,8 @@ from scipy import stats
 
 from pgd_lightning.data.environments import environment
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.budget import bandit, budgeted_selection
 from pgd_lightning.evaluation.ledgers import Ledger, collected, common_seeds, episodes, oracle, require_alike
+from pgd_lightning.evaluation.selection import bandit, budgeted_selection
 from pgd_lightning.evaluation.statistics import (
     aggregate,
     average,

@@ -14,10 +14,11 @@ import pytest
 import wandb
 from test_pipeline import pgd
 
-from pgd_lightning import dashboard, tracking
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.runs import Run
-from pgd_lightning.tracking import loggers, wandb_mode
+from pgd_lightning.commands import dashboard
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.runs.run import Run
+from pgd_lightning.training import loggers as tracking
+from pgd_lightning.training.loggers import loggers, wandb_mode
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_pipeline import SMALL, command, pgd, recording  # noqa: F401
 
-from pgd_lightning import identity
-from pgd_lightning.configuration import compose_config
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.prior import warmup_stable_decay
-from pgd_lightning.progress import StopOnSignal
-from pgd_lightning.until_flat import UntilFlat
+from pgd_lightning.runs import identity
+from pgd_lightning.training.callbacks import StopOnSignal
+from pgd_lightning.training.until_flat import UntilFlat
 
 AUTO = ["prior.steps=auto", "prior.validate_every=4", "prior.auto.warmup=5", "prior.auto.minutes=30"]
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgd_lightning.data.buffer import EpisodeBuffer
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_padded, split_windows, window_starts
 from pgd_lightning.errors import UserError
+from pgd_lightning.imagination.buffer import EpisodeBuffer
 from pgd_lightning.randomness import stream
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from pgd_lightning.agents.seeds import call_stacked
-from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.rollout import rollout
-from pgd_lightning.models import build_agent, load_agent
-from pgd_lightning.runs import finished_agent
+from pgd_lightning.runs.run import finished_agent
 
 SEED = 2026
 DECISIONS = {  # name: (K, s relative to the run's scale, selection)

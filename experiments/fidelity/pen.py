@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.data import d4rl
+from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.networks.mlp import mlp
-from pgd_lightning.simulators.recipes import Act, record_policies
+from pgd_lightning.simulators.substitutes.recipes import Act, record_policies
 
 TASK, HORIZON, SEED = "pen", 100, 0
 HIDDEN, EPOCHS, BATCH, RATE = [256, 256], 1500, 256, 1e-3

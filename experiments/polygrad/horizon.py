@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgd_lightning import train
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.generators import ready_generator
+from pgd_lightning.commands import train
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.fidelity import replayed
-from pgd_lightning.experience import ready_generator
 from pgd_lightning.generators.matching import shape_of, standardised
-from pgd_lightning.runs import build
+from pgd_lightning.runs.run import build
 from pgd_lightning.simulators import make
 
 SEED, WINDOWS = 2026, 200

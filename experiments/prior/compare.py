@@ -21,14 +21,14 @@ from ablations import ABLATIONS
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.configuration import compose_config
-from pgd_lightning.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.building import build_prior
+from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.diffusion import samplers
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.evaluation.fidelity import step_errors
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
-from pgd_lightning.models import build_prior
 from pgd_lightning.randomness import seed_global
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Trajectory

@@ -99,7 +99,7 @@ def fail(error: Exception | Stopped) -> int:
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
     if launched():
-        import_module("pgd_lightning.ranks").report(error)
+        import_module("pgd_lightning.runs.ranks").report(error)
     else:
         print(f"\nerror: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, UserError | Stopped) else 1
@@ -170,8 +170,8 @@ def quieten() -> None:
 
 def explain(verb: str, words: list[str]) -> None:
     """Print an example of ``verb`` and its settings as they are with those typed; of the word ``all`` every one."""
-    from pgd_lightning import manual
-    from pgd_lightning.configuration import choices, combinations, composed_config
+    from pgd_lightning.commands import manual
+    from pgd_lightning.config.compose import choices, combinations, composed_config
 
     overrides = require_settings([word for word in words if word != "all"])
     overrides = combinations(overrides)[0] if verb in SEVERAL else overrides
@@ -189,7 +189,7 @@ def require_settings(words: list[str]) -> list[str]:
 
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    from pgd_lightning.configuration import combinations, compose_config, handed, nearest, require_inputs
+    from pgd_lightning.config.compose import combinations, compose_config, handed, nearest, require_inputs
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -214,18 +214,18 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
 
 def launched() -> bool:
     """Whether this process is a rank that this package's launcher started."""
-    from pgd_lightning.configuration import HANDED
+    from pgd_lightning.config.compose import HANDED
 
     return HANDED in os.environ
 
 
 def begin(verb: str, overrides: list[str], config: Any) -> None:
     """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
-    from pgd_lightning.allocator import keep_memory
-    from pgd_lightning.console import stopping_on_signals
+    from pgd_lightning.runs.allocator import keep_memory
+    from pgd_lightning.runs.console import stopping_on_signals
 
     keep_memory()
-    main = import_module(f"pgd_lightning.{verb}").main
+    main = import_module(f"pgd_lightning.commands.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with stopping_on_signals():
@@ -237,8 +237,9 @@ def begin(verb: str, overrides: list[str], config: Any) -> None:
 
 def together(verb: str, main: Callable[[Any, list[str]], None], overrides: list[str], config: Any) -> None:
     """Run ``verb`` as one of several processes if it was started so, or start those."""
-    from pgd_lightning import doctor, ranks
-    from pgd_lightning.configuration import default_scale
+    from pgd_lightning.commands import doctor
+    from pgd_lightning.config.compose import default_scale
+    from pgd_lightning.runs import ranks
 
     if not launched():  # the launcher looked
         doctor.preflight(config)

@@ -14,7 +14,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from pgd_lightning.agents.alarms import check_losses, value_warning
+from pgd_lightning.agents.checks import check_losses, value_warning
 from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.rewards import RewardScale

@@ -1,7 +1,7 @@
 """The behaviour model of agents that are diffusion models themselves: noised actions, given the observation.
 
-It is trained once for a data set (``pgd_lightning.pretraining``) and then shared by all seeds and settings. Its loss
-is that of Diffusion-DICE (arXiv 2407.20109): the squared error of the predicted noise, summed over action dims.
+It is trained once for a data set (``pgd_lightning.artifacts.behaviour``) and then shared by all seeds and settings. Its
+loss is that of Diffusion-DICE (arXiv 2407.20109): the squared error of the predicted noise, summed over action dims.
 """
 
 from collections.abc import Callable

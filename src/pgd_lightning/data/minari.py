@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgd_lightning.data.d4rl import Reading, read
-from pgd_lightning.data.hdf5 import DAMAGE, DENSEST, check_plain, opened
+from pgd_lightning.data.d4rl.hdf5 import DAMAGE, DENSEST, check_plain, opened
+from pgd_lightning.data.d4rl.reader import Reading, read
 from pgd_lightning.data.origin import minari_facts
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
@@ -48,7 +48,7 @@ def _missing(error: ImportError, extra: str) -> UserError:
 
 
 def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
-    """Where the data come from, as :func:`pgd_lightning.data.d4rl.provenance`; hash over all files of ``data``."""
+    """Where the data come from, as of a D4RL file; the hash is over all files of ``data``."""
     digest = sha256()
     for path in sorted(p for p in (folder / "data").rglob("*") if p.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode())
@@ -76,7 +76,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
-    """Read and check a local Minari data set. Raises UserError as :func:`pgd_lightning.data.d4rl.load`.
+    """Read and check a local Minari data set. Raises UserError as :func:`pgd_lightning.data.d4rl.reader.load`.
 
     Observations are taken as they are, or from ``observation`` of a dictionary, for antmaze behind ``achieved_goal``.
     """

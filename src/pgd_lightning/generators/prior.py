@@ -149,7 +149,7 @@ class DiffusionPrior(WindowModel):
     """Trains ``denoiser`` on windows; ``ema`` is the average that is sampled from, ``codec`` the change of units.
 
     Without ``warmup_steps`` the learning rate follows :func:`warmup_cosine` to ``total_steps``. With them it stays at
-    its peak until something sets ``decays_from`` and ``total_steps`` (:class:`~pgd_lightning.until_flat.UntilFlat`).
+    its peak until something sets ``decays_from`` and ``total_steps`` (``training/until_flat.py``).
     """
 
     name = "prior"

@@ -11,14 +11,7 @@ import numpy as np
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.simulator import (
-    Array,
-    Batched,
-    Simulator,
-    checked,
-    one_step_by_row,
-    replay_by_row,
-)
+from pgd_lightning.simulators.simulator import Array, Batched, Simulator, checked, one_step_by_row, replay_by_row
 
 BLOCK = 4096  # rows at once, a matter of memory
 ROWS_A_THREAD = 64  # fewer are not worth a thread and its data

@@ -1,0 +1,97 @@
+"""The behaviour model of an agent that is a diffusion model: trained once for a data set, found again by every agent.
+
+Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
+"""
+
+from collections.abc import Callable
+
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.artifacts.building import fit_scales, load_agent
+from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.runs import identity
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.identity import BEHAVIOUR as SHARED
+from pgd_lightning.runs.run import Run, build
+from pgd_lightning.training.fit import ALONE, fit
+
+
+def needs_behaviour(config: DictConfig) -> bool:
+    """Whether the agent of ``config`` holds a behaviour model."""
+    return SHARED in config.agent.learner
+
+
+def adopt_behaviour(module: Agent, config: DictConfig, dataset: Dataset) -> None:
+    """Give ``module`` the trained behaviour model of its data, if it holds one."""
+    if needs_behaviour(config):
+        trained = ready_behaviour(config, dataset)
+        module.learner.get_submodule(SHARED).load_state_dict(
+            {name: tensor.squeeze(0) for name, tensor in trained.learner.get_submodule(SHARED).state_dict().items()}
+        )
+
+
+def behaviour_run(config: DictConfig, dataset: Dataset, find: Callable[..., Run]) -> Run:
+    """The run of the behaviour model, by ``Run.at`` or ``Run.named``."""
+    what = identity.behaviour(config, dataset.file)
+    return find(config.runs_dir, SHARED, config.env.name, "diffusion", what, config.pretraining.seed)
+
+
+def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
+    """The behaviour model of ``dataset`` under ``config``, read from its run or trained now."""
+    settings = config.pretraining
+    run = behaviour_run(config, dataset, Run.at)
+    module = build_behaviour(config, dataset)
+    if run.finished:
+        say(f"behaviour model: trained already, in {run.folder}", once=True)
+        load_agent(module, run)
+        return module
+    with run.started(config, dataset.provenance, shared=True):
+        if run.finished:
+            load_agent(module, run)
+            return module
+        size = sum(p.numel() for p in module.learner.parameters())
+        say(
+            f"behaviour model: training {size:,} parameters for {settings.updates:,} updates, batch size "
+            f"{settings.batch_size}, in {run.folder}"
+        )
+        data = SyntheticDataModule(
+            real=dataset.transitions,
+            generator=None,
+            **dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0},
+            seeds=[settings.seed],
+            total_steps=settings.updates,
+            observers=[],
+        )
+        fit(
+            run, config, dataset.provenance, module, data, title="behaviour model",
+            steps=settings.updates, log_every=settings.log_every,
+            checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
+        )  # fmt: skip
+        run.update(state="finished")
+    return module
+
+
+def build_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
+    """The untrained model as an agent of one loss, with the scales of observations that the real agent has."""
+    settings, agent = config.pretraining, OmegaConf.to_container(config.agent, resolve=True)
+    assert isinstance(agent, dict)
+    agent |= {
+        "name": SHARED,
+        "num_seeds": 1,
+        "seed": settings.seed,
+        "learning_rate": settings.learning_rate,
+        "lr_schedule": settings.lr_schedule,
+        "log_every": settings.log_every,
+        "weight_decay": 0.0,
+        "total_steps": settings.updates,
+        "learner": {
+            "_target_": "pgd_lightning.agents.behaviour.Behaviour",
+            "_partial_": True,
+            SHARED: agent["learner"][SHARED],
+        },
+    }
+    module: Agent = build(agent)
+    fit_scales(module, dataset)
+    return module

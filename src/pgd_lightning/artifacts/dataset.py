@@ -1,0 +1,218 @@
+"""From the name of an environment to its recording, cut into windows and steps, with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
+from pgd_lightning.channels import mean_and_std
+from pgd_lightning.data import minari, origin, sources
+from pgd_lightning.data.d4rl import package as legacy
+from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data.d4rl.cache import cache_key, cached
+from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
+from pgd_lightning.data.outputs import expanded
+from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.windows import Windows, left_out, split_windows
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation import bodies
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.run import Run, build
+from pgd_lightning.simulators import make
+from pgd_lightning.trajectory import EnvSpec, Transition
+
+LOOKED_AT = 20_000  # rows that are compared with the simulator of ``env``
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A recording with its provenance, cut into windows."""
+
+    env: EnvSpec
+    recording: Recording
+    provenance: dict[str, Any]
+    train: Windows
+    validation: Windows | None
+    path: Path | None  # the HDF5 file, if it is one
+
+    @property
+    def label(self) -> str:
+        """For titles of tables and figures: says what the data are, so that a substitute never passes for D4RL."""
+        return str(self.provenance["label"])
+
+    @property
+    def file(self) -> str:
+        """The SHA-256 by which runs know their data."""
+        return str(self.provenance["sha256"])
+
+    @property
+    def transitions(self) -> Transition:
+        """Every real step that has a successor or ends in a terminal, ``[B]``.
+
+        A view: its length, indexing and columns are a Transition's, but a batch is gathered when it is asked for.
+        """
+        return cast(Transition, self.recording.steps())
+
+    @property
+    def obs_std(self) -> Tensor:
+        """Population standard deviation of each observation dim ``[O]``, 0 where it is constant."""
+        return mean_and_std(self.recording.obs)[1]
+
+
+def dataset_of(run: Run, settings: DictConfig, source: str | None) -> Dataset:
+    """The recording that the finished ``run`` learned from: ``source`` if it is given, else where it was found then.
+
+    Raises UserError if what is found there is something else.
+    """
+    there = run.record.get("recording")
+    if source is not None or (there is not None and Path(there).exists()):
+        settings.data.source = source if source is not None else there
+    label = run.record["provenance"]["label"]
+    try:
+        dataset = open_dataset(settings)
+    except UserError as error:
+        raise UserError(
+            f"{error} {run.folder} was trained on {label}: data.source=… says where that is now."
+        ) from error
+    if dataset.file != run.record["provenance"]["sha256"]:
+        raise UserError(
+            f"{run.folder} was trained on {label}, and this is {dataset.label}: data.source=… says where the first is."
+        )
+    return dataset
+
+
+def open_dataset(config: DictConfig) -> Dataset:
+    """Find, check and cut the recording of ``config.env``; prints its summary."""
+    env: EnvSpec = build(config.env)
+    recording, provenance, path = read_recording(config, env)
+    train, validation = split_windows(
+        recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
+    )
+    card = recording.card()
+    say(f"data: {provenance['label']}")
+    say(
+        f"data: {card['steps']:,} steps in {card['episodes']:,} episodes, mean return {card['return_mean']:.1f} "
+        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {counted(card['terminals'], 'terminal')}, "
+        f"{counted(card['timeouts'], 'timeout')}; {len(train):,} training windows of {config.data.horizon} steps"
+    )
+    if card["terminals"] == 0:
+        say("data: the recording has no terminals, so synthetic data will have none", once=True)
+    outside = left_out(recording, config.data.horizon, [part for part in (train, validation) if part])
+    for note in (*recording.notes, *([outside] if outside else [])):
+        say(f"data: {note}")
+    simulator = make(env.task, env.physics)
+    say(f"simulator: {simulator.physics}")
+    if simulator.differs:
+        say(f"simulator: it differs from D4RL's, so compare scores with care: {simulator.differs}")
+    return Dataset(env, recording, provenance, train, validation, path)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 terminal``, ``2 terminals``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
+    """The recording that ``data.source`` names, through the cache, where it comes from, and its HDF5 file if it is one.
+
+    Raises UserError, in one sentence, where it is not usable.
+    """
+    data = config.data
+    reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
+    if data.source == sources.PACKAGE:
+        columns = legacy.fetch(env)
+        provenance = legacy.provenance(columns, env)
+        return legacy.load(columns, env, reading), provenance, None
+    read: Callable[[d4rl.Reading], Recording]
+    path = None
+    if data.source.startswith(sources.MINARI):
+        folder = sources.minari_folder(data.source)
+        provenance = minari.provenance(folder, env)
+        read = partial(minari.load, folder, env)
+    else:
+        path = find_file(config, env)
+        provenance = d4rl.provenance(path, env)
+        read = partial(load_file, path, env)
+    said = tuple(origin.compared(env, provenance))
+    make = partial(of_its_body, read, reading, env, provenance, path)
+    if data.cache is None:
+        recording = make()
+    else:
+        facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps, env.terminates]
+        key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
+        recording = cached(expanded(data.cache), key, make, lambda text: say(f"data: {text}"))
+    return replace(recording, notes=(*said, *recording.notes)), provenance, path
+
+
+def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
+    """As :func:`pgd_lightning.data.minari.load` of a Minari data set."""
+    return d4rl.load(path, env, **vars(reading))
+
+
+def of_its_body(
+    read: Callable[[d4rl.Reading], Recording], reading: d4rl.Reading, env: EnvSpec, provenance: dict[str, Any],
+    path: Path | None,
+) -> Recording:  # fmt: skip
+    """The recording, with a note if its rows do not look like those of ``env``.
+
+    Raises UserError, with the notes printed before, where they are clearly of another task.
+    """
+    try:
+        recording = read(reading)
+    except TimeLimitsAsEnds:  # of another body they may well be ends
+        require_body(read(replace(reading, terminals="recorded")), env, provenance, path)
+        raise
+    return require_body(recording, env, provenance, path)
+
+
+def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None) -> Recording:
+    """See :func:`of_its_body`."""
+    usable = recording.has_successor.nonzero().flatten()
+    rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
+    if provenance["kind"] in ("official", "local recipe") or not len(rows):
+        return recording
+    columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
+    obs, action, after, reward = (column.double().numpy() for column in columns)
+    try:
+        goal = d4rl.infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
+        doubt = bodies.doubt(env.task, bodies.Rows(obs, action, after, reward, goal))
+    except UserError:  # no simulator here, or goals that are no numbers: then nothing can be said
+        return recording
+    if doubt is None:
+        return recording
+    if doubt.tasks:
+        for note in recording.notes:
+            say(f"data: {note}")
+        raise origin.wrong(provenance["path"], env, doubt.tasks, doubt.why)
+    return replace(recording, notes=(*recording.notes, f"is this {env.task}? {doubt.why}"))
+
+
+def find_file(config: DictConfig, env: EnvSpec) -> Path:
+    """The file that ``data.source`` asks for; ``auto`` falls back to a substitute of our own, and says so."""
+    data = config.data
+    if data.source == "local":
+        return stand_in(config, env)
+    try:
+        return d4rl.locate(
+            env, data.source if data.source != "auto" else "d4rl", expanded(data.dir), data.base_url,
+            timeout=data.timeout, retries=data.retries,
+        )  # fmt: skip
+    except d4rl.DataUnavailable as error:
+        if data.source != "auto":
+            raise
+        if not has_recipe(env):
+            raise
+        say(
+            f"data: {error}\ndata: A substitute dataset is used instead, recorded here by a policy of this project "
+            f"({recipe_of(env).description}). Scores on it cannot be compared with published ones of {env.d4rl_id}. "
+            "Set data.source=d4rl to stop instead."
+        )
+        return stand_in(config, env)

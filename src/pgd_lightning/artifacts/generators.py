@@ -1,0 +1,50 @@
+"""From a config to its generator, with the model behind it: found in its run folder, or trained now."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.artifacts.models import ready_model, trained_model
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs.run import Run, build, readable
+from pgd_lightning.trajectory import Generator
+
+
+def ready_generator(config: DictConfig, dataset: Dataset) -> Generator | None:
+    """The generator of the config, or None for real data only."""
+    if config.generator.build is None:
+        return None
+    model, _ = ready_model(config, dataset, config.generator.model)
+    generator: Generator = build(config.generator.build)(model)
+    return generator
+
+
+def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator | None:
+    """The generator of the finished agent ``run``, whose ``settings`` were these, or None for real data only.
+
+    The model behind it is the very one that the agent learned from. Raises UserError if it is found neither in the runs
+    folder that ``run`` lies in nor in the one that it was trained in.
+    """
+    if settings.generator.build is None:
+        return None
+    section = settings.generator.model
+    generator: Generator = build(settings.generator.build)(
+        trained_model(model_behind(run, settings), settings, dataset, section)
+    )
+    return generator
+
+
+def model_behind(run: Run, settings: DictConfig) -> Run:
+    """The run of the model that the finished agent ``run`` learned from, see :func:`generator_of`."""
+    section, env = settings.generator.model, settings.env.name
+    wanted = run.record["identity"][section]
+    roots = {run.folder.absolute().parents[3]: None, Path(settings.runs_dir).absolute(): None}
+    for root in roots:
+        for found in readable(sorted(root.glob(f"{section}/{env}/*/{settings.seed}/run.json"))):
+            if found.finished and found.record["identity"] == wanted:
+                return found
+    raise UserError(
+        f"The {section} that {run.folder} learned from is not in {' or '.join(map(str, roots))}: copy its "
+        f"folder there, below {section}/{env}, from the runs folder where it was trained."
+    )

@@ -1,0 +1,217 @@
+"""``pgd check``: a summary of a recording, its one-step error under both physics, and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from pgd_lightning.artifacts.dataset import read_recording
+from pgd_lightning.data.d4rl import quirks
+from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data.outputs import expanded, require_own
+from pgd_lightning.data.recording import Recording
+from pgd_lightning.data.summary import examine
+from pgd_lightning.data.windows import Windows, left_out, window_starts
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.replay import Replay, replayed
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.report.data_figure import data_figure
+from pgd_lightning.runs import identity
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.run import build, write_atomic
+from pgd_lightning.simulators import PHYSICS, Simulator, make
+from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.trajectory import EnvSpec
+
+# relocate: files hold where the object is, its body stands where it was in the episode's first row
+OBJECT_BASE = ("obj_pos", "obj_body_pos")
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Print the summary and write ``check.json`` and its figure. Raises UserError if the recording is not usable."""
+    env: EnvSpec = build(config.env)
+    recording, provenance, path = read_recording(config, env)
+    asked, digest = identity.check(config, provenance["sha256"]), provenance["sha256"]
+    name = f"{digest[:8]}-{identity.digest(asked)}"
+    folder = expanded(config.out) if config.out else Path(config.checks_dir) / env.name / name
+    require_own(
+        folder, ("check.json", "check.png", "check.svg"), "check.json", lambda c: c.get("asked") == asked,
+        config.overwrite,
+    )  # fmt: skip
+    card = examine(recording, env)
+    starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
+    outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
+    card["notes"] += [outside] if outside else []
+    replays = compare_physics(config, env, recording, path)
+    found = verdict(replays, config.exact)
+    say(text(env, provenance, card, replays, found))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
+        write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
+        lengths = (recording.ends - recording.starts + 1).numpy()
+        names = channels(env.task)
+        ranges = {"observation": (names.obs, card["obs"]), "action": (names.action, card["action"])}
+        data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder} ({error}): set out=<a folder you may write to>.") from error
+    say(f"\nwritten: {folder / 'check.json'}, {folder / 'check.png'}")
+
+
+def compare_physics(
+    config: DictConfig, env: EnvSpec, recording: Recording, path: Path | None
+) -> dict[str, Replay | None]:
+    """The same rows stepped once under each physics; empty if this task has no simulator."""
+    rows = sampled_rows(recording, config.rows, derive_seed(config.seed, "check"))
+    if not len(rows):
+        return {}
+    replays: dict[str, Replay | None] = {}
+    for physics in PHYSICS:
+        try:
+            simulator = make(env.task, physics)
+        except UserError as error:
+            say(f"check: no one-step error: {error}")
+            return {}
+        replays[physics] = replay_rows(config, env, simulator, recording, path, rows)
+    return replays
+
+
+def sampled_rows(recording: Recording, number: int, seed: int) -> NDArray[np.int64]:
+    """At most ``number`` rows, ascending: up to a tenth of them terminal, the others with a recorded successor."""
+    rng, terminal = np.random.default_rng(seed), recording.terminated.numpy()
+    ends = rng.permutation(np.flatnonzero(terminal))[: number // 10]
+    others = rng.permutation(np.flatnonzero(recording.has_successor.numpy() & ~terminal))[: number - len(ends)]
+    return np.sort(np.concatenate([ends, others]))
+
+
+def replay_rows(
+    config: DictConfig,
+    env: EnvSpec,
+    simulator: Simulator,
+    recording: Recording,
+    path: Path | None,
+    rows: NDArray[np.int64],
+) -> Replay | None:
+    """``rows [N]`` of the recording stepped in ``simulator``, from the file's infos where it has them."""
+    family = quirks.family(env.task)
+    # antmaze's published script wrote infos after the step that a row is of; its observations are the whole state
+    states = recorded_states(path, simulator, recording, rows) if path and family != "antmaze" else None
+    index = rows
+    if family == "maze2d" and config.data.rewards == "recorded":
+        index = np.minimum(rows + 1, len(recording) - 1)  # there the reward of a step stands one row below it
+    successors = recording.successors(torch.as_tensor(rows)).double().numpy()
+    successors[~recording.has_successor[rows].numpy()] = np.nan
+    return replayed(
+        simulator, states,
+        recording.obs[rows].double().numpy(), recording.action[rows].double().numpy(),
+        successors, recording.reward[index].double().numpy(),
+        recording.terminated[rows].numpy(),
+    )  # fmt: skip
+
+
+def recorded_states(
+    path: Path, simulator: Simulator, recording: Recording, rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]] | None:
+    """The simulator's state at ``rows`` from the file's infos; None if it lacks a part of it."""
+    states = {}
+    starts = recording.starts.numpy()
+    first = starts[np.searchsorted(starts, rows, side="right") - 1]
+    for name, value in simulator.state().items():
+        found = d4rl.infos(path, name, np.shape(value), rows) if name != "obj_pos" else None
+        if found is None and name in OBJECT_BASE:
+            found = d4rl.infos(path, "obj_pos", np.shape(value), first)
+        if found is None:
+            return None
+        states[name] = found
+    return states
+
+
+def verdict(replays: dict[str, Replay | None], exact: float) -> str:
+    """In one line which physics the file was recorded in."""
+    errors = {physics: replay.median for physics, replay in replays.items() if replay}
+    if not errors:
+        return "the file does not determine the simulator's states, so nothing can be said of its physics"
+    matching = [physics for physics, error in errors.items() if error <= exact]
+    if len(matching) == len(errors) > 1:
+        return "recorded in this simulator: both physics reproduce it, which do not differ for these rows"
+    if matching:
+        return f"recorded under physics={matching[0]}: only that one reproduces it"
+    nearest = min(errors, key=lambda physics: errors[physics])
+    return f"recorded in neither physics: the nearer is {nearest}, with a median error of {errors[nearest]:.1e}"
+
+
+def text(
+    env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
+) -> str:
+    """The summary for people."""
+    returns, lengths = card["returns"], card["lengths"]
+    lines = [
+        provenance["label"],
+        f"  {'origin':<22}{origin(env, provenance)}",
+        f"  {'episodes':<22}{card['episodes']} in {card['steps']} rows, lengths {lengths['min']:.0f} to "
+        f"{lengths['max']:.0f}, median {lengths['median']:.0f}",
+        f"  {'return':<22}{returns['mean']:.1f} ± {returns['std']:.1f}, {returns['min']:.1f} to {returns['max']:.1f}; "
+        f"D4RL score {card['score_mean']:.1f}, {env.score(returns['min']):.1f} to {env.score(returns['max']):.1f}",
+        f"  {'ends':<22}{card['terminals']} terminals, {card['timeouts']} timeouts or cuts",
+        f"  {'reward':<22}{card['reward_min']:.4g} to {card['reward_max']:.4g}",
+        f"  {'observations':<22}{span(card['obs'])}",
+        f"  {'actions':<22}{span(card['action'])}; {card['clipped_actions']} numbers outside the box (clipped), "
+        f"{card['actions_at_the_box']} on it",
+        f"  {'duplicates':<22}{card['duplicate_rows']} rows, {card['duplicate_episodes']} episodes",
+        f"  {'successors':<22}{successors(card)}",
+    ]
+    lines += [f"  {'note':<22}{note}" for note in card["notes"]]
+    for physics, replay in replays.items():
+        lines.append(f"  {'one step, ' + physics:<22}{replay_line(replay)}")
+    return "\n".join([*lines, f"  {'physics':<22}{found}"])
+
+
+def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
+    """What the hash says."""
+    digest = provenance["sha256"]
+    if provenance["kind"] == "official":
+        return f"the published D4RL file, sha256 {digest}"
+    published = f", not the published {env.file.sha256[:8]}…" if env.file.sha256 else ""
+    return f"{provenance['kind']}, sha256 {digest}{published}"
+
+
+def span(columns: dict[str, list[float]]) -> str:
+    """Ranges of all dimensions in a line; each is in check.json and the picture."""
+    fixed = sum(low == high for low, high in zip(columns["min"], columns["max"], strict=True))
+    constant = f", {fixed} of them constant" if fixed else ""
+    return f"{len(columns['min'])} numbers in {min(columns['min']):.4g} to {max(columns['max']):.4g}{constant}"
+
+
+def successors(card: dict[str, Any]) -> str:
+    """Where they come from, and whether they agree with the following rows."""
+    kind = "recorded at episode ends too" if card["successors_recorded"] else "the following row"
+    differ = card["successors_inside_differ"]
+    agree = "agree with the following row inside episodes"
+    if differ:
+        agree = f"{differ} inside episodes differ from the following row, by up to {card['largest_difference']:.2g}"
+    return f"{kind}; {agree}; {card['rows_without_successor']} rows without"
+
+
+def replay_line(replay: Replay | None) -> str:
+    """One physics in a line."""
+    if replay is None:
+        return "observations alone do not determine the state, and the file has no infos/qpos, infos/qvel"
+    return (
+        f"error median {replay.median:.1e}, 99 % {replay.most:.1e}, max {replay.max:.1e} ({replay.rows} rows from "
+        f"{replay.state}); reward median {replay.reward_median:.1e}, max {replay.reward_max:.1e}; "
+        f"{terminals(replay)}"
+    )
+
+
+def terminals(replay: Replay) -> str:
+    """How many recorded terminals the simulator confirms, and how many it adds."""
+    added = f"; {replay.terminals_added} other rows end there" if replay.terminals_added else ""
+    if not replay.terminals:
+        return f"no recorded terminal among these rows{added}"
+    return f"{replay.terminals_confirmed} of {replay.terminals} recorded terminals end in the simulator too{added}"

@@ -1,0 +1,41 @@
+"""``pgd evaluate``: more episodes of a finished agent, on start states of their own."""
+
+import json
+
+import numpy as np
+from omegaconf import DictConfig
+
+from pgd_lightning.artifacts.building import load_agent
+from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.evaluation.statistics import seed_interval
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.run import build, finished_agent, write_atomic
+from pgd_lightning.trajectory import EnvSpec
+
+
+def main(config: DictConfig, overrides: list[str]) -> None:
+    """Print the score, and write every episode to ``out`` or beside the run. Raises UserError where that cannot be."""
+    if config.out is not None:
+        require_new(expanded(config.out), config.overwrite)
+    run = finished_agent(config.run)
+    settings = run.load_config()
+    env: EnvSpec = build(settings.env)
+    module = build(settings.agent)  # its checkpoint holds what it knows of the data
+    load_agent(module, run)
+    seed = derive_seed(config.seed, "evaluate")
+    result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
+    interval = seed_interval(np.vectorize(env.score)(result.returns))
+    label = run.record["provenance"]["label"]
+    say(f"{run.record['method']} on {label}: score {interval}, return {result.returns.mean():.1f}")
+    path = run.folder / f"evaluation-{config.seed}-{config.episodes}.json"
+    if config.out is not None:
+        path = expanded(config.out)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a folder you may write to.") from error
+    write_atomic(path, json.dumps(result.ledger(env, settings.updates, "final"), indent=1))
+    say(f"every episode: {path}")

@@ -1,0 +1,258 @@
+"""From a command line to one resolved config: Hydra at the edge, and sentences instead of tracebacks.
+
+Neither torch nor Lightning is loaded for it.
+"""
+
+import json
+import os
+import re
+import sys
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pgd_lightning.config import ranges
+from pgd_lightning.config.gpu import gpu_is_there
+from pgd_lightning.config.ranges import CONF
+from pgd_lightning.config.ranges import of_group as options
+from pgd_lightning.data import sources
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs.folder import require_run
+
+OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
+OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
+
+HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank reads instead of composing
+
+GROUPS = {  # where a verb's options lie under another name
+    "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
+    "imagine": {"learner": "learner@imagine.learner"},
+}
+
+
+QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+
+
+def compose_config(verb: str, overrides: list[str]) -> DictConfig:
+    """As :func:`composed_config`. Raises UserError also where ``verb`` needs a setting that is not given."""
+    config = composed_config(verb, overrides)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"'pgd {verb}' needs {', '.join(f'{key}=…' for key in missing)}.")
+    return config
+
+
+def composed_config(verb: str, overrides: list[str]) -> DictConfig:
+    """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            config = compose(verb, overrides=composed(verb, overrides))
+            _check_typed(verb, config, overrides)
+            OmegaConf.resolve(config)
+        except MissingConfigException as error:
+            raise UserError(_unknown_option(str(error))) from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_unknown_key(verb, str(error) or str(error.__cause__))) from error
+    settings: Any = OmegaConf.to_container(config)
+    for key, value in ranges.leaves(verb, settings):
+        ranges.check(verb, settings, key, value)
+    return config
+
+
+def choices(verb: str, overrides: list[str]) -> dict[str, str]:
+    """The option of every group in the config of ``verb``, by the name that the group is typed under."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(verb, overrides=composed(verb, overrides), return_hydra_config=True)
+    typed = {name: short for short, name in GROUPS.get(verb, {}).items()}
+    found = {typed.get(name, name): option for name, option in config.hydra.runtime.choices.items()}
+    return {name: str(option) for name, option in found.items() if _group(verb, name)}
+
+
+def handed() -> tuple[list[str], DictConfig] | None:
+    """Overrides and resolved config that the launcher handed to this rank; None for a process of its own."""
+    if HANDED not in os.environ:
+        return None
+    given = json.loads(Path(os.environ[HANDED]).read_text())
+    sys.argv = given["argv"]  # what the user typed: run folders record it
+    return given["overrides"], OmegaConf.create(given["config"])
+
+
+def require_inputs(config: DictConfig) -> None:
+    """Raises UserError where the recording or the run that the command is about is not there."""
+    if run := OmegaConf.select(config, "run"):
+        require_run(run)
+    if source := OmegaConf.select(config, "data.source"):
+        sources.require(source)
+
+
+def composed(verb: str, overrides: list[str]) -> list[str]:
+    """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
+    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *overrides]]
+
+
+def _for_hydra(verb: str, override: str) -> str:
+    """One override. Raises UserError where it removes something, or chooses what its group does not have."""
+    key, equals, value = override.partition("=")
+    if not key or key.startswith("~"):
+        raise UserError(f"'{override}' gives no setting a value: write key=value.")
+    if key == "model":
+        raise UserError(f"{override} does not fit: every model is there, and generator= says which one is used.")
+    for short, name in GROUPS.get(verb, {}).items():
+        if key == name.partition("@")[2] != short:
+            raise UserError(f"{override} is written {short}={value}.")
+    if group := _group(verb, key):
+        if value.strip("'\"") not in options(group):
+            raise UserError(_unknown_option(f"'{group}/{value}'"))
+    elif {"text", "path"} & _kinds(verb, key) and value != "null":
+        value = _quoted(value, paths="path" in _kinds(verb, key), several=_is_list(verb, key))
+    return f"{GROUPS.get(verb, {}).get(key, key)}{equals}{value}"
+
+
+def _group(verb: str, key: str) -> str:
+    """The folder of ``conf`` whose options ``key=`` chooses among; empty where it is a setting."""
+    name = GROUPS.get(verb, {}).get(key, key).partition("@")[0].lstrip("+")
+    return name if name and (CONF / name).is_dir() else ""
+
+
+def _kinds(verb: str, key: str) -> set[str]:
+    return {option.removeprefix("list of ") for option in ranges.declared(verb, key.lstrip("+"))}
+
+
+def _is_list(verb: str, key: str) -> bool:
+    return any(option.startswith("list of ") for option in ranges.declared(verb, key))
+
+
+def _quoted(value: str, paths: bool, several: bool) -> str:
+    """Text as Hydra takes it for what was typed; ``several`` of them are written [a,b]."""
+    if several and value.startswith("[") and value.endswith("]"):
+        return f"[{','.join(_quoted(part, paths, several=False) for part in _parts(value[1:-1]))}]"
+    text = _unquoted(value)
+    return QuotedString(_at_home(text) if paths else text, Quote.double).with_quotes()
+
+
+def _unquoted(value: str) -> str:
+    """``value`` without the quotes around all of it, if it has some."""
+    return re.sub(r"\\([\"'\\])", r"\1", value[1:-1]) if re.fullmatch(QUOTED, value, re.DOTALL) else value
+
+
+def _parts(value: str) -> list[str]:
+    """``value`` at its commas, but those within quotes."""
+    parts = re.findall(rf"(?:{QUOTED}|[^,])+", value, re.DOTALL)
+    return [part.strip() for part in parts]
+
+
+def _at_home(path: str) -> str:
+    """``path`` with a leading ~ replaced by the home folder; that of nobody is a name."""
+    prefix, tilde, rest = path.partition("~")
+    if not tilde or prefix not in ("", sources.MINARI):
+        return path
+    found = os.path.expanduser(tilde + rest)
+    return prefix + (f"./{found}" if found.startswith("~") else found)
+
+
+def combinations(overrides: list[str]) -> list[list[str]]:
+    """Every combination of the values of ``key=a,b`` (in Hydra's grammar: also ``range(0,5)``, ``choice(a,b)``).
+
+    Where the setting is a path or text a comma alone separates; one that belongs to it stands within quotes.
+    """
+    return [list(point) for point in product(*map(_values, overrides))]
+
+
+def _values(override: str) -> list[str]:
+    key, _, value = override.partition("=")
+    if {"text", "path"} & _kinds("train", key) and not (_is_list("train", key) and value.startswith("[")):
+        return [f"{key}={_unquoted(part)}" for part in _parts(value)] or [override]
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise UserError(f"A setting cannot be read: {str(error).splitlines()[0]}") from error
+    return [f"{key}={point}" for point in parsed.sweep_string_iterator()] if parsed.is_sweep_override() else [override]
+
+
+def _check_typed(verb: str, config: DictConfig, overrides: list[str]) -> None:
+    """Raises UserError for a typed value that does not fit; a single value becomes a list where one is wanted.
+
+    Before anything is computed from it, which would complain under another name.
+    """
+    settings: Any = OmegaConf.to_container(config)
+    typed = (o.partition("=")[0].lstrip("+") for o in overrides)
+    for key in (key for key in typed if not _group(verb, key)):
+        allowed = ranges.declared(verb, key)
+        value: Any = OmegaConf.select(config, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        group = isinstance(value, dict) and (not allowed or "settings" in allowed)
+        if group or OmegaConf.is_missing(config, key):
+            continue
+        if isinstance(value, float) and value.is_integer() and any(o.startswith("whole") for o in allowed):
+            value = int(value)  # 1e6
+        if isinstance(value, str | int | float) and _is_list(verb, key):
+            value = [value]
+        ranges.check(verb, settings, key, value)
+        _check_used(config, key, value)
+        OmegaConf.update(config, key, value)
+
+
+def _check_used(config: DictConfig, key: str, value: Any) -> None:
+    """Raises UserError for passes over the data where a number of steps is what counts."""
+    group, _, name = key.rpartition(".")
+    steps = OmegaConf.select(config, f"{group}.steps") if name == "epochs" and value is not None else None
+    if steps is not None:
+        raise UserError(
+            f"{key}={value} would not be used, as {group}.steps={steps} counts: set {group}.steps=null too."
+        )
+
+
+def default_scale(verb: str, overrides: list[str]) -> list[str]:
+    """The published settings where there is a GPU, the laptop's elsewhere; a scale that was named stands."""
+    head = str((CONF / f"{verb}.yaml").read_text())
+    if not any(name in head for name in ("defaults: [base", "defaults: [train", "- online:")) or any(
+        o.startswith("scale=") for o in overrides
+    ):
+        return []
+    return [f"scale={'paper' if gpu_is_there() else 'laptop'}"]
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """'did you mean …?', or the list of names if it can be read."""
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"there are {', '.join(names)}." if len(names) < 100 else "'pgd VERB --cfg' shows all there are."
+
+
+def _unknown_option(message: str) -> str:
+    first = message.splitlines()[0]
+    name = first.split("'")[-2] if "'" in first else first
+    group, _, option = name.rpartition("/")
+    if not group or not (CONF / group).is_dir():
+        return f"{first} See 'pgd --help'."
+    return f"There is no {group} '{option}': {nearest(option, options(group))}"
+
+
+def _unknown_key(verb: str, message: str) -> str:
+    first = message.splitlines()[0]
+    if first.startswith("Ambiguous value"):
+        return f"{first.split(chr(39))[1]}: a list is written [a,b]; pgd sweep and pgd slurm take a,b as two points."
+    key = next((word.strip("'\".") for word in first.split() if "." in word.strip("'\".") or "'" in word), "")
+    config = OmegaConf.to_container(compose(verb), resolve=False)
+    first = f"There is no setting '{key}'" if first.startswith("Could not override") else first.rstrip(".")
+    return f"{first}; {nearest(key, sorted(_keys(config)))}"
+
+
+def _keys(node: object, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    own = [f"{prefix}{key}" for key in node if not str(key).startswith("_")]
+    return own + [k for key, value in node.items() for k in _keys(value, f"{prefix}{key}.")]

@@ -1,0 +1,1 @@
+"""The generators that PGD is compared with."""

@@ -1,0 +1,1 @@
+"""PolyGRAD's world model and imagination."""

@@ -1,0 +1,155 @@
+"""PolyGRAD (arXiv 2312.08533): windows whose states are imagined while their actions come to follow the policy.
+
+A window starts as noise, actions included. Each denoising step predicts the states that its current actions lead to,
+then the actions take a step along the policy's score at those states. The first state is a real one and never moves.
+
+Differences from the reference: sampling may take fewer steps than the model has levels, and the limit on how far the
+last steps may move a state grows in proportion (there it is an absolute index, which covers most of a short chain).
+Without a policy actions stay the normal noise they begin as, in the mean and deviation of the data's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pgd_lightning.diffusion.conditional import WorldDenoiser
+from pgd_lightning.diffusion.samplers import Noise, Step, euler_ancestral, normal_noise
+from pgd_lightning.errors import UserError
+from pgd_lightning.generators.codec import TrajectoryCodec
+from pgd_lightning.generators.guidance import Rule, with_actions
+from pgd_lightning.generators.polygrad.world import WorldModel
+from pgd_lightning.randomness import stream
+from pgd_lightning.trajectory import Policy, Trajectory
+
+
+@dataclass(frozen=True)
+class StepLimit:
+    """How far a step near the end may move a state, in standardised units: outliers are cut, nothing else."""
+
+    size: float  # for each level that the step descends
+    levels: int  # the last ones, t <= levels
+
+    def __call__(self, step: Step, denoiser: WorldDenoiser) -> Tensor:
+        """``step.mean`` with the free entries of the state, sqrt(alphabar) x, moved by no more than the limit."""
+        sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
+        level: Callable[[Tensor], Tensor] = denoiser.process.level  # type: ignore[attr-defined]
+        if level(sigma) > self.levels:
+            return step.mean
+        far = self.size * (level(sigma) - (-1 if step.last else level(sigma_next)))
+        before, scale = step.x * (1 + sigma**2).rsqrt(), (1 + sigma_next**2).rsqrt()
+        limited = (before + (step.mean * scale - before).clamp(-far, far)) / scale
+        return step.mean + denoiser.free(limited - step.mean)
+
+
+def imagine(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    denoiser: WorldDenoiser,
+    codec: TrajectoryCodec,
+    policy: Policy | None,
+    rule: Rule,
+    limit: StepLimit | None,
+    starts: Tensor,
+    rows: int,
+    num_steps: int,
+    noise: Noise,
+    action: Tensor | None = None,
+) -> Tensor:
+    """Standardised windows ``[..., N, rows, D]`` from the standardised states ``starts [..., N, O]``.
+
+    Without a policy the actions are ``action [..., N, rows, A]``, standardised, or else the noise they begin as.
+    Raises UserError where a step gives NaN or infinity, naming the step and what was not finite.
+    """
+    sigmas = denoiser.process.schedule(num_steps, starts.device)
+    guide = rule(denoise, policy, codec)[1] if policy is not None else None
+
+    def correct(step: Step) -> Tensor:
+        mean = limit(step, denoiser) if limit else step.mean
+        mean = guide.correct(replace(step, mean=mean, noise=noise)) if guide else mean
+        _check(step, mean, codec, rule)
+        return mean
+
+    def free_noise(x: Tensor) -> Tensor:
+        drawn = torch.zeros_like(x)
+        drawn[..., : denoiser.predicted] = noise(x[..., : denoiser.predicted])
+        return denoiser.free(drawn)
+
+    x = starts.new_zeros(*starts.shape[:-1], rows, codec.channels)
+    x = denoiser.process.start_scale(sigmas[0]) * free_noise(x)
+    x = with_actions(x, noise(x[..., codec.action_channels]) if action is None else action, codec)
+    x[..., 0, : codec.obs_dim] = starts
+    return euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
+
+
+def begun_anew(windows: Trajectory) -> Trajectory:
+    """``[..., N, T]`` in which the rows after an end are the window's first ones again, as often as they fit.
+
+    So every step is one to learn from, as in the windows of models of single rows.
+    """
+    rows = windows.batch_size[-1]
+    ended = windows.terminated
+    length = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, rows)
+    index = torch.arange(rows, device=ended.device) % length.unsqueeze(-1)
+
+    def taken(values: Tensor) -> Tensor:
+        return values.gather(-1, index)
+
+    def taken_vectors(values: Tensor) -> Tensor:
+        return values.gather(-2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
+
+    return Trajectory(
+        obs=taken_vectors(windows.obs), action=taken_vectors(windows.action), reward=taken(windows.reward),
+        terminated=taken(ended), batch_size=windows.batch_size,
+    )  # fmt: skip
+
+
+def _check(step: Step, mean: Tensor, codec: TrajectoryCodec, rule: Rule) -> None:
+    if mean.isfinite().all():
+        return
+    if not step.denoised.isfinite().all():
+        cause = "the world model predicted it: was it trained, and on states like these?"
+    elif not mean[..., codec.action_channels].isfinite().all():
+        cause = f"the action step or the policy made it: strength {rule.coef}."
+    else:
+        cause = "the states overflowed."
+    raise UserError(f"Imagination is not finite at denoising step {step.number + 1} of {len(step.sigmas) - 1}: {cause}")
+
+
+class PolyGRAD:
+    """A trained world model and a rule of guidance make a generator."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        guidance: Rule,
+        limit: StepLimit | None,
+        num_steps: int,
+        rows: int,
+        batch_size: int,  # windows imagined at once, over all seeds
+        anew: bool = True,  # whether a window begins anew after an end, or stays there; older runs do not say
+    ) -> None:
+        if guidance.before:
+            raise UserError("PolyGRAD moves actions after each denoising step: guidance.before=false.")
+        self.model, self.guidance, self.limit = model, guidance, limit
+        self.num_steps, self.rows, self.batch_size, self.anew = num_steps, rows, batch_size, anew
+
+    @torch.no_grad()
+    def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
+        """Windows ``[..., N, rows]`` that begin at ``starts [..., N, O]``."""
+        self.model.to(starts.device)
+        per_call = max(self.batch_size // starts.shape[:-2].numel(), 1)
+        parts = [
+            self._imagined(policy, part, normal_noise(stream(seed, "polygrad", number, device=starts.device)))
+            for number, part in enumerate(starts.split(per_call, dim=-2))
+        ]
+        windows = self.model.codec.decode(torch.cat(parts, dim=-3))
+        windows.obs[..., 0, :] = starts
+        return begun_anew(windows) if self.anew else windows
+
+    def _imagined(self, policy: Policy | None, starts: Tensor, noise: Noise) -> Tensor:
+        codec = self.model.codec
+        return imagine(
+            self.model.denoise, self.model.ema, codec, policy, self.guidance, self.limit, codec.encode_obs(starts),
+            self.rows, self.num_steps, noise,
+        )  # fmt: skip

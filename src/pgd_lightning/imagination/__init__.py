@@ -1,0 +1,1 @@
+"""PolyGRAD's learning side: actor-critic, learner, collector, buffer."""

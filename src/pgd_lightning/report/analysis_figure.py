@@ -1,0 +1,137 @@
+"""Likelihood against one-step error, a point for each source of windows, and the error by position in the window.
+
+The sources are rows as :meth:`pgd_lightning.evaluation.analysis.Analyst.row` measures them, with ``generator`` and
+``label``. Recorded windows err by no more than rounding. Their error stands in the legend and not on the axis, which it
+would stretch over so many decades that the others lie on one another.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from pgd_lightning.report.drawing import GUIDED, INK, colours, legend_below, markers, plt, save, styled
+
+REAL = "real"
+Row = dict[str, Any]
+FAR_BELOW = 30  # times smaller than all that is on the axis: from there on a real error is none of the axis
+BANDS = 3  # sources at most whose quartiles are drawn
+LIKELIHOOD = "log-likelihood of the action under the policy"
+ERROR = "one-step error [data variance], median"
+POSITION = "step of the window"
+
+
+@styled
+def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
+    """A row of two panels for each target policy in ``rows`` (see ``analyse.measured``)."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    figure = plt.figure(figsize=(10, 4.1 * len(targets)), layout="constrained")
+    parts = figure.subfigures(len(targets), 1, squeeze=False)[:, 0]
+    for part, target in zip(parts, targets, strict=True):
+        plane, by_row = part.subplots(1, 2)
+        own = [row for row in rows if row["target"] == target and row.get("dynamics_error_median") is not None]
+        draw_plane(plane, own)
+        draw_error_by_row(by_row, own)
+        plane.set(xlabel=LIKELIHOOD, ylabel=ERROR)
+        by_row.set(xlabel=POSITION, ylabel=ERROR)
+        if target:
+            part.suptitle(f"policy: {target}", fontsize=10)
+        legend_below(part, [plane, by_row], columns=4)
+    return save(figure, title, path)
+
+
+def draw_plane(axis: Any, rows: Sequence[Row]) -> None:
+    """Means of the likelihood and medians of the error with their 95 % intervals; a guidance sweep joined by a line."""
+    sweep = sorted((r for r in rows if r.get("guidance_coef") is not None), key=lambda r: r["guidance_coef"])
+    axis.plot(
+        [r["log_likelihood"] for r in sweep], [r["dynamics_error_median"] for r in sweep], color=GUIDED,
+        linewidth=0.8, alpha=0.6, zorder=1,
+    )  # fmt: skip
+    drawn = on_the_axis(rows)
+    for row in drawn:
+        x, y = row["log_likelihood"], row["dynamics_error_median"]
+        axis.errorbar(
+            x, y, xerr=_bars(x, row["log_likelihood_interval"]), yerr=_bars(y, row["dynamics_error_interval"]),
+            capsize=3, markersize=6, linestyle="", label=row["label"], **_style(row, rows),
+        )  # fmt: skip
+    for row in rows:
+        if row not in drawn:
+            axis.axvline(row["log_likelihood"], color=INK, linewidth=0.8, linestyle=":")
+            axis.plot(
+                row["log_likelihood"], 0, marker="v", markersize=7, linestyle=":", linewidth=0.8, color=INK,
+                transform=axis.get_xaxis_transform(), clip_on=False, label=_below(row),
+            )  # fmt: skip
+    axis.margins(x=0.12)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    _yardstick(axis, rows)
+    _limit(axis, [value for row in drawn for value in row["dynamics_error_interval"]], rows)
+
+
+def draw_error_by_row(axis: Any, rows: Sequence[Row]) -> None:
+    """A line for each source: the median error of each step of its windows, with quartiles where few are drawn."""
+    drawn, seen = [row for row in on_the_axis(rows) if len(row["by_position"]) > 1], []
+    for row in drawn:
+        style = _style(row, rows)
+        medians = np.array([np.nan if value is None else value for value in row["by_position"]])
+        places = np.arange(len(medians))
+        axis.plot(places, medians, label=row["label"], linewidth=1.4, markersize=4, markevery=max(len(medians) // 8, 1),
+                  **style)  # fmt: skip
+        seen.append(medians)
+        quartiles = row.get("by_position_quartiles")
+        if quartiles and len(drawn) <= BANDS:
+            low, high = np.array([[np.nan] * 2 if pair is None else pair for pair in quartiles]).T
+            axis.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            seen += [low, high]
+    for row in rows:
+        if row not in on_the_axis(rows):
+            axis.plot([], [], marker="v", markersize=7, linestyle=":", linewidth=0.8, color=INK, label=_below(row))
+    _yardstick(axis, rows)
+    _limit(axis, np.concatenate(seen).tolist() if seen else [], rows)
+
+
+def on_the_axis(rows: Sequence[Row]) -> list[Row]:
+    """All but real windows whose error is so small that the others could not be told apart beside it."""
+    errors = [row["dynamics_error_median"] for row in rows if row["generator"] != REAL]
+    foot = min([*errors, _persistence(rows) or np.inf]) / FAR_BELOW if errors else 0
+    return [row for row in rows if row["generator"] != REAL or row["dynamics_error_median"] >= foot]
+
+
+def _yardstick(axis: Any, rows: Sequence[Row]) -> None:
+    if persistence := _persistence(rows):
+        axis.axhline(
+            persistence, color=INK, linewidth=1, linestyle="--",
+            label=f"predicting no change: {persistence:.2g}",
+        )  # fmt: skip
+
+
+def _persistence(rows: Sequence[Row]) -> float | None:
+    """The error of saying that nothing changes, on real windows; None in an analysis that did not measure it."""
+    return next((row.get("persistence_error") for row in rows if row["generator"] == REAL), None)
+
+
+def _limit(axis: Any, values: Sequence[float], rows: Sequence[Row]) -> None:
+    """A logarithmic axis that holds ``values`` and the persistence error."""
+    axis.set_yscale("log")
+    held = [value for value in (*values, _persistence(rows) or np.nan) if np.isfinite(value) and value > 0]
+    if held:
+        axis.set_ylim(min(held) / 2, max(held) * 2)
+
+
+def _below(row: Row) -> str:
+    return f"{row['label']}: {row['dynamics_error_median']:.0e}, below the axis"
+
+
+def _bars(middle: float, interval: Sequence[float]) -> list[list[float]]:
+    return [[max(middle - interval[0], 0)], [max(interval[1] - middle, 0)]]
+
+
+def _style(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+    """Guided sources in one colour, the stronger the darker; others each in their own."""
+    names = [r["generator"] for r in rows]
+    style: dict[str, Any] = {"color": colours(names)[row["generator"]], "marker": markers(names)[row["generator"]]}
+    if row["generator"] == "pgd" and row.get("guidance_coef"):
+        strengths = sorted({r["guidance_coef"] for r in rows if r.get("guidance_coef")})
+        style["alpha"] = 0.35 + 0.65 * (strengths.index(row["guidance_coef"]) + 1) / len(strengths)
+    return style

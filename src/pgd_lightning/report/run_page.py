@@ -1,0 +1,298 @@
+"""The page of one run, ``report/index.html``: what was run, what came out, and how to do it again.
+
+It reads the ledgers, the metrics of the model behind the generator, and what :mod:`run_report` measured; nothing is
+computed here that is not written there.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.artifacts.generators import model_behind
+from pgd_lightning.artifacts.models import PRIOR, verdict_key
+from pgd_lightning.evaluation.statistics import FEWEST, Interval
+from pgd_lightning.evaluation.verdict import Verdict
+from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
+from pgd_lightning.report.drawing import NAMES, agent_name, inline, panel, saved
+from pgd_lightning.report.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
+from pgd_lightning.report.templates import notice, photograph, render, score_row
+from pgd_lightning.runs.run import Run, write_atomic
+from pgd_lightning.simulators.channel_names import channels
+
+EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}
+Losses = dict[str, tuple[list[int], list[float]]]  # "training", "held-out" -> steps, values
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of real, unguided and guided windows."""
+
+    rows: list[dict[str, Any]]  # see evaluation.analysis.measure
+    drawn: dict[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
+    replayed: dict[str, NDArray[Any]]  # kind -> obs [n, T, O] of the simulator under the same actions
+    states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn
+
+
+def write(
+    runs: Sequence[Run],
+    settings: DictConfig,
+    dataset: Dataset,
+    summary: Mapping[str, Any],
+    ledgers: Mapping[str, list[dict[str, Any]]],
+    windows: Measured | None,
+    folder: Path,
+) -> Path:
+    """Write the page of ``runs[0]``, which the others are compared with, into ``folder``; returns its path."""
+    model = model_of(runs[0], settings)
+    curves = {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()}
+    pictures = {"learning": panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)}
+    losses = losses_of(model) if model else {}
+    if losses:
+        pictures["losses"] = panel(lambda axis: draw_losses(axis, losses), xlabel="training step", ylabel="loss")
+    shown = channels(dataset.env.task).drawn if windows else []
+    if windows:
+        measured = [row for row in windows.rows if row["windows"]]
+        pictures["plane"] = panel(lambda axis: draw_plane(axis, measured), xlabel=LIKELIHOOD, ylabel=ERROR)
+        pictures["by_row"] = panel(lambda axis: draw_error_by_row(axis, measured), xlabel=POSITION, ylabel=ERROR)
+        for channel in shown:
+            pictures[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
+    strip = folder / "rollout.png"
+    content = {
+        "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
+        "env": settings.env.name,
+        "notice": notice(dataset.provenance["kind"]),
+        "substitute": dataset.provenance["kind"] == "local recipe",
+        "label": dataset.label,
+        "what": what_was_run(runs, settings, dataset),
+        "readings": readings(summary),
+        "rows": score_rows(summary, ledgers),
+        "conditions": conditions(summary),
+        "data": data_facts(dataset),
+        "notes": list(dataset.recording.notes),
+        "model": model_facts(model, settings, losses) if model else None,
+        "windows": windows.rows if windows else [],
+        "num_drawn": len(next(iter(windows.drawn.values()))[0]) if windows else 0,
+        "simulated": SIMULATED,
+        "channels": [name for _, _, name in shown],
+        "differences": differences(summary),
+        "rollout": photograph(strip) if strip.exists() else "",
+        "commands": repeated(runs),
+        "facts": [*versions(runs[0]), origin_of(dataset)],
+        "wandb": wandb_note(runs[0]),
+        "files": files_beside(folder),
+    }
+    page = folder / "index.html"
+    write_atomic(page, render("run_page.html", pictures, **content))
+    return page
+
+
+def write_short(
+    run: Run,
+    title: str,
+    kind: str,
+    said: Sequence[str],
+    table: str,
+    drawn: Mapping[str, Path],
+    facts: list[tuple[str, str]],
+    folder: Path,
+) -> Path:
+    """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``.
+
+    ``kind`` is that of its data's provenance.
+    """
+    content = {
+        "title": title, "notice": notice(kind) if kind != "online" else "", "readings": said, "table": table,
+        "commands": repeated([run]), "facts": [*facts, *versions(run)], "wandb": wandb_note(run),
+        "files": files_beside(folder),
+    }  # fmt: skip
+    page = folder / "index.html"
+    write_atomic(page, render("short_page.html", {name: saved(path) for name, path in drawn.items()}, **content))
+    return page
+
+
+# --- what it says ---
+
+
+def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) -> str:
+    """One sentence."""
+    seeds = f"{settings.seeds} seed" + ("s" if settings.seeds > 1 else "")
+    first, *beside = [_experience(run.record["generator"]) for run in runs]
+    against = f", compared with {' and '.join(beside)}" if beside else ""
+    trained = f"{agent_name(settings.agent.name)} was trained for {settings.updates:,} updates with {seeds}"
+    return f"{trained} on {dataset.label}: {first}{against}."
+
+
+def readings(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each comparison, or the score where there is nothing to compare."""
+    if not summary["differences"]:
+        ((name, score),) = list(summary["scores"].items())[:1]
+        return [f"{_capital(_experience(name))}: score {Interval(**score)}."]
+    found = []
+    for name, difference in summary["differences"].items():
+        first, other = name.split(" - ", 1)
+        found.append(reading(first, other, Interval(**difference)))
+    return found
+
+
+def reading(first: str, other: str, difference: Interval) -> str:
+    """What the paired ``difference`` of the scores of two generators allows one to say."""
+    return compared(_experience(first), _experience(other), difference)
+
+
+def compared(a: str, b: str, difference: Interval) -> str:
+    """As :func:`reading`, of ``a`` minus ``b``."""
+    if difference.low is None:
+        seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
+        return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): difference {difference.mean:.1f}."
+    found = f"difference {difference} over {difference.num_seeds} seeds"
+    if not difference.excludes_zero:
+        return f"No significant difference between {a} and {b}: {found}."
+    return f"{_capital(a)} scored {'higher' if difference.mean > 0 else 'lower'} than {b}: {found}."
+
+
+def _experience(name: str) -> str:
+    return EXPERIENCE.get(name, f"{name} data")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The table of scores; only the first agent has differences."""
+    against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
+    return [
+        score_row(
+            NAMES.get(name, name), Interval(**score), against if number == 0 else {},
+            {"return": fmean(row["return"] for row in ledgers[name] if row["purpose"] == "final")},
+        )
+        for number, (name, score) in enumerate(summary["scores"].items())
+    ]  # fmt: skip
+
+
+def differences(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name, interval and whether it excludes zero."""
+    return [
+        {
+            "name": " minus ".join(NAMES.get(part, part) for part in name.split(" - ", 1)),
+            "difference": values,
+            "told": Interval(**values).excludes_zero,
+            "said": told(Interval(**values)),
+        }
+        for name, values in summary["differences"].items()
+    ]
+
+
+def told(difference: Interval) -> str:
+    """The last column of the paired differences."""
+    if difference.low is None:
+        return f"too few seeds (at least {FEWEST})"
+    return "interval excludes zero" if difference.excludes_zero else "interval includes zero"
+
+
+def conditions(summary: Mapping[str, Any]) -> str:
+    """Under which the scores were measured."""
+    return (
+        f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · scores 0 and 100 are returns of "
+        f"{summary['score_constants']}"
+    )
+
+
+def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
+    """The summary of the recording, line by line."""
+    card, held = dataset.recording.card(), len(dataset.validation) if dataset.validation else 0
+    return [
+        ("data", dataset.label),
+        ("episodes", f"{card['episodes']:,} of {card['length_min']} to {card['length_max']} steps, "
+                     f"{card['steps']:,} steps in all"),
+        ("return", f"mean {card['return_mean']:.1f}, {card['return_min']:.1f} to {card['return_max']:.1f}; "
+                   f"mean score {dataset.env.score(card['return_mean']):.1f}"),
+        ("episode boundaries", f"{card['terminals']} terminals, {card['timeouts']} timeouts"),
+        ("reward", f"{card['reward_min']:.4g} to {card['reward_max']:.4g}"),
+        ("windows", f"{len(dataset.train):,} to train on, {held:,} held out"),
+        ("SHA-256", dataset.file),
+    ]  # fmt: skip
+
+
+def model_of(run: Run, settings: DictConfig) -> Run | None:
+    """The run of the generator's model; None for real data alone."""
+    return None if settings.generator.build is None else model_behind(run, settings)
+
+
+def losses_of(model: Run) -> Losses:
+    """Training and held-out losses from the metrics of all starts, a later one replacing what it repeats."""
+    found: dict[str, dict[int, float]] = {"training": {}, "held-out": {}}
+    for path in sorted(model.folder.glob("metrics/attempt_*/metrics.csv"), key=lambda p: int(p.parent.name[8:])):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for label, end in (("training", "/loss"), ("held-out", "/val_loss")):
+                    for key, value in row.items():
+                        if key.endswith(end) and value:
+                            found[label][int(row["step"]) + 1] = float(value)
+    return {label: (sorted(v), [v[step] for step in sorted(v)]) for label, v in found.items() if v}
+
+
+def model_facts(model: Run, settings: DictConfig, losses: Losses) -> dict[str, Any]:
+    """The model's method, its last losses, and the verdict on the prior's windows where there is one."""
+    section = settings.generator.model
+    known = model.record.get("verdicts", {})
+    found = known.get(verdict_key(settings)) if section == PRIOR else None
+    return {
+        "section": section,
+        "method": model.record["method"],
+        "losses": [f"{label} loss {values[-1]:.3g} at step {steps[-1]:,}" for label, (steps, values) in losses.items()],
+        "verdict": Verdict(**found).sentence(settings.prior.verdict.limit) if found else "",
+        "errors": found,
+        "folder": str(model.folder),
+    }
+
+
+def repeated(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The commands behind ``runs``, each with the runs that it trained."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        starts = run.record["starts"]
+        again = f", start {len(starts)}" if len(starts) > 1 else ""
+        trained = f"{run.record['method']} in {run.folder}, {starts[-1]['time']}{again}"
+        found.setdefault(starts[-1]["command"], []).append(trained)
+    return found
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """Code, packages and machine of the last start."""
+    start = run.record["starts"][-1]
+    packages = ", ".join(f"{name} {number}" for name, number in start.get("packages", {}).items())
+    facts = {"code": start.get("code"), "python": start.get("python"), "packages": packages,
+             "machine": start.get("machine")}  # fmt: skip
+    return [(name, str(value)) for name, value in facts.items() if value]
+
+
+def origin_of(dataset: Dataset) -> tuple[str, str]:
+    """The provenance of the data in a line."""
+    said = ((key, value) for key, value in dataset.provenance.items() if key not in ("label", "says", "minari"))
+    return "data", ", ".join(f"{key} {value}" for key, value in said if value is not None)
+
+
+def files_beside(folder: Path) -> list[str]:
+    """What else there is in the folder of a page."""
+    return sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.suffix != ".html")
+
+
+def wandb_note(run: Run) -> str:
+    """What W&B has of the run."""
+    kept = [path for path in sorted((run.folder / "wandb").glob("*run-*")) if path.is_dir()]
+    if not kept:
+        return "There is no W&B run: it was disabled (logger.wandb=disabled) or failed."
+    if kept[-1].name.startswith("offline"):
+        return f"The W&B run is offline; upload it with: wandb sync {run.folder / 'wandb' / 'offline-run-*'}"
+    return "The W&B run is online."

@@ -1,0 +1,175 @@
+"""The report of one run: table, summary and figures, from the ledgers of runs that differ in the generator alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.artifacts.generators import generator_of
+from pgd_lightning.data.origin import score_constants
+from pgd_lightning.evaluation.analysis import measure
+from pgd_lightning.evaluation.fidelity import replayed
+from pgd_lightning.evaluation.ledgers import episodes
+from pgd_lightning.evaluation.rollout import episode_states
+from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.report import figures, run_page
+from pgd_lightning.report.analysis_figure import analysis_figure
+from pgd_lightning.report.drawing import NAMES, agent_name
+from pgd_lightning.runs.run import Run, write_atomic
+from pgd_lightning.simulators import make
+from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.rendering import render
+from pgd_lightning.trajectory import Policy, Trajectory
+
+
+def siblings(run: Run) -> list[Run]:
+    """``run`` first, then the newest finished run of each other generator with all else equal."""
+    record = run.record
+    found = {record["generator"]: run}
+    for path in sorted(run.folder.parents[1].glob(f"*/{run.folder.name}/run.json"), key=lambda p: p.stat().st_mtime):
+        other = Run(path.parent)
+        same = other.finished and other.record.get("comparison") == record["comparison"]
+        if same and other.record["generator"] != record["generator"]:
+            found[other.record["generator"]] = other
+    return list(found.values())
+
+
+def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) -> list[Path]:
+    """The report of ``runs`` into the folder of the first, ``index.html`` last; returns its figures.
+
+    ``windows``: what :func:`measure_windows` found of the first run.
+    """
+    folder = runs[0].folder / "report"
+    folder.mkdir(exist_ok=True)
+    settings = runs[0].load_config()
+    ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), dataset.env) for run in runs}
+    summary = summarise(ledgers, settings, dataset)
+    write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
+    title = f"{agent_name(settings.agent.name)} on {dataset.label}"
+    write_atomic(folder / "table.txt", table(summary, title))
+    paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
+    (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
+    if windows:
+        paths += window_figures(windows, dataset, title, folder)
+        paths += rollout_strip(windows.states, settings, dataset, title, folder)
+    run_page.write(runs, settings, dataset, summary, ledgers, windows, folder)
+    return paths
+
+
+def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent."""
+    asked = settings.evaluation.final_episodes
+    found = {
+        name: figures.scores_of([row for row in rows if row["index"] < asked], "final")
+        for name, rows in ledgers.items()
+    }
+    fewest = min(scores.shape[1] for scores in found.values())
+    finals = {name: scores[:, :fewest] for name, scores in found.items()}
+    first, *others = finals
+    differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
+    return {
+        "env": settings.env.name,
+        "agent": settings.agent.name,
+        "provenance": dataset.provenance,
+        "updates": settings.updates,
+        "score_constants": score_constants(dataset.env, dataset.provenance),
+        "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
+        "differences": differences,
+        "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
+        "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
+    }
+
+
+def table(summary: dict[str, Any], title: str) -> str:
+    """The comparison as plain text."""
+    lines = [
+        title,
+        f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
+        f"scores 0 and 100 are returns of {summary['score_constants']}",
+        "",
+        f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}",
+    ]
+    for name, entry in summary["scores"].items():
+        interval = Interval(**entry)
+        label = NAMES.get(name, name)
+        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
+    lines.append("")
+    for difference in run_page.differences(summary):
+        interval = Interval(**difference["difference"])
+        lines.append(f"{difference['name']:<48}{interval!s:<28}{difference['said']}")
+    return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
+    """What the report of ``run`` says of real, unguided and guided windows and of an episode; None without windows.
+
+    Likelihood under the final policy and one-step error, and some windows to look at.
+    """
+    if not len(dataset.train):
+        return None
+    settings = run.load_config()
+    module = build_agent(settings, dataset)
+    load_agent(module, run)
+    policy = module.policy
+    kinds = example_windows(run, settings, dataset, policy)
+    simulator = make(dataset.env.task, dataset.env.physics)
+    rows = [
+        {
+            "target": "", "generator": name, "label": name, "guidance_coef": None,
+            **measure(simulator, windows, policy, dataset.obs_std, 8 * settings.report.windows, 0)[0],
+        }
+        for name, windows in kinds.items()
+    ]  # fmt: skip
+    drawn = settings.report.episodes_drawn
+    pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
+    states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
+    return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()}, states)
+
+
+def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, folder: Path) -> list[Path]:
+    """The fidelity plane and a look at some windows; their numbers go to ``fidelity.json``."""
+    write_atomic(folder / "fidelity.json", json.dumps({row["label"]: row for row in windows.rows}, indent=2))
+    drawn = channels(dataset.env.task).drawn
+    return [
+        analysis_figure(windows.rows, title, folder / "fidelity.png"),
+        figures.trajectories(windows.drawn, windows.replayed, drawn, title, folder / "trajectories.png"),
+    ]
+
+
+def rollout_strip(
+    states: NDArray[np.float64], settings: DictConfig, dataset: Dataset, title: str, folder: Path
+) -> list[Path]:
+    """Frames of an episode of positions ``states [steps, nq]``; nothing where the machine cannot draw."""
+    every = max(len(states) // settings.report.frames, 1)
+    images = render(dataset.env.task, states[::every][: settings.report.frames])
+    if images is None:
+        return []
+    return [figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png")]
+
+
+def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Policy) -> dict[str, Trajectory]:
+    """``[S, N, T]`` of real windows and, where the run generates, of unguided and guided ones of equal noise."""
+    num = min(settings.report.windows, len(dataset.train))
+    chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
+    real = dataset.train[chosen]
+    kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
+    if settings.generator.build is None:
+        return kinds
+    generator = generator_of(run, settings, dataset)
+    assert generator is not None
+    starts = real.obs[:, 0].expand(settings.seeds, -1, -1)
+    seed = derive_seed(settings.seed, "report")
+    kinds["unguided"] = generator.generate(None, starts, seed)
+    if settings.generator.name != "unguided":
+        kinds["guided"] = generator.generate(policy, starts, seed)
+    return kinds

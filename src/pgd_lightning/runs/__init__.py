@@ -1,0 +1,1 @@
+"""Run folders: identity, record, checkpoints, console, ranks."""

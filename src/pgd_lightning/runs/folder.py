@@ -1,0 +1,160 @@
+"""What is written in a run folder, read only: neither torch nor Lightning is loaded for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from pgd_lightning.errors import UserError
+
+LEDGER = "ledger.jsonl"
+EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
+WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
+BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run folder (:mod:`pgd_lightning.runs.run` says what is in it)."""
+
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or no text
+            raise damaged(path, str(error)) from error
+        if not isinstance(record, dict):
+            raise damaged(path, "it is no record of a run")
+        if missing := [name for name in WRITTEN if name not in record]:
+            raise damaged(path, f"it lacks {', '.join(missing)}")
+        return record
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the data came from that a run which has begun learns from."""
+        found = self.record.get("provenance")
+        if not isinstance(found, dict):
+            raise damaged(self.folder / "run.json", "it lacks provenance")
+        return found
+
+    @property
+    def finished(self) -> bool:
+        return self.record.get("state") == "finished"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def attempt(self) -> int:
+        return len(self.record.get("starts", []))
+
+    @property
+    def heartbeat(self) -> dict[str, Any]:
+        """The last sign of life, {} if there is none that can be read."""
+        try:
+            beat: dict[str, Any] = json.loads((self.folder / "heartbeat.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return beat
+
+    @property
+    def last_heard(self) -> float:
+        """Seconds since the epoch of the last sign of life or change of state."""
+        return max(self.heartbeat.get("time", 0.0), (self.folder / "run.json").stat().st_mtime)
+
+    def state(self, stale_after: float) -> str:
+        """What run.json says, unless that is ``running`` and its process is gone (killed) or silent (stale)."""
+        state: str = self.record["state"]
+        if state != "running":
+            return state
+        beat = self.heartbeat
+        if beat.get("host") == platform.node() and not _alive(beat["pid"]):
+            return "killed"
+        return "running" if time.time() - self.last_heard < stale_after else "stale"
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSONL file, without what a resumed run wrote a second time (it writes the same again)."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        try:
+            lines = dict.fromkeys(line for line in path.read_text().split("\n")[:-1] if line)
+            rows = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise damaged(path, str(error)) from error
+        needed = EPISODE if name == LEDGER else ()
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or any(key not in row for key in needed):
+                raise damaged(path, f"row {number} is none")
+        return rows
+
+    def asked_as(self, config: DictConfig) -> bool:
+        """Whether the last start had just these settings."""
+        path = self.folder / "config.yaml"
+        return path.exists() and path.read_text() == OmegaConf.to_yaml(config, resolve=True)
+
+    def load_config(self) -> DictConfig:
+        """The settings of the last start; what there was not yet in an older version is as that version trained."""
+        path = self.folder / "config.yaml"
+        try:
+            config = OmegaConf.load(path)
+        except (OSError, ValueError, YAMLError) as error:
+            raise damaged(path, str(error).splitlines()[0]) from error
+        if not isinstance(config, DictConfig):
+            raise damaged(path, "it holds no settings")
+        for key, value in BEFORE.items():
+            section, _, name = key.partition(".")
+            if section in config and name not in config[section]:
+                OmegaConf.update(config, key, value, force_add=True)
+        return config
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}): restore it from a copy, or remove its folder to train again.")
+
+
+def readable(records: Iterable[Path], named: bool = True) -> Iterator[RunFolder]:
+    """The runs whose ``run.json`` these are; one that cannot be read is passed over and, if wanted, ``named``."""
+    for path in records:
+        run = RunFolder(path.parent)
+        try:
+            known = run.record
+        except UserError as error:
+            if named:
+                print(f"warning: {error} It is left out.")
+        else:
+            if known:
+                yield run
+
+
+def require_run(folder: str | Path) -> None:
+    """Raises UserError if there is no run in ``folder``."""
+    if not RunFolder(Path(folder)).record:
+        raise UserError(
+            f"There is no run in '{folder}' (no run.json): give a folder below runs/, e.g. RUN=runs/agent/…"
+        )

@@ -1,0 +1,1 @@
+"""The one fit of all modules, its callbacks and loggers, and how ranks share it."""

@@ -1,0 +1,116 @@
+"""One fit of a LightningModule in a run folder: checkpoints, signals, progress and loggers are the same for all."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import DictConfig, OmegaConf
+
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.errors import UserError
+from pgd_lightning.runs import ranks
+from pgd_lightning.runs.console import say, stop_if_asked
+from pgd_lightning.runs.run import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
+from pgd_lightning.training.callbacks import Heartbeat, ProgressReport, StopOnSignal
+from pgd_lightning.training.loggers import Mirror, loggers
+from pgd_lightning.training.spreading import JoinSeeds, RowsTogether, SeedsApart, TakeSeeds, seeds_here
+
+# Lightning sets its level at import; its hints are not about what our users do.
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+ROWS, SEEDS, ALONE = "rows", "seeds", "alone"  # what ranks share of a training
+
+
+def fit(
+    run: Run,
+    config: DictConfig,
+    provenance: dict[str, Any],
+    module: LightningModule,
+    data: LightningDataModule,
+    *,
+    title: str,
+    steps: int,
+    log_every: int,
+    checkpoint_every: int,
+    callbacks: list[Callback],
+    spread: str,
+    **trainer_settings: Any,
+) -> None:
+    """Train ``module`` to ``steps`` in ``run``, from its newest checkpoint if there is one.
+
+    A callback may set another last step on the way. ``title`` names the training in progress lines. ``spread`` says
+    what several ranks do: share the ROWS of each batch, train the SEEDS that each has, or leave it ALONE to the first.
+    Afterwards every rank has the trained module (of SEEDS its own).
+    Raises UserError where the checkpoint is of a module of another shape.
+    """
+    if spread == ALONE and ranks.rank() > 0:
+        last = run.checkpoints / f"step={steps:09d}.ckpt"
+        while not last.exists():
+            time.sleep(LOOK_EVERY)
+        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        return
+    checkpoint = ModelCheckpoint(
+        run.checkpoints,
+        filename="{step:09d}",
+        every_n_train_steps=checkpoint_every,
+        save_top_k=-1,  # how many stay is decided where they are saved, whoever saves
+        enable_version_counter=False,
+    )
+    trainer = Trainer(
+        **trainer_of(config, spread, module),
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=[
+            *callbacks, *([JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []), Heartbeat(run.beat),
+            ProgressReport(title), StopOnSignal(run.checkpoints), checkpoint,
+        ],
+        logger=(logs := loggers(config, run, provenance) if ranks.rank() == 0 else []),
+        log_every_n_steps=log_every,  # it repeats what was logged last, so the module logs at the same steps
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **trainer_settings,
+    )  # fmt: skip
+    start = (
+        ranks.decided(lambda: newest_checkpoint(run.checkpoints))
+        if spread != ALONE
+        else newest_checkpoint(run.checkpoints)
+    )
+    if start:
+        say(f"{title}: continues from {start.name}")
+    try:
+        trainer.fit(module, data, ckpt_path=start, weights_only=True)
+    except RuntimeError as error:
+        if "size mismatch" in str(error) or "Missing key" in str(error):
+            raise UserError(
+                f"The checkpoint {start} belongs to another config than this run; remove {run.folder} to start afresh."
+            ) from error
+        raise ranks.lost(error) or error from None
+    finally:
+        for log in logs:
+            if isinstance(log, Mirror):
+                log.close()
+    trainer.save_checkpoint(run.checkpoints / f"step={trainer.max_steps:09d}.ckpt")
+    stop_if_asked()  # in its last step
+
+
+def trainer_of(config: DictConfig, spread: str, module: LightningModule) -> dict[str, Any]:
+    """Lightning's settings of devices, ranks and precision. Agents are trained in float32, whatever the prior is."""
+    settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    if spread != ROWS or isinstance(module, Agent):
+        settings["precision"] = "32-true"
+    checkpoints: AtomicCheckpointIO = AtomicCheckpointIO()
+    if ranks.count() == 1 or spread == ALONE:
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": [checkpoints, LightningEnvironment()]}
+        return settings | alone
+    if isinstance(module, Agent) and spread == ROWS:
+        settings["strategy"] = RowsTogether()
+    elif spread == SEEDS:
+        assert isinstance(module, Agent)
+        settings["strategy"] = SeedsApart()
+        checkpoints = TakeSeeds(module, seeds_here(int(config.seeds)))
+    return settings | {"plugins": [checkpoints, ranks.environment()]}
