@@ -25,6 +25,7 @@ from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
 from pgd_lightning.artifacts.building import build_prior
 from pgd_lightning.commands.polygrad import build_learner
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.environments import environment
@@ -36,7 +37,6 @@ from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet
 from pgd_lightning.randomness import stream
-from pgd_lightning.runs.run import build
 from pgd_lightning.simulators.substitutes.recipes import RECIPES
 from pgd_lightning.trajectory import Transition
 

@@ -16,11 +16,11 @@ from test_pipeline import command, equal, pgd, recording, run_of  # noqa: F401  
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.artifacts.models import build_model
 from pgd_lightning.commands import train
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config, options
 from pgd_lightning.data.ahead import Beside, InTurn
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import seeded
-from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import Trajectory
 
 AHEAD = "synthetic.lead=8"  # of a lifetime of 20 and checkpoints every 15: one lies between asking and using

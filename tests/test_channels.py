@@ -13,13 +13,14 @@ from pgd_lightning.artifacts.building import load_model
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, training_set
 from pgd_lightning.channels import divisor, mean_and_std, weights
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import PaddedWindows, split_windows
 from pgd_lightning.generators.baselines.synther import TransitionCodec
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.polygrad.world import WorldCodec
-from pgd_lightning.runs.run import Run, build
+from pgd_lightning.runs.run import Run
 
 GENERATORS = sorted({p.stem for p in (Path(__file__).parents[1] / "conf" / "generator").glob("*.yaml")} - {"none"})
 CONSTANT = [3, 5, 7]  # observations: to the bit, one float32 apart, rounding around 0

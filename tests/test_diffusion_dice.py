@@ -738,8 +738,8 @@ def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> N
      ("diffusion_dice_recorded", "pen-human")],
 )  # fmt: skip
 def test_configs_build_the_agents(agent: str, env: str) -> None:
+    from pgd_lightning.config.build import build
     from pgd_lightning.config.compose import compose_config
-    from pgd_lightning.runs.run import build
 
     config = compose_config("train", [f"agent={agent}", f"env={env}", "scale=paper", "seeds=1"])
     learner = build(config.agent).learner

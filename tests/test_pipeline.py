@@ -211,8 +211,8 @@ def test_generated_windows_stream_in_parts(monkeypatch):
 
 
 def run_spec():
+    from pgd_lightning.config.build import build
     from pgd_lightning.config.compose import compose_config
-    from pgd_lightning.runs.run import build
 
     return build(compose_config("train", ["env=maze2d-umaze"]).env)
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from pgd_lightning.artifacts.models import build_model
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config, options
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.cosine import Cosine
@@ -22,7 +23,6 @@ from pgd_lightning.generators.polygrad.world import WorldCodec, WorldModel
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.networks.window_mlp import WindowMLP
 from pgd_lightning.networks.window_transformer import WindowTransformer
-from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import Trajectory
 
 

@@ -16,6 +16,7 @@ import torch
 from pgd_lightning.artifacts.dataset import open_dataset, read_recording
 from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.commands.convert import no_infos
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import minari
 from pgd_lightning.data.d4rl import cache
@@ -24,7 +25,6 @@ from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.recording import ARRAYS, Recording
 from pgd_lightning.data.sources import PACKAGE, minari_folder
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")

@@ -15,6 +15,7 @@ from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a f
 
 from pgd_lightning import randomness
 from pgd_lightning.commands import check, dashboard, doctor
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.d4rl import cache, download
 from pgd_lightning.data.d4rl import package as legacy
@@ -22,7 +23,7 @@ from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.errors import Stopped
 from pgd_lightning.runs import run as runs
 from pgd_lightning.runs.console import Counter, stop_if_asked, stopping_on_signals
-from pgd_lightning.runs.run import AtomicCheckpointIO, Run, build, newest_checkpoint
+from pgd_lightning.runs.run import AtomicCheckpointIO, Run, newest_checkpoint
 from pgd_lightning.training import fit as fitting
 from pgd_lightning.training.loggers import loggers
 

@@ -19,12 +19,13 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.building import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import ready_model
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
 from pgd_lightning.generators.calibration import gauge, likeness
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import WindowModel
-from pgd_lightning.runs.run import build, finished_agent
+from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Policy, Trajectory
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from pgd_lightning.commands import polygrad
+from pgd_lightning.config.build import build
 from pgd_lightning.generators.matching import Bounds, StdMatched, shape_of, standardised
 from pgd_lightning.randomness import stream
 from pgd_lightning.report.action_figure import standardised_actions
-from pgd_lightning.runs.run import build, newest_checkpoint, open_run
+from pgd_lightning.runs.run import newest_checkpoint, open_run
 from pgd_lightning.trajectory import Policy
 
 DEVIATIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)

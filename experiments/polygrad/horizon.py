@@ -21,10 +21,10 @@ import torch
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.fidelity import replayed
 from pgd_lightning.generators.matching import shape_of, standardised
-from pgd_lightning.runs.run import build
 from pgd_lightning.simulators import make
 
 SEED, WINDOWS = 2026, 200

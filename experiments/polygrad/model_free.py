@@ -17,10 +17,10 @@ from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.randomness import derive_seed
-from pgd_lightning.runs.run import build
 from pgd_lightning.simulators import make
 
 ALGORITHMS = {"ppo": PPO, "trpo": TRPO, "a2c": A2C}

@@ -99,7 +99,7 @@ def fail(error: Exception | Stopped) -> int:
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
     if launched():
-        import_module("pgd_lightning.runs.ranks").report(error)
+        import_module("pgd_lightning.commands.launch").report(error)
     else:
         print(f"\nerror: {text}", file=sys.stderr)
     return error.exit_code if isinstance(error, UserError | Stopped) else 1
@@ -189,7 +189,7 @@ def require_settings(words: list[str]) -> list[str]:
 
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    from pgd_lightning.config.compose import combinations, compose_config, handed, nearest, require_inputs
+    from pgd_lightning.config.compose import combinations, compose_config, handed, nearest
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
@@ -210,6 +210,19 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
     if verb not in SEVERAL and not launched():
         require_inputs(config)
     begin(verb, overrides, config)
+
+
+def require_inputs(config: Any) -> None:
+    """Raises UserError where the recording or the run that the command is about is not there."""
+    from omegaconf import OmegaConf
+
+    from pgd_lightning.data import sources
+    from pgd_lightning.runs.folder import require_run
+
+    if run := OmegaConf.select(config, "run"):
+        require_run(run)
+    if source := OmegaConf.select(config, "data.source"):
+        sources.require(source)
 
 
 def launched() -> bool:
@@ -237,16 +250,15 @@ def begin(verb: str, overrides: list[str], config: Any) -> None:
 
 def together(verb: str, main: Callable[[Any, list[str]], None], overrides: list[str], config: Any) -> None:
     """Run ``verb`` as one of several processes if it was started so, or start those."""
-    from pgd_lightning.commands import doctor
+    from pgd_lightning.commands import doctor, launch
     from pgd_lightning.config.compose import default_scale
-    from pgd_lightning.runs import ranks
 
     if not launched():  # the launcher looked
         doctor.preflight(config)
-    if ranks.must_launch(config):
-        ranks.launch(verb, [*default_scale(verb, overrides), *overrides], config)
+    if launch.must_launch(config):
+        launch.launch(verb, [*default_scale(verb, overrides), *overrides], config)
         return
-    with ranks.group(config):
+    with launch.group(config):
         main(config, overrides)
 
 

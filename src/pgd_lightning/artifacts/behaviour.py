@@ -10,11 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.artifacts.building import fit_scales, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.runs import identity
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.identity import BEHAVIOUR as SHARED
-from pgd_lightning.runs.run import Run, build
+from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import ALONE, fit
 
 

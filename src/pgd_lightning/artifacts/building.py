@@ -6,12 +6,13 @@ from omegaconf import DictConfig
 
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.config.build import build
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.randomness import derive_seed
-from pgd_lightning.runs.run import Run, build, last_checkpoint
+from pgd_lightning.runs.run import Run, last_checkpoint
 
 
 def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
 from pgd_lightning.channels import mean_and_std
+from pgd_lightning.config.build import build
 from pgd_lightning.data import minari, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.d4rl import reader as d4rl
@@ -25,7 +26,7 @@ from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, build
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import EnvSpec, Transition
 

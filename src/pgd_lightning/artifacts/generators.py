@@ -6,8 +6,9 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import ready_model, trained_model
+from pgd_lightning.config.build import build
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs.run import Run, build, readable
+from pgd_lightning.runs.run import Run, readable
 from pgd_lightning.trajectory import Generator
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.building import build_prior, load_model
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
 from pgd_lightning.errors import UserError
@@ -18,7 +19,7 @@ from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.randomness import seeded
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, build
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import ROWS, fit
 from pgd_lightning.training.until_flat import UntilFlat

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from pgd_lightning.config.build import build
 from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import Counter, say
-from pgd_lightning.runs.run import build, program
+from pgd_lightning.runs.run import program
 from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe
 from pgd_lightning.trajectory import EnvSpec
 

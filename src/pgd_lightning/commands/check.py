@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import read_recording
+from pgd_lightning.config.build import build
 from pgd_lightning.data.d4rl import quirks
 from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.outputs import expanded, require_own
@@ -24,7 +25,7 @@ from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.runs import identity
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import build, write_atomic
+from pgd_lightning.runs.run import write_atomic
 from pgd_lightning.simulators import PHYSICS, Simulator, make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.trajectory import EnvSpec

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import read_recording
+from pgd_lightning.config.build import build
 from pgd_lightning.data import minari, sources
 from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import build, program
+from pgd_lightning.runs.run import program
 from pgd_lightning.trajectory import EnvSpec
 
 ROWS_AT_ONCE = 10_000

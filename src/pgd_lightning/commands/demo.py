@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
+from pgd_lightning.config.build import build
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error, step_errors
@@ -26,7 +27,7 @@ from pgd_lightning.randomness import stream
 from pgd_lightning.report.maze_figure import Panel, maze_figure
 from pgd_lightning.report.templates import photograph, render
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import build, command_line, program, write_atomic
+from pgd_lightning.runs.run import command_line, program, write_atomic
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
 from pgd_lightning.simulators.substitutes.goal_policy import GoalPolicy

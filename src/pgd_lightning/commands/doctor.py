@@ -19,12 +19,12 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.recordings import has_recipe
+from pgd_lightning.commands.launch import nodes, per_node
+from pgd_lightning.config.build import build
 from pgd_lightning.data import sources
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.ranks import nodes, per_node
-from pgd_lightning.runs.run import build
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.rendering import render
 from pgd_lightning.training.loggers import wandb_mode

@@ -6,13 +6,14 @@ import numpy as np
 from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.building import load_agent
+from pgd_lightning.config.build import build
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import build, finished_agent, write_atomic
+from pgd_lightning.runs.run import finished_agent, write_atomic
 from pgd_lightning.trajectory import EnvSpec
 
 

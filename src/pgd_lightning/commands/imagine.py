@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.building import load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import build_model, ready_model
+from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.errors import UserError
@@ -33,7 +34,7 @@ from pgd_lightning.randomness import derive_seed, learner_seeds, seeded
 from pgd_lightning.report import figures, run_page
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, build, command_line, write_atomic
+from pgd_lightning.runs.run import Run, command_line, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit

@@ -21,12 +21,13 @@ from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, ne
 from pgd_lightning.artifacts.building import build_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, steps_of, training_set
+from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.report.drawing import agent_name, label
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import duration
-from pgd_lightning.runs.run import Run, build
+from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import ALONE, trainer_of
 
 WARM_UP, FEWEST, MOST = 3, 5, 100  # steps of a copy of each module: untimed, and timed

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning.config.build import build
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
@@ -21,7 +22,7 @@ from pgd_lightning.randomness import derive_seed, seeded, stream
 from pgd_lightning.report import action_figure, figures, run_page
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, build, command_line, newest_checkpoint, write_atomic
+from pgd_lightning.runs.run import Run, command_line, newest_checkpoint, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit

@@ -26,7 +26,6 @@ from pgd_lightning.config.ranges import CONF
 from pgd_lightning.config.ranges import of_group as options
 from pgd_lightning.data import sources
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs.folder import require_run
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
@@ -86,14 +85,6 @@ def handed() -> tuple[list[str], DictConfig] | None:
     given = json.loads(Path(os.environ[HANDED]).read_text())
     sys.argv = given["argv"]  # what the user typed: run folders record it
     return given["overrides"], OmegaConf.create(given["config"])
-
-
-def require_inputs(config: DictConfig) -> None:
-    """Raises UserError where the recording or the run that the command is about is not there."""
-    if run := OmegaConf.select(config, "run"):
-        require_run(run)
-    if source := OmegaConf.select(config, "data.source"):
-        sources.require(source)
 
 
 def composed(verb: str, overrides: list[str]) -> list[str]:

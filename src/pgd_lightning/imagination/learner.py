@@ -14,6 +14,7 @@ from lightning import LightningModule
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pgd_lightning.config.build import build
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.guidance import Rule
 from pgd_lightning.generators.matching import Bounds, adapted, shape_of, standardised, trouble
@@ -22,7 +23,6 @@ from pgd_lightning.imagination.actor_critic import ActorCritic, Anchor, alive
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import build
 from pgd_lightning.trajectory import Generator, Trajectory
 
 SHOWN = ("imagination/std", "agent/return", "world/loss", "clone/loss")  # beside the bar

@@ -1,23 +1,9 @@
-"""Processes that run one command together. torchrun's launcher starts them on one machine, srun on several.
-
-The command is composed once; the ranks of one machine read the resolved config from a file, so nothing re-runs a
-command line. Every rank runs the whole verb and all meet wherever a run begins, saves and ends; only the first prints
-and writes. A rank that fails ends the group, and the run goes on from its last checkpoint when the command is repeated.
-"""
+"""What processes that run one command together tell each other; alone, a process is the first and only rank."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import signal
-import sys
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -28,27 +14,10 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from omegaconf import DictConfig, OmegaConf
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pgd_lightning.config.compose import HANDED
-from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.errors import UserError
 
 T = TypeVar("T")
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # what the launcher passes on
-
-
-def per_node(config: DictConfig) -> int:
-    """Processes on one machine that ``config.trainer`` asks for."""
-    devices = config.trainer.devices
-    return int(devices) if isinstance(devices, int) and devices > 0 else max(torch.cuda.device_count(), 1)
-
-
-def nodes(config: DictConfig) -> int:
-    """Machines that ``config.trainer`` asks for."""
-    return int(config.trainer.num_nodes)
 
 
 def rank() -> int:
@@ -103,73 +72,6 @@ def environment() -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def must_launch(config: DictConfig) -> bool:
-    """Whether this process has to start the ranks instead of being one."""
-    return per_node(config) > 1 and isinstance(environment(), LightningEnvironment)
-
-
-def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
-    """Start the ranks of this machine and wait for them.
-
-    Raises Stopped if they were asked to stop, UserError with the first one's sentence if they failed or one was lost.
-    """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=per_node(config),
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        signals_to_handle=SIGNALS,
-        shutdown_timeout=config.ranks.patience,
-    )
-    with tempfile.TemporaryDirectory(prefix="pgd_ranks_") as folder:
-        file = Path(folder) / "handed.json"
-        resolved = OmegaConf.to_container(config, resolve=True)
-        file.write_text(json.dumps({"argv": sys.argv, "verb": verb, "overrides": overrides, "config": resolved}))
-        os.environ[HANDED] = str(file)
-        try:
-            elastic_launch(settings, sys.executable)("-m", "pgd_lightning", verb)
-        except ChildFailedError as error:
-            raise _sentence(error.failures) from None
-        except SignalException as error:
-            name = signal.Signals(error.sigval).name
-            raise Stopped(f"Stopped by {name}; the same command continues.", error.sigval) from None
-        finally:
-            del os.environ[HANDED]
-
-
-def _sentence(failures: dict[int, ProcessFailure]) -> UserError | Stopped:
-    """One error for the group. A rank that was lost is the cause of what the others complain of.
-
-    Unless TERM ended it: that is how the launcher ends the others after a first one failed with a sentence.
-    """
-    said = {number: _said(failure) for number, failure in failures.items()}
-    lost = [number for number, failure in failures.items() if failure.exitcode < 0]
-    killed = [number for number in lost if failures[number].exitcode != -signal.SIGTERM]
-    if lost and (killed or len(lost) == len(failures)):
-        lost = killed or lost
-        ended = signal.Signals(-failures[lost[0]].exitcode).name
-        return UserError(
-            f"Rank {lost[0]} was lost ({ended}), so the others were ended; the same command continues from the last "
-            "checkpoint."
-        )
-    heard = [number for number in failures if number not in lost]
-    number = min(heard, key=lambda number: (not said[number].startswith("UserError"), number))
-    kind, _, sentence = said[number].partition(": ")
-    if kind == "Stopped":
-        return Stopped(sentence)
-    return UserError(sentence if kind == "UserError" else f"Rank {number} failed with {said[number]}")
-
-
-def _said(failure: ProcessFailure) -> str:
-    """``Error: sentence``, also where torch hands on the whole record of an error instead of its text."""
-    message: Any = failure.message
-    return str(message["message"] if isinstance(message, dict) else message)
-
-
 def lost(error: RuntimeError) -> UserError | None:
     """A sentence for an error of the group's network: one of the others was killed, or hangs. None for any other."""
     network = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
@@ -179,32 +81,3 @@ def lost(error: RuntimeError) -> UserError | None:
         f"Rank {rank()} cannot reach the others any more: one of them was lost. The same command continues from the "
         "last checkpoint."
     )
-
-
-def report(error: BaseException) -> None:
-    """Tell the launcher of this rank what it ended with."""
-    ErrorHandler().record_exception(UserError(str(error)) if isinstance(error, UserError) else error)
-
-
-@contextmanager
-def group(config: DictConfig) -> Iterator[None]:
-    """Inside, this process is one of the ranks, if there are several; only the first is heard."""
-    env = environment()
-    if isinstance(env, LightningEnvironment):
-        yield
-        return
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = env.main_address, str(env.main_port)
-    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
-    if gpu:
-        torch.cuda.set_device(env.local_rank())
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpu else "gloo",
-        rank=env.global_rank(),
-        world_size=env.world_size(),
-        timeout=timedelta(seconds=config.ranks.timeout),
-    )
-    if env.global_rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the rest of this process
-    yield
-    dist.barrier()
-    dist.destroy_process_group()

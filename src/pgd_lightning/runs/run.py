@@ -29,9 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-import hydra.utils
 import torch
-from hydra.errors import InstantiationException
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,37 +39,11 @@ from pgd_lightning.runs import ranks
 from pgd_lightning.runs.folder import RunFolder, require_run
 from pgd_lightning.runs.identity import digest
 
-TARGETS = ("pgd_lightning.", "lightning.pytorch.")
 SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
 PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
 
 
 LOOK_EVERY = 2.0  # seconds between two looks at what another process does
-
-
-def build(config: Any) -> Any:
-    """Instantiate a config whose every ``_target_`` lies in this package or Lightning.
-
-    Raises UserError for any other target: a config that came with a checkpoint is data, not code to run; and whatever
-    UserError a target raises, without what Hydra wraps around it.
-    """
-    for target in _targets(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config):
-        if not str(target).startswith(TARGETS):
-            raise UserError(f"The config names '{target}' as something to build; only {' and '.join(TARGETS)} are.")
-    try:
-        return hydra.utils.instantiate(config)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-
-
-def _targets(node: Any) -> Iterator[str]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    if isinstance(node, dict) and "_target_" in node:
-        yield node["_target_"]
-    for child in children:
-        yield from _targets(child)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -1,0 +1,67 @@
+"""From a config to the objects that it names."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+from pgd_lightning.errors import UserError
+
+TARGETS = ("pgd_lightning.", "lightning.pytorch.")
+# Where classes are that configs of earlier runs name elsewhere.
+MOVED = {
+    "pgd_lightning.generators.polygrad.PolyGRAD": "pgd_lightning.generators.polygrad.imagination.PolyGRAD",
+    "pgd_lightning.generators.polygrad.StepLimit": "pgd_lightning.generators.polygrad.imagination.StepLimit",
+}
+MOVED_MODULES = {
+    **{
+        f"pgd_lightning.generators.{name}": f"pgd_lightning.generators.baselines.{name}"
+        for name in ("autoregressive", "ensemble", "rssm", "synther", "transformer", "vae")
+    },
+    "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",
+    "pgd_lightning.generators.world_rollout": "pgd_lightning.generators.polygrad.rollout",
+    "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
+    "pgd_lightning.imagination": "pgd_lightning.imagination.learner",
+}
+
+
+def build(config: Any) -> Any:
+    """Instantiate a config whose every ``_target_`` lies in this package or Lightning.
+
+    Raises UserError for any other target: a config that came with a checkpoint is data, not code to run; and whatever
+    UserError a target raises, without what Hydra wraps around it.
+    """
+    config = _current(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+    for target in _targets(config):
+        if not str(target).startswith(TARGETS):
+            raise UserError(f"The config names '{target}' as something to build; only {' and '.join(TARGETS)} are.")
+    try:
+        return hydra.utils.instantiate(config)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def _targets(node: Any) -> Iterator[str]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and "_target_" in node:
+        yield node["_target_"]
+    for child in children:
+        yield from _targets(child)
+
+
+def _current(node: Any) -> Any:
+    """``node`` with the targets of earlier versions where they are now."""
+    if isinstance(node, list):
+        return [_current(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _place(value) if key == "_target_" else _current(value) for key, value in node.items()}
+
+
+def _place(target: Any) -> str:
+    module, _, name = str(target).rpartition(".")
+    return MOVED.get(str(target), f"{MOVED_MODULES.get(module, module)}.{name}")
