@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pgd_lightning.artifacts.building import build_prior
+from pgd_lightning.artifacts.models import build_prior
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema
 from pgd_lightning.trajectory import Transition

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pgd_lightning.agents.iql import IQL
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
-from pgd_lightning.artifacts.building import build_prior
+from pgd_lightning.artifacts.models import build_prior
 from pgd_lightning.commands.polygrad import build_learner
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config

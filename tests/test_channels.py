@@ -9,9 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgd_lightning.artifacts.building import load_model
 from pgd_lightning.artifacts.dataset import Dataset
-from pgd_lightning.artifacts.models import build_model, training_set
+from pgd_lightning.artifacts.models import build_model, load_model, training_set
 from pgd_lightning.channels import divisor, mean_and_std, weights
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config

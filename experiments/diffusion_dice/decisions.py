@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pgd_lightning.agents.seeds import call_stacked
-from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.runs.run import finished_agent

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import ready_model
 from pgd_lightning.config.build import build

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgd_lightning.artifacts.agents import behaviour_clone
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
@@ -61,7 +62,7 @@ def measured(name: str, rows: int, settings: list[str], overrides: list[str], st
     """One model: errors by row, the shape of its actions, seconds a window and a step."""
     config = compose_config("train", [*overrides, *settings])
     dataset = open_dataset(config)
-    policy = train.behaviour_clone(overrides, compose_config("train", overrides), dataset)
+    policy = behaviour_clone(train.clone_config(overrides, compose_config("train", overrides)), dataset)
     generator = ready_generator(config, dataset)
     if rows != config.data.horizon:
         generator = build({**config.generator.build, "rows": rows})(generator.model)

@@ -21,8 +21,8 @@ from ablations import ABLATIONS
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.artifacts.building import build_prior
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.models import build_prior
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.diffusion import samplers
 from pgd_lightning.diffusion.denoiser import Denoiser

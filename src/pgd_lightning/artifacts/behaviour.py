@@ -8,8 +8,9 @@ from collections.abc import Callable
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.agents.agent import Agent
-from pgd_lightning.artifacts.building import fit_scales, load_agent
+from pgd_lightning.artifacts.agent_modules import fit_scales, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.runs import identity
@@ -44,14 +45,12 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
     settings = config.pretraining
     run = behaviour_run(config, dataset, Run.at)
     module = build_behaviour(config, dataset)
-    if run.finished:
+
+    def load() -> None:
         say(f"behaviour model: trained already, in {run.folder}", once=True)
         load_agent(module, run)
-        return module
-    with run.started(config, dataset.provenance, shared=True):
-        if run.finished:
-            load_agent(module, run)
-            return module
+
+    def make() -> None:
         size = sum(p.numel() for p in module.learner.parameters())
         say(
             f"behaviour model: training {size:,} parameters for {settings.updates:,} updates, batch size "
@@ -70,7 +69,8 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             steps=settings.updates, log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip
-        run.update(state="finished")
+
+    find_or_make(run, config, dataset.provenance, load, make, shared=True)
     return module
 
 

@@ -1,4 +1,4 @@
-"""``pgd prior``: train the model behind a generator, once; every agent on the same data finds it by rule.
+"""The model behind a generator: trained once, found by rule by every agent on the same data.
 
 A section of the config describes each model: ``prior`` PGD's diffusion model, others those of the baselines
 (conf/model). A generator names its section (conf/generator), and several may share one.
@@ -7,31 +7,27 @@ A section of the config describes each model: ``prior`` PGD's diffusion model, o
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.building import build_prior, load_model
-from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.dataset import Dataset
+from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
+from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.verdict import Verdict, verdict
+from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
-from pgd_lightning.randomness import seeded
+from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run
+from pgd_lightning.runs.run import Run, last_checkpoint
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import ROWS, fit
 from pgd_lightning.training.until_flat import UntilFlat
 
 TrainingSet = Windows | PaddedWindows | StepWindows
 PRIOR = "prior"
-
-
-def main(config: DictConfig, overrides: list[str]) -> None:
-    if config.generator.model is None:
-        raise UserError("generator=none has no model to train: choose one that has, e.g. generator=pgd.")
-    ready_model(config, open_dataset(config), config.generator.model)
 
 
 def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[WindowModel, Run]:
@@ -42,16 +38,13 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     model = build_model(config, section, steps)
     what = identity.model(config, section, dataset.file)
     run = Run.at(config.runs_dir, section, config.env.name, model.method, what, config.seed)
-    if run.finished:
-        load_model(model, run, dataset)
-    else:
+    if not run.finished:
         check_size(train, settings.batch_size, section, dataset)
-        with run.started(config, dataset.provenance, shared=True):
-            if run.finished:
-                load_model(model, run, dataset)
-            else:
-                train_model(model, run, config, section, steps, dataset, train, held_out)
-                run.update(state="finished")
+
+    def make() -> None:
+        train_model(model, run, config, section, steps, dataset, train, held_out)
+
+    find_or_make(run, config, dataset.provenance, lambda: load_model(model, run, dataset), make, shared=True)
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
     say(f"{section}: trained model in {run.folder}", once=True)
@@ -184,3 +177,48 @@ def train_model(
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
         limit_val_batches=8 if held_out else 0, spread=ROWS,
     )  # fmt: skip
+
+
+def build_prior(config: DictConfig, steps: int) -> DiffusionPrior:
+    """An untrained prior; the seed alone decides its first weights. Raises UserError where windows are too short."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "prior/init"))
+        denoiser = Denoiser(build(config.network), build(config.process))
+    if config.data.horizon < denoiser.network.min_length:
+        raise UserError(
+            f"data.horizon={config.data.horizon} is too short for network.num_blocks={config.network.num_blocks}, "
+            f"whose windows have at least {denoiser.network.min_length} rows."
+        )
+    settings = config.prior
+    return DiffusionPrior(
+        denoiser=denoiser,
+        codec=TrajectoryCodec(config.env.obs_dim, config.env.action_dim, settings.action_clip),
+        learning_rate=settings.learning_rate,
+        warmup_start=settings.warmup_start,
+        ema_decay=settings.ema_decay,
+        ema_every=settings.ema_every,
+        muon=settings.muon,
+        ema_ramp=settings.ema_ramp,
+        total_steps=steps,
+        log_every=settings.log_every,
+        seed=config.seed,
+        warmup_steps=settings.auto.warmup if settings.steps == "auto" else None,
+    )
+
+
+def load_model(module: WindowModel, run: Run, dataset: Dataset) -> None:
+    """Fill ``module`` from a finished run. Raises UserError where the run is of another file or other dimensions."""
+    found = run.record["provenance"]["sha256"]
+    if found != dataset.provenance["sha256"]:
+        raise UserError(
+            f"The {module.name} in {run.folder} was trained on another file ({run.record['provenance']['label']}) than "
+            f"the one in use ({dataset.label}): train one with the same env= and data.source=."
+        )
+    path = last_checkpoint(run)
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"The {module.name} {path} has other dimensions than this config: {str(error).splitlines()[1].strip()}"
+        ) from error

@@ -1,4 +1,4 @@
-"""``pgd collect``: record this project's substitute dataset for a D4RL file in the real simulator, in D4RL's layout."""
+"""This project's substitute datasets for D4RL files: recorded in the real simulator, in D4RL's layout."""
 
 import json
 import os
@@ -13,29 +13,13 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from pgd_lightning.config.build import build
 from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import Counter, say
-from pgd_lightning.runs.run import program
 from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe
 from pgd_lightning.trajectory import EnvSpec
-
-
-def main(config: DictConfig, overrides: list[str]) -> None:
-    """Record ``steps`` with ``seed`` into ``out``. Raises UserError where that is not possible or replaces a file."""
-    env: EnvSpec = build(config.env)
-    path = expanded(config.out) if config.out else stand_in_path(config, env, config.steps, config.seed)
-    if not record(env, path, config.steps, config.seed, config.overwrite):
-        say(f"recorded already: {path}")
-    recording = d4rl.load(path, env, out_of_box=config.data.out_of_box)
-    for key, value in recording.card().items():
-        say(f"{key:>16}  {value}")
-    if known := recipe_of(env).d4rl_return:
-        say(f"{'D4RL':>16}  mean return of {env.d4rl_id}: about {known:.0f}")
-    say(f"\nwritten: {path}\nnext:    {program()} train env={env.name} data.source={path}")
 
 
 def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:

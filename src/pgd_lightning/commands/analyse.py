@@ -15,7 +15,8 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.agents.online import OnlinePolicy
-from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.agents import behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
@@ -96,13 +97,13 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     anything else the folder of a finished agent run. Raises UserError if there is none of that kind.
     """
     if name == "behaviour":
-        return train.behaviour_clone(train.clone_config(overrides, config), dataset), 1
+        return behaviour_clone(train.clone_config(overrides, config), dataset), 1
     if name.partition(":")[0] == "ppo":
         return ppo_policy(name, dataset.env.task), 1
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
-        behaviour = train.behaviour_clone(train.clone_config(overrides, config), dataset)
-        run = train.train_agent(alone, dataset, behaviour)
+        behaviour = behaviour_clone(train.clone_config(overrides, config), dataset)
+        run = train_agent(alone, dataset, behaviour)
     else:
         run = finished_agent(name)
     settings = run.load_config()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.building import load_agent
+from pgd_lightning.artifacts.agent_modules import load_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.building import load_agent
+from pgd_lightning.artifacts.agent_modules import load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import build_model, ready_model
 from pgd_lightning.config.build import build

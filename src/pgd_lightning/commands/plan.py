@@ -6,7 +6,7 @@ import copy
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,14 +17,14 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig
 
+from pgd_lightning.artifacts.agent_modules import build_agent
+from pgd_lightning.artifacts.agents import agent_label, run_of_agent
 from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, needs_behaviour
-from pgd_lightning.artifacts.building import build_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, steps_of, training_set
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
 from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.report.drawing import agent_name, label
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import duration
 from pgd_lightning.runs.run import Run
@@ -61,12 +61,6 @@ class Stage:
         return f"  {number}  {self.title:<{title_width}}  {self.work:<{work_width}}  {left}"
 
 
-def agent_label(config: DictConfig) -> str:
-    """The agent of ``config`` and its experience, in words."""
-    name = agent_name(config.agent.name)
-    return name if config.agent.name == "bc" else f"{name}, {label(config.generator.name)}"
-
-
 def text(stages: list[Stage], results: str) -> str:
     """The plan as a table."""
     title_width, work_width = (max(len(getattr(stage, key)) for stage in stages) for key in ("title", "work"))
@@ -82,7 +76,7 @@ def planned(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -
     Torch's threads wait for each other at every operation, so a step beside another process may take fifty times as
     long as one alone, and says nothing of the next minute.
     """
-    if all(agent_run(config, dataset, Run.named).finished for config in (*conditions, clone)):
+    if all(run_of_agent(config, dataset, Run.named).finished for config in (*conditions, clone)):
         conditions, clone = [untimed(config) for config in conditions], untimed(clone)
     began, before = time.monotonic(), others_seconds()
     found = list(stages(conditions, clone, dataset))
@@ -149,13 +143,6 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
     return stage, sampling
 
 
-def agent_run(config: DictConfig, dataset: Dataset, find: Callable[..., Run]) -> Run:
-    """The run of this agent, by ``Run.at`` or ``Run.named``."""
-    method = f"{config.agent.name}-{config.generator.name}"
-    what = identity.agent(config, dataset.file)
-    return find(config.runs_dir, "agent", config.env.name, method, what, config.seed)
-
-
 def untimed(config: DictConfig) -> DictConfig:
     """``config`` without tried steps."""
     changed = config.copy()
@@ -179,7 +166,7 @@ def agent_stage(
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds
         seconds += windows * of_a_window / config.updates
-    return stage_of(title, work, agent_run(config, dataset, Run.named), config.updates, seconds)
+    return stage_of(title, work, run_of_agent(config, dataset, Run.named), config.updates, seconds)
 
 
 def behaviour_stage(config: DictConfig, dataset: Dataset) -> Stage:

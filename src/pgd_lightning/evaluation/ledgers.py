@@ -28,6 +28,15 @@ def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[dict[str, 
     return [{**row, "score": env.score(row["return"])} for row in found.values()]
 
 
+def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> Array:
+    """Scores ``[S, E]`` of the ledger's episodes of one purpose, at one step or at the last there is."""
+    chosen = [row for row in rows if row["purpose"] == purpose]
+    last = max((row["step"] for row in chosen), default=0) if step is None else step
+    chosen = sorted((r for r in chosen if r["step"] == last), key=lambda r: (r["seed"], r["index"]))
+    seeds = len({row["seed"] for row in chosen})
+    return np.array([row["score"] for row in chosen]).reshape(max(seeds, 1), -1)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """One run's episodes, and under what conditions they were counted."""

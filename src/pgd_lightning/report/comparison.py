@@ -15,8 +15,8 @@ from pgd_lightning.config.build import build
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
-from pgd_lightning.report.drawing import NAMES, label
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.names import NAMES, label
 from pgd_lightning.runs.run import Run, open_run, readable
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the

@@ -18,6 +18,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from pgd_lightning.runs.names import NAMES
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 INK = "#010203"  # stands for the page's text colour in an SVG; black in a PNG
@@ -27,8 +29,6 @@ LIGHT = "#56b4e9"
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", LIGHT, "#8a6d3b", "#7d6bd6")
 ON_PAGE = f"var(--blue, {UNGUIDED})"  # a dark page has a lighter blue
 COLOURS = {"real": INK, "none": INK, "unguided": UNGUIDED, "pgd": GUIDED, "guided": GUIDED}
-AGENTS = {"iql": "IQL", "td3_bc": "TD3+BC", "bc": "behaviour cloning", "diffusion_dice": "Diffusion-DICE"}
-NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 MARKERS = {"real": "s", "none": "s", "unguided": "o", "pgd": "D", "guided": "D"}
 MORE_MARKERS = "^vP*X<>"
 STYLE: Any = {
@@ -113,16 +113,6 @@ def panel(draw: Callable[[Any], None], size: tuple[float, float] = PANEL, **labe
     axis.set(**labels)
     legend_below(figure, [axis])
     return inline(figure)
-
-
-def agent_name(name: str) -> str:
-    """What the agent of this setting is called."""
-    return AGENTS.get(name, name)
-
-
-def label(generator: str) -> str:
-    """The experience of an agent, in words."""
-    return NAMES.get(generator, f"real + {generator}")
 
 
 def inline(figure: Any) -> str:

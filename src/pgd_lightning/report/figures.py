@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from pgd_lightning.evaluation.ledgers import scores_of
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
-from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, NAMES, colours, legend_below, markers, plt, save, styled
+from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, colours, legend_below, markers, plt, save, styled
+from pgd_lightning.runs.names import NAMES
 
 Windows = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
 LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and the marks of what is simulated from them
@@ -31,15 +33,6 @@ def curve_of(rows: list[dict[str, Any]]) -> Curve:
     steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
     scores = [scores_of(rows, "monitor", step) for step in steps]
     return Curve(steps, [seed_interval(found) for found in scores], np.array([found.mean(1) for found in scores]))
-
-
-def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> NDArray[np.float64]:
-    """Scores ``[S, E]`` of the ledger's episodes of one purpose, at one step or at the last there is."""
-    chosen = [row for row in rows if row["purpose"] == purpose]
-    last = max((row["step"] for row in chosen), default=0) if step is None else step
-    chosen = sorted((r for r in chosen if r["step"] == last), key=lambda r: (r["seed"], r["index"]))
-    seeds = len({row["seed"] for row in chosen})
-    return np.array([row["score"] for row in chosen]).reshape(max(seeds, 1), -1)
 
 
 def draw_curves(axis: Any, curves: Mapping[str, Curve]) -> None:

@@ -35,12 +35,13 @@ from pgd_lightning.evaluation.statistics import (
 )
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.comparison import Entry, Row, find_entries, grouped, mixable, run_files, tables
-from pgd_lightning.report.drawing import NAMES, panel, standalone
+from pgd_lightning.report.drawing import panel, standalone
 from pgd_lightning.report.figures import SCORE, Curve, draw_curves
 from pgd_lightning.report.page_figures import profiles
 from pgd_lightning.report.page_figures import selections as selection_curves
 from pgd_lightning.report.templates import each_once, interval_text, notice, photograph, render, score_row
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.names import NAMES
 from pgd_lightning.runs.points import recorded
 from pgd_lightning.runs.run import Run, command_line, write_atomic
 

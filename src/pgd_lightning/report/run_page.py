@@ -23,9 +23,10 @@ from pgd_lightning.artifacts.models import PRIOR, verdict_key
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
 from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
-from pgd_lightning.report.drawing import NAMES, agent_name, inline, panel, saved
+from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.report.templates import notice, photograph, render, score_row
+from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run, write_atomic
 from pgd_lightning.simulators.channel_names import channels
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.building import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.data.origin import score_constants
@@ -23,7 +23,7 @@ from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report import figures, run_page
 from pgd_lightning.report.analysis_figure import analysis_figure
-from pgd_lightning.report.drawing import NAMES, agent_name
+from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels

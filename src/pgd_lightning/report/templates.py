@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pgd_lightning.evaluation.statistics import Interval
-from pgd_lightning.report.drawing import NAMES
+from pgd_lightning.runs.names import NAMES
 
 NOTICES = {  # by the kind of a recording's provenance
     "local recipe": "The data are a substitute recorded by this project, not D4RL's: scores cannot be compared with "

@@ -1,0 +1,27 @@
+"""Finding what a run folder holds, or making it there."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from pgd_lightning.runs.run import Run
+
+T = TypeVar("T")
+
+
+def find_or_make(
+    run: Run, config: DictConfig, provenance: dict[str, Any], load: Callable[[], T], make: Callable[[], T], shared: bool
+) -> T:
+    """``load()`` if ``run`` is finished, else ``make()`` in it, after which it is.
+
+    A run that is ``shared`` by several commands may be made by another one meanwhile: this one waits and loads it.
+    """
+    if run.finished:
+        return load()
+    with run.started(config, provenance, shared):
+        if run.finished:
+            return load()
+        made = make()
+        run.update(state="finished")
+    return made

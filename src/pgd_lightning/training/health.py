@@ -1,0 +1,42 @@
+"""A summary of each synthetic dataset, written while an agent is trained."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pgd_lightning.agents.agent import Agent
+from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.run import Run
+from pgd_lightning.simulators import make
+from pgd_lightning.trajectory import EnvSpec, Policy, Trajectory, Transition
+
+
+@dataclass
+class HealthCards:
+    """Writes a summary of each synthetic dataset to the run's ``health.jsonl``."""
+
+    run: Run
+    module: Agent
+    env: EnvSpec
+    transitions: Transition
+    obs_std: Tensor  # [O], see :func:`pgd_lightning.evaluation.fidelity.step_errors`
+    behaviour: Policy
+    rows: int
+    seed: int
+    data: SyntheticDataModule | None = None  # which knows how the set was made
+
+    def __post_init__(self) -> None:
+        self.simulator = make(self.env.task, self.env.physics)
+        self.distance = DataDistance(self.transitions, 20_000, self.seed)
+
+    def __call__(self, step: int, windows: Trajectory) -> None:
+        card = health_card(
+            windows, self.module.policy, self.behaviour, self.simulator, self.obs_std, self.distance,
+            self.rows, self.seed,
+        )  # fmt: skip
+        used = self.data.used if self.data else None
+        self.run.append("health.jsonl", [{"step": step, **card, **(used.record() if used else {})}])
+        line = ", ".join([health_line(card), *([str(used)] if used else [])])
+        say(f"  synthetic dataset of update {step:,}: {line}")
