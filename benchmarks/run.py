@@ -27,7 +27,7 @@ from pgd_lightning.artifacts.models import build_prior
 from pgd_lightning.commands.polygrad import build_learner
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.mixing import real_batch
 from pgd_lightning.data.modules import SyntheticDataModule

@@ -82,7 +82,7 @@ def test_the_driver_says_what_torch_says():
 
 
 def test_every_verb_is_a_module():
-    assert all(find_spec(f"pgd_lightning.{verb}") for verb in VERBS)
+    assert all(find_spec(f"pgd_lightning.commands.{verb}") for verb in VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)

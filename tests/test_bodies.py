@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from pgd_lightning.artifacts.dataset import open_dataset, read_recording
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import minari, origin
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl, minari, origin
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.bodies import Rows, doubt
 from pgd_lightning.simulators import make

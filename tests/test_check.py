@@ -11,7 +11,7 @@ import pytest
 
 from pgd_lightning.commands import check
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.summary import examine
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import replay as recorded

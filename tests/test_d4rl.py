@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgd_lightning.config.compose import combinations, compose_config
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]

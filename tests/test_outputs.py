@@ -15,8 +15,7 @@ from pgd_lightning.artifacts import recordings as collect
 from pgd_lightning.commands import generate
 from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import minari
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import known
 from pgd_lightning.data.outputs import require_own

@@ -22,8 +22,7 @@ from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.artifacts.models import training_set
 from pgd_lightning.commands import generate
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import minari
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl.reader import Reading
 from pgd_lightning.data.sources import minari_folder
 from pgd_lightning.errors import UserError

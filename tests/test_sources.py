@@ -18,10 +18,9 @@ from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.commands.convert import no_infos
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import minari
+from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl import cache
 from pgd_lightning.data.d4rl import package as legacy
-from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.recording import ARRAYS, Recording
 from pgd_lightning.data.sources import PACKAGE, minari_folder
 from pgd_lightning.errors import UserError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_pipeline import command, pgd, recording  # noqa: F401
 
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.windows import split_windows
 from pgd_lightning.evaluation.verdict import Verdict, verdict

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.networks.mlp import mlp
 from pgd_lightning.simulators.substitutes.recipes import Act, record_policies
 

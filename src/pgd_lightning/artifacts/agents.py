@@ -202,7 +202,7 @@ def fit_agent(
                 config.health.rows,
                 config.seed,
                 data,
-            )  # fmt: skip
+            )
         )
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,

@@ -15,9 +15,8 @@ from torch import Tensor
 from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.config.build import build
-from pgd_lightning.data import minari, origin, sources
+from pgd_lightning.data import d4rl, minari, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
-from pgd_lightning.data.d4rl import reader as d4rl
 from pgd_lightning.data.d4rl.cache import cache_key, cached
 from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.outputs import expanded

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError

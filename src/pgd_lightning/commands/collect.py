@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.recordings import recipe_of, record, stand_in_path
 from pgd_lightning.config.build import build
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import program

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import read_recording
 from pgd_lightning.config.build import build
-from pgd_lightning.data import minari, sources
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError

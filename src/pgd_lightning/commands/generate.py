@@ -15,8 +15,7 @@ from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos
-from pgd_lightning.data import minari, sources
-from pgd_lightning.data.d4rl import reader as d4rl
+from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
