@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from pgd_lightning.allocator import keep_memory
+from pgd_lightning.runs.allocator import keep_memory
 assert keep_memory()
 torch.ones(10)
 for turn in range(8):

@@ -18,8 +18,8 @@ CONF = ROOT / "conf"
 
 FLOORS = [  # from the ground up: a room may import of this package what lies below its floor
     {"trajectory", "errors", "randomness", "channels"},
-    {"diffusion", "networks", "data", "simulators"},
-    {"agents", "generators", "evaluation", "config", "runs"},
+    {"diffusion", "networks", "data", "simulators", "runs"},
+    {"agents", "generators", "evaluation", "config"},
     {"training", "imagination"},
     {"artifacts"},
     {"report"},
@@ -37,6 +37,7 @@ HOMES = {  # libraries that only these rooms import
     "h5py": {"data"},
     "wandb": {"training"},
     "hydra": {"config"},
+    "omegaconf": {"config", "training", "imagination", "artifacts", "report", "commands"},
 }
 NAMELESS = {"utils", "util", "common", "core", "base", "helpers", "misc"}
 

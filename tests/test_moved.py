@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from test_pipeline import command, finished, pgd, recording, run_of  # noqa: F401
 
+from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.run import Run, write_atomic
 
@@ -18,7 +19,7 @@ from pgd_lightning.runs.run import Run, write_atomic
 def moved(finished, tmp_path) -> Run:  # noqa: F811
     """A run whose runs folder has another name, and whose settings name a folder and a file that are gone."""
     run = run_of(Path(shutil.copytree(finished, tmp_path / "renamed")), "pgd")
-    config = run.load_config()
+    config = settings_of(run)
     config.runs_dir, config.data.source = str(tmp_path / "before"), "gone/maze.hdf5"
     (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return run
@@ -132,18 +133,18 @@ def test_an_earlier_checkpoint_is_not_the_result_of_a_finished_run(moved, tmp_pa
 
 
 def test_a_measurement_that_fails_leaves_a_run_finished(moved):
-    with pytest.raises(ZeroDivisionError), moved.started(moved.load_config(), moved.record["provenance"]):
+    with pytest.raises(ZeroDivisionError), moved.started(as_text(settings_of(moved)), moved.record["provenance"]):
         raise ZeroDivisionError
     assert moved.finished
-    with pytest.raises(KeyboardInterrupt), moved.started(moved.load_config(), moved.record["provenance"]):
+    with pytest.raises(KeyboardInterrupt), moved.started(as_text(settings_of(moved)), moved.record["provenance"]):
         raise KeyboardInterrupt
     assert moved.finished
 
 
 def test_settings_that_came_later_are_as_before_in_older_runs(moved):
-    config = moved.load_config()
+    config = settings_of(moved)
     for section, key in (("prior", "muon"), ("prior", "ema_ramp"), ("data", "terminals")):
         del config[section][key]
     (moved.folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    read = moved.load_config()
+    read = settings_of(moved)
     assert (read.prior.muon, read.prior.ema_ramp, read.data.terminals) == (False, None, "recorded")

@@ -349,9 +349,8 @@ def test_full_disk_keeps_what_there_is_and_the_command_goes_on(recording, tmp_pa
 
 def test_second_process_in_one_run_refuses(recording, tmp_path, monkeypatch, capsys):
     run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0)
-    from omegaconf import OmegaConf
 
-    with run.started(OmegaConf.create({}), {}):
+    with run.started("", {}):
         process = subprocess.run(
             [sys.executable, "-c", SECOND.format(folder=run.folder)], capture_output=True, text=True, env=os.environ
         )
@@ -362,9 +361,9 @@ SECOND = """
 from pathlib import Path
 from omegaconf import OmegaConf
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs import Run
+from pgd_lightning.runs.run import Run
 try:
-    with Run(Path("{folder}")).started(OmegaConf.create({{}}), {{}}):
+    with Run(Path("{folder}")).started("", {{}}):
         pass
 except UserError as error:
     print(error)

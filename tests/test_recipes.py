@@ -1,10 +1,10 @@
 """The recipes that record stand-ins: D4RL's controller, layout, determinism, and the level of the shipped policy."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from pgd_lightning.simulators.behaviour import evaluate
 
 from pgd_lightning.simulators import BODIES, make
 from pgd_lightning.simulators.maze import MAZES, free_cells
@@ -48,12 +48,15 @@ def test_replay_sets_climb_the_ladder():
 
 
 @pytest.mark.parametrize("name", sorted(BODIES))
-def test_shipped_ladders_say_where_they_come_from_and_are_what_they_say(name):
+def test_shipped_ladders_say_where_they_come_from_and_are_what_they_say(name, monkeypatch):
     ladder = Ladder.load(name)
     assert f"--task {name} " in ladder.command
     steps = [stage["steps"] for stage in ladder.stages]
     assert steps == sorted(set(steps))
     assert 0 < ladder.medium < ladder.expert == len(ladder.policies) - 1
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments" / "behaviour")
+    from train import evaluate
+
     level = evaluate(name, ladder.policies[ladder.medium], limit=200, episodes=6, seed=9)
     assert level > 2 * abs(evaluate(name, ladder.policies[0], limit=200, episodes=6, seed=9))
 

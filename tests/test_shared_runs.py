@@ -14,7 +14,7 @@ from pgd_lightning.runs.run import Run, code_version
 
 WRITER = """
 import sys
-from pgd_lightning.runs import Run
+from pgd_lightning.runs.run import Run
 run = Run.at(sys.argv[1], "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
 for k in range(40):
     run.update(**{f"{sys.argv[2]}{k}": k})

@@ -165,7 +165,8 @@ class TestCache:
 MANY = """
 import sys, time
 from pathlib import Path
-from pgd_lightning.data import cache, d4rl
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.d4rl import cache
 from pgd_lightning.trajectory import DataFile, EnvSpec
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")
 def make():

@@ -1,8 +1,8 @@
 """The policies behind the substitute locomotion data: trained with TorchRL's PPO past the level that D4RL calls medium.
 
-    python -m pgd_lightning.simulators.behaviour --task hopper --seed 0 --out weights --curve curves
+    python experiments/behaviour/train.py --task hopper --seed 0 --out weights --curve curves
 
-is what produced the weights in ``behaviour_weights/``; their metadata holds the command and the levels reached, and
+is what produced the weights in ``src/pgd_lightning/simulators/substitutes/weights``; their metadata holds the command and the levels reached, and
 ``experiments/behaviour`` the learning curves.
 """
 
@@ -229,8 +229,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ladder = train(args.task, args.seed, args.limit, args.max_steps, args.curve / f"{args.task}.csv")
     command = (
-        f"python -m pgd_lightning.simulators.behaviour --task {args.task} --seed {args.seed}"
-        f" --max-steps {args.max_steps}"
+        f"python experiments/behaviour/train.py --task {args.task} --seed {args.seed} --max-steps {args.max_steps}"
     )
     ladder = Ladder(ladder.policies, ladder.stages, ladder.medium, ladder.expert, command)
     ladder.save(args.out / f"{args.task}.safetensors", make(args.task, "today").physics)

@@ -17,6 +17,7 @@ from torch import Tensor
 from pgd_lightning.agents.seeds import call_stacked
 from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.runs.run import finished_agent
 
@@ -48,7 +49,7 @@ def critic_by_distance(agent: Any, dataset: Dataset) -> dict[str, dict[str, floa
 
 def main(folder: str, episodes: str, out: str) -> None:
     run = finished_agent(folder)
-    settings = run.load_config()
+    settings = settings_of(run)
     dataset = open_dataset(settings)
     agent = build_agent(settings, dataset)
     load_agent(agent, run)

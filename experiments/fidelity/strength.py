@@ -21,6 +21,7 @@ from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import ready_model
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
 from pgd_lightning.generators.calibration import gauge, likeness
 from pgd_lightning.generators.pgd import PGD
@@ -40,7 +41,7 @@ LEAST = 0.1
 def ready(runs: str, file: str, folder: str) -> tuple[list[str], Dataset, WindowModel, Policy]:
     """The settings of a finished agent's windows, its data, their prior and its policy."""
     run = finished_agent(folder)
-    settings = run.load_config()
+    settings = settings_of(run)
     base = [
         f"env={settings.env.name}", f"data.source={file}", f"runs_dir={runs}", f"prior.steps={settings.prior.steps}",
         f"agent={settings.agent.name}", f"seeds={settings.seeds}",

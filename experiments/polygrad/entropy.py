@@ -15,6 +15,7 @@ import torch
 
 from pgd_lightning.commands import polygrad
 from pgd_lightning.config.build import build
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.generators.matching import Bounds, StdMatched, shape_of, standardised
 from pgd_lightning.randomness import stream
 from pgd_lightning.report.action_figure import standardised_actions
@@ -38,7 +39,7 @@ class Alone:
 @torch.no_grad()
 def main(folder: str, out: str) -> None:
     run = open_run(folder)
-    config = run.load_config()
+    config = settings_of(run)
     module = polygrad.build_learner(config)
     data = polygrad.data_module(config, build(config.env), module)
     checkpoint = torch.load(newest_checkpoint(run.checkpoints), map_location="cpu", weights_only=True)

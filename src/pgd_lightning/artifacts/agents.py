@@ -15,6 +15,7 @@ from pgd_lightning.artifacts.behaviour import adopt_behaviour
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.artifacts.generators import ready_generator
+from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.ahead import Beside
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.evaluation.ledgers import episodes, scores_of
@@ -79,7 +80,7 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         measure(run, config, dataset)
         return run
     generator = ready_generator(config, dataset)
-    with run.started(config, dataset.provenance, shared):
+    with run.started(as_text(config), dataset.provenance, shared):
         if run.finished:
             complete(run, config, dataset)
             return run
@@ -97,8 +98,8 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
 
 def measure(run: Run, config: DictConfig, dataset: Dataset) -> None:
     """Measure a finished run as ``config`` asks, if that is not how it was asked for before."""
-    if not ranks.decided(lambda: run.asked_as(config)):
-        with run.started(config, dataset.provenance, shared=True):
+    if not ranks.decided(lambda: asked_as(run, config)):
+        with run.started(as_text(config), dataset.provenance, shared=True):
             complete(run, config, dataset)
 
 

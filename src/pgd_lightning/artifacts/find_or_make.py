@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
+from pgd_lightning.config.saved import as_text
 from pgd_lightning.runs.run import Run
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ def find_or_make(
     """
     if run.finished:
         return load()
-    with run.started(config, provenance, shared):
+    with run.started(as_text(config), provenance, shared):
         if run.finished:
             return load()
         made = make()

@@ -21,6 +21,7 @@ from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
 from pgd_lightning.commands.check import replay_rows, sampled_rows
+from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
 from pgd_lightning.evaluation.replay import Replay
@@ -40,7 +41,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     dataset = open_dataset(config)
     what = identity.analysis(config, dataset.file)
     run = Run.at(config.runs_dir, "analysis", config.env.name, f"fidelity-{config.agent.name}", what, config.seed)
-    with run.started(config, dataset.provenance):
+    with run.started(as_text(config), dataset.provenance):
         analyst = make_analyst(config, dataset)
         floor = recorded_floor(config, dataset, analyst.simulator)
         rows: list[dict[str, Any]] = []
@@ -106,7 +107,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
         run = train_agent(alone, dataset, behaviour)
     else:
         run = finished_agent(name)
-    settings = run.load_config()
+    settings = settings_of(run)
     if settings.env.name != dataset.env.name:
         raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
     module = build_agent(settings, dataset)

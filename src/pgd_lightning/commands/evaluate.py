@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.agent_modules import load_agent
 from pgd_lightning.config.build import build
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
@@ -22,7 +23,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if config.out is not None:
         require_new(expanded(config.out), config.overwrite)
     run = finished_agent(config.run)
-    settings = run.load_config()
+    settings = settings_of(run)
     env: EnvSpec = build(settings.env)
     module = build(settings.agent)  # its checkpoint holds what it knows of the data
     load_agent(module, run)

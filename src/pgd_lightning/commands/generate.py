@@ -15,6 +15,7 @@ from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data import d4rl, minari, sources
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.errors import UserError
@@ -30,7 +31,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Generate ``windows`` for each seed of ``run`` into ``out``. Raises UserError where that is not possible."""
     out = destination(config.out, config.overwrite)
     run = finished_agent(config.run)
-    settings = run.load_config()
+    settings = settings_of(run)
     if settings.generator.build is None:
         raise UserError(f"'{config.run}' was trained on real data only: give a run whose generator is not 'none'.")
     dataset = dataset_of(run, settings, config.data.source)

@@ -21,6 +21,7 @@ from pgd_lightning.artifacts.agent_modules import load_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import build_model, ready_model
 from pgd_lightning.config.build import build
+from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.errors import UserError
@@ -111,7 +112,7 @@ def train_learner(config: DictConfig, dataset: Dataset, world: WorldModel, numbe
         say(f"imagination: learner {number} is trained already, in {run.folder}")
         measure(run, config, dataset, world, number)
         return run
-    with run.started(config, dataset.provenance):
+    with run.started(as_text(config), dataset.provenance):
         module, turns = build_learner(config, world, seed), phases(config).turns
         evaluation = Evaluation(
             dataset.env, config.imagine.evaluate_every, config.evaluation.episodes, range(number, number + 1),
@@ -134,9 +135,9 @@ def train_learner(config: DictConfig, dataset: Dataset, world: WorldModel, numbe
 
 def measure(run: Run, config: DictConfig, dataset: Dataset, world: WorldModel, number: int) -> None:
     """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``."""
-    if run.asked_as(config):
+    if asked_as(run, config):
         return
-    with run.started(config, dataset.provenance):
+    with run.started(as_text(config), dataset.provenance):
         wanted = config.evaluation.final_episodes
         final = [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
         if len(final) < wanted:

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.config.build import build
+from pgd_lightning.config.saved import as_text
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
@@ -47,7 +48,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if run.finished:
         say(f"online: trained already, in {run.folder}")
         return
-    with run.started(config, provenance):
+    with run.started(as_text(config), provenance):
         module = build_learner(config)
         data = data_module(config, env, module)
         train(run, config, env, module, data, provenance)

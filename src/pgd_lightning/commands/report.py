@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import dataset_of
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.report import page, run_report
 from pgd_lightning.runs.console import say
@@ -23,7 +24,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
                 f"{name}= is for a page over many runs, and run= writes into the run's folder: leave out one."
             )
     run = finished_agent(config.run)
-    dataset = dataset_of(run, run.load_config(), config.data.source)
+    dataset = dataset_of(run, settings_of(run), config.data.source)
     run_report.write(run_report.siblings(run), dataset, run_report.measure_windows(run, dataset))
     say((run.folder / "report" / "table.txt").read_text())
     say(f"figures: {run.folder / 'report'}")

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.config.build import build
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
@@ -40,7 +41,7 @@ class Entry:
 
     @cached_property
     def config(self) -> DictConfig:
-        return self.run.load_config()
+        return settings_of(self.run)
 
     @property
     def dataset(self) -> str:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.generators import generator_of
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.origin import score_constants
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.fidelity import replayed
@@ -50,7 +51,7 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     """
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
-    settings = runs[0].load_config()
+    settings = settings_of(runs[0])
     ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), dataset.env) for run in runs}
     summary = summarise(ledgers, settings, dataset)
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
@@ -117,7 +118,7 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     """
     if not len(dataset.train):
         return None
-    settings = run.load_config()
+    settings = settings_of(run)
     module = build_agent(settings, dataset)
     load_agent(module, run)
     policy = module.policy

@@ -11,15 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
-
 from pgd_lightning.errors import UserError
 
 LEDGER = "ledger.jsonl"
 EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
 WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
-BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
 
 
 @dataclass(frozen=True)
@@ -102,26 +98,6 @@ class RunFolder:
             if not isinstance(row, dict) or any(key not in row for key in needed):
                 raise damaged(path, f"row {number} is none")
         return rows
-
-    def asked_as(self, config: DictConfig) -> bool:
-        """Whether the last start had just these settings."""
-        path = self.folder / "config.yaml"
-        return path.exists() and path.read_text() == OmegaConf.to_yaml(config, resolve=True)
-
-    def load_config(self) -> DictConfig:
-        """The settings of the last start; what there was not yet in an older version is as that version trained."""
-        path = self.folder / "config.yaml"
-        try:
-            config = OmegaConf.load(path)
-        except (OSError, ValueError, YAMLError) as error:
-            raise damaged(path, str(error).splitlines()[0]) from error
-        if not isinstance(config, DictConfig):
-            raise damaged(path, "it holds no settings")
-        for key, value in BEFORE.items():
-            section, _, name = key.partition(".")
-            if section in config and name not in config[section]:
-                OmegaConf.update(config, key, value, force_add=True)
-        return config
 
 
 def _alive(pid: int) -> bool:

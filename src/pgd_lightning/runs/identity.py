@@ -8,12 +8,12 @@ is listed: of a finished run it can be changed afterwards.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+Config = Any  # a resolved config: mappings whose entries are attributes too
 
 TRAINS_NOTHING = (  # patterns of dotted keys
     "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
@@ -36,14 +36,14 @@ def digest(identity: Any) -> str:
     return blake2b(canonical.encode(), digest_size=4).hexdigest()
 
 
-def asked(config: DictConfig) -> str:
+def asked(config: Config) -> str:
     """The digest of all that a command asks for, measurements included: by it a sweep knows the runs of its points."""
     settings = sections(config, [str(key) for key in config if key not in NOT_ASKED])
     places = {key: config.data[key] for key in ("source", "local_steps", "local_seed")}
     return digest(settings | {"env": plain(config.env), "places": places})
 
 
-def model(config: DictConfig, section: str, file: str) -> dict[str, Any]:
+def model(config: Config, section: str, file: str) -> dict[str, Any]:
     """Of the model that ``section`` describes, trained on the data of SHA-256 ``file``.
 
     How it is sampled counts with the generator that does it.
@@ -56,7 +56,7 @@ def model(config: DictConfig, section: str, file: str) -> dict[str, Any]:
     return settings | facts | sections(config, ["trainer"])
 
 
-def behaviour(config: DictConfig, file: str) -> dict[str, Any]:
+def behaviour(config: Config, file: str) -> dict[str, Any]:
     """Of the behaviour model that an agent such as Diffusion-DICE holds."""
     network = kept(config.agent.learner[BEHAVIOUR], f"agent.learner.{BEHAVIOUR}")
     network["process"] = without(network["process"], DENOISING)
@@ -68,7 +68,7 @@ def behaviour(config: DictConfig, file: str) -> dict[str, Any]:
     }
 
 
-def condition_free(config: DictConfig, file: str) -> dict[str, Any]:
+def condition_free(config: Config, file: str) -> dict[str, Any]:
     """Of an agent, all but where its synthetic data come from: equal for the conditions of a comparison."""
     held = {BEHAVIOUR: behaviour(config, file)} if BEHAVIOUR in config.agent.learner else {}
     facts = {"env": env(config), "data": reading(config, cut=False), "file": file}
@@ -77,7 +77,7 @@ def condition_free(config: DictConfig, file: str) -> dict[str, Any]:
     return sections(config, ["agent"]) | facts | trained | {"trainer": trainer} | held
 
 
-def agent(config: DictConfig, file: str) -> dict[str, Any]:
+def agent(config: Config, file: str) -> dict[str, Any]:
     """Of an agent and its experience."""
     made: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
@@ -87,40 +87,40 @@ def agent(config: DictConfig, file: str) -> dict[str, Any]:
     return condition_free(config, file) | made
 
 
-def imagination(config: DictConfig, file: str) -> dict[str, Any]:
+def imagination(config: Config, file: str) -> dict[str, Any]:
     """Of PolyGRAD's learner on a recording."""
     facts = {"env": env(config), "data": reading(config, cut=True), "file": file}
     return sections(config, ["imagine"]) | facts | {"world": model(config, "world", file)}
 
 
-def online(config: DictConfig) -> dict[str, Any]:
+def online(config: Config) -> dict[str, Any]:
     """Of PolyGRAD's learner in the simulator."""
     return sections(config, ["world", "online", "trainer"]) | {"env": env(config), "horizon": config.data.horizon}
 
 
-def analysis(config: DictConfig, file: str) -> dict[str, Any]:
+def analysis(config: Config, file: str) -> dict[str, Any]:
     """Of an analysis, which trains several agents and models and measures them: all that was asked, on this data."""
     unasked = (*NOT_ASKED, "imagine", "evaluation", "health")
     return sections(config, [str(key) for key in config if key not in unasked]) | {"file": file}
 
 
-def check(config: DictConfig, file: str) -> dict[str, Any]:
+def check(config: Config, file: str) -> dict[str, Any]:
     """Of a check, which only reads and measures: how it does both, on this data."""
     measures = {name: config[name] for name in ("rows", "exact", "seed")}
     return measures | {"env": plain(config.env), "data": reading(config, cut=True), "file": file}
 
 
-def env(config: DictConfig) -> dict[str, Any]:
+def env(config: Config) -> dict[str, Any]:
     """What of the environment changes what is read, trained or simulated; its folder has the name."""
     return dict(kept(config.env, "env"))
 
 
-def reading(config: DictConfig, cut: bool) -> dict[str, Any]:
+def reading(config: Config, cut: bool) -> dict[str, Any]:
     """How the recording is read and, if ``cut``, cut into windows; its own identity is its SHA-256."""
     return without(kept(config.data, "data"), () if cut else CUTTING)
 
 
-def sections(config: DictConfig, names: Sequence[str]) -> dict[str, Any]:
+def sections(config: Config, names: Sequence[str]) -> dict[str, Any]:
     """These sections of the config, without what trains nothing."""
     return {name: kept(config[name], name) for name in names}
 
@@ -140,8 +140,12 @@ def kept(node: Any, key: str) -> Any:
 
 
 def plain(node: Any) -> Any:
-    """Plain containers with every reference resolved."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    """Dictionaries and lists of whatever mappings and sequences ``node`` is made of."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [plain(value) for value in node]
+    return node
 
 
 def without(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs import folder as run_folder
@@ -168,8 +167,10 @@ class Run(RunFolder):
             ) from error
 
     @contextmanager
-    def started(self, config: DictConfig, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
+    def started(self, settings: str, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
         """Hold the folder against a second process, and note how this start came about; ranks meet here and at the end.
+
+        ``settings``: the resolved config as YAML.
 
         Raises UserError if another process works in it. What is ``shared`` by several commands waits for that process
         instead, and may then find the run finished. ``config.yaml`` has the settings of the last start: all starts of a
@@ -181,7 +182,7 @@ class Run(RunFolder):
         with self._opened(".lock") as lock:
             self._take(lock, shared)
             if ranks.rank() == 0:
-                write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+                write_atomic(self.folder / "config.yaml", settings)
             if ranks.rank() == 0 and not self.finished:
                 starts = [*self.record.get("starts", []), start_record()]
                 self.beat()
