@@ -2,8 +2,8 @@
 
     python experiments/behaviour/train.py --task hopper --seed 0 --out weights --curve curves
 
-is what produced the weights in ``src/pgd_lightning/simulators/substitutes/weights``; their metadata holds the command and the levels reached, and
-``experiments/behaviour`` the learning curves.
+is what produced the weights in ``simulators/substitutes/weights``; their metadata holds the command and the levels
+reached, and this folder the learning curves.
 """
 
 import argparse
