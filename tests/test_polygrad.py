@@ -56,7 +56,7 @@ def test_schedule_and_posterior(temperature, level, alphabar, deviation, c1, c2)
     process = cosine(temperature=temperature)
     assert process.alphabar[level].item() == pytest.approx(alphabar, rel=1e-6)
     sigmas = process.sigmas.flip(0)[127 - level :]
-    step = Step(0, sigmas, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.randn_like)
+    step = Step(0, sigmas, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.randn_like, sigmas.tolist())
     assert step.posterior_std.item() == pytest.approx(deviation, rel=1e-6)
     down = ancestral(sigmas[0], sigmas[1])[0]
     scale, scale_next = ((1 + sigma**2).rsqrt() for sigma in sigmas[:2])

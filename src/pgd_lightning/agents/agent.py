@@ -22,6 +22,7 @@ from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked, stacked_learners
 from pgd_lightning.channels import divisor, mean_and_std
 from pgd_lightning.errors import UserError
+from pgd_lightning.networks.compiling import compiled
 from pgd_lightning.randomness import learner_seeds, seed_global
 from pgd_lightning.trajectory import Transition
 
@@ -36,6 +37,8 @@ class Agent(LightningModule):
     obs_scale: Tensor  # [O]
     largest_return = float("inf")  # that the recording's rewards allow
     generated = False  # whether it trains on a generator's steps too
+    shown = ("train/value",)  # beside the bar
+    compiling: str | None = None  # how torch.compile takes the losses; None: not at all
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class Agent(LightningModule):
             self.log_dict({f"train/{name}": value.mean() for name, value in scalars.items()}, sync_dist=True)
         if values is not None:
             self._check_values(values, step)
-            self.log("train/value", values.mean(), prog_bar=True, sync_dist=True)
+            self.log("train/value", values.mean(), sync_dist=True)
 
     @torch.no_grad()
     def _update_targets(self) -> None:
@@ -156,7 +159,7 @@ class Agent(LightningModule):
     def _gradients(self, batch: Transition, names: tuple[str, ...], optimizer: Any) -> dict[str, Tensor]:
         """Gradients of the losses ``names`` summed over names and seeds; what they do not touch has none and rests."""
         optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, Tensor] = call_stacked(self.learner, "losses", batch, names=names)
+        losses: dict[str, Tensor] = compiled(call_stacked, self.compiling)(self.learner, "losses", batch, names=names)
         self.manual_backward(torch.stack(list(losses.values())).sum())
         return {name: loss.detach() for name, loss in losses.items()}
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from pgd_lightning.agents.behaviour import MakeDenoiser
 from pgd_lightning.agents.divergence import conjugate, weight
 from pgd_lightning.agents.learner import Learner
+from pgd_lightning.agents.policy import spread_over
 from pgd_lightning.agents.selection import RULES, select
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.energy import Energy, contrastive_loss, energy_guided, in_sample_loss
@@ -187,7 +188,7 @@ class DiffusionDICE(Learner):
         At the schedule's end the state of the VP process is m x; one that ends at sigma 0 has m = 1.
         """
         process = self.behaviour.process
-        sigmas = process.schedule(self.num_steps, obs.device)
+        sigmas = process.schedule(self.num_steps)
         noise = torch.randn(*obs.shape[:-1], num, self.action_dim, device=obs.device)
         x = self.sampler(self.guided(obs.unsqueeze(-2), scale), process.start_scale(sigmas[0]) * noise, sigmas)
         return (process.scalings(sigmas[-1])[2] * x).clamp(-1, 1)
@@ -219,10 +220,10 @@ class DiffusionDICE(Learner):
 
         There is no closed form. The density is that of the guided model at its smallest noise level.
         """
-        levels = self.behaviour.process.schedule(self.likelihood_steps, obs.device)
+        levels = self.behaviour.process.schedule(self.likelihood_steps)
         low, high = levels[levels > 0][-1].log(), levels[0].log()
-        sigmas = (low + (high - low) * torch.linspace(0, 1, self.likelihood_steps + 1, device=obs.device)).exp()
-        return flow_log_prob(self.guided(obs, self.guidance_scale), action, sigmas)
+        sigmas = (low + (high - low) * torch.linspace(0, 1, self.likelihood_steps + 1)).exp()
+        return flow_log_prob(self.guided(obs, self.guidance_scale), action, sigmas.to(obs.device, non_blocking=True))
 
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """(D(a; sigma, s) - a) / sigma^2, D the guided denoiser: the score of a candidate's density.
@@ -231,10 +232,9 @@ class DiffusionDICE(Learner):
         variance sigma^2, so ``spread`` is that variance, its mean over action dims where it differs between them, and
         at least that of the smallest noise level.
         """
-        levels = self.behaviour.process.schedule(self.num_steps, obs.device)
+        levels = self.behaviour.process.schedule(self.num_steps)
         lowest = levels[levels > 0][-1] ** 2
-        variance = torch.as_tensor(spread, dtype=action.dtype, device=action.device).expand_as(action).mean(-1)
-        variance = torch.maximum(variance, lowest)
+        variance = spread_over(action, spread).mean(-1).clamp(min=float(lowest))
         denoised = self.guided(obs, self.guidance_scale)(action, variance.sqrt())
         return (denoised - action) / variance.unsqueeze(-1)
 

@@ -9,6 +9,12 @@ from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.seeds import call_stacked, is_shared
 
 
+def spread_over(action: Tensor, spread: Tensor | float) -> Tensor:
+    """``spread`` as a variance for each entry of ``action``. A number is filled in, not copied to the device."""
+    variance = spread.to(action.dtype) if isinstance(spread, Tensor) else action.new_full((), spread)
+    return variance.expand_as(action)
+
+
 class StackedPolicy:
     """Each seed's actor on its own slice: all tensors carry a leading axis S. No gradients; environment units."""
 
@@ -46,7 +52,7 @@ class StackedPolicy:
     @torch.no_grad()
     def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
         """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``spread`` as in ``Policy.score``."""
-        variance = torch.as_tensor(spread, dtype=action.dtype, device=action.device).expand_as(action)
+        variance = spread_over(action, spread)
         score: Tensor = call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
         return score
 

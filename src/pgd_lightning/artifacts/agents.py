@@ -27,7 +27,7 @@ from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import agent_name, label
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.evaluation import Evaluation
-from pgd_lightning.training.fit import ALONE, ROWS, SEEDS, fit
+from pgd_lightning.training.fit import ALONE, ROWS, SEEDS, accelerator, fit
 from pgd_lightning.training.health import HealthCards
 from pgd_lightning.training.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.trajectory import Generator, Policy
@@ -69,7 +69,7 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
         fit_agent(run, clone, dataset, module, None, None)
 
     find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), make, shared=True)
-    return module.policy
+    return module.to(accelerator(clone)).policy
 
 
 def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared: bool = False) -> Run:

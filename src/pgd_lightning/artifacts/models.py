@@ -18,12 +18,13 @@ from pgd_lightning.evaluation.verdict import Verdict, verdict
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
+from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run, last_checkpoint
 from pgd_lightning.simulators import make
-from pgd_lightning.training.fit import ROWS, fit
+from pgd_lightning.training.fit import ROWS, accelerator, fit
 from pgd_lightning.training.until_flat import UntilFlat
 
 TrainingSet = Windows | PaddedWindows | StepWindows
@@ -47,6 +48,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     find_or_make(run, config, dataset.provenance, lambda: load_model(model, run, dataset), make, shared=True)
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
+    compile_networks(model, config.trainer.get("compile"))
     say(f"{section}: trained model in {run.folder}", once=True)
     if isinstance(model, DiffusionPrior) and section == PRIOR and ranks.rank() == 0:
         say(f"prior: {judged(model, run, config, dataset).sentence(settings.verdict.limit)}", once=True)
@@ -79,7 +81,8 @@ def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset
             model, build(sampler.function), sampler.num_steps, build(sampler.churn), None, config.data.horizon,
             sampler.batch_size, sampler.precision,
         )  # fmt: skip
-        made = make_windows.generate(None, torch.zeros(settings.windows, config.env.obs_dim), config.seed)
+        starts = torch.zeros(settings.windows, config.env.obs_dim, device=accelerator(config))
+        made = make_windows.generate(None, starts, config.seed).cpu()
         real = dataset.validation or dataset.train
         simulator = make(dataset.env.task, dataset.env.physics)
         found = verdict(

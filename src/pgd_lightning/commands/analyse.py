@@ -32,6 +32,7 @@ from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run, finished_agent, write_atomic
 from pgd_lightning.simulators import Simulator, make
 from pgd_lightning.simulators.substitutes.policies import Ladder, ladders
+from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 
@@ -65,7 +66,7 @@ def require_sources(config: DictConfig) -> None:
         raise UserError("analysis.generators names 'none', which makes no windows: leave it out.")
     for name in config.analysis.targets:
         if name.partition(":")[0] == "ppo":
-            ppo_policy(name, config.env.task)
+            ppo_policy(name, config.env.task, torch.device("cpu"))
         elif name not in ("behaviour", "agent"):
             finished_agent(name)
 
@@ -100,7 +101,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     if name == "behaviour":
         return behaviour_clone(train.clone_config(overrides, config), dataset), 1
     if name.partition(":")[0] == "ppo":
-        return ppo_policy(name, dataset.env.task), 1
+        return ppo_policy(name, dataset.env.task, accelerator(config)), 1
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
         behaviour = behaviour_clone(train.clone_config(overrides, config), dataset)
@@ -112,10 +113,10 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
         raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    return module.policy, settings.seeds
+    return module.to(accelerator(config)).policy, settings.seeds
 
 
-def ppo_policy(name: str, task: str) -> Policy:
+def ppo_policy(name: str, task: str, device: torch.device) -> Policy:
     """A stage of the shipped ladder of this body. Raises UserError where there is no such stage, or no ladder."""
     if task not in ladders():
         raise UserError(f"{name}: there are PPO policies of {', '.join(ladders())}, and none of {task}.")
@@ -124,7 +125,7 @@ def ppo_policy(name: str, task: str) -> Policy:
     places = {str(place): place for place in range(len(ladder.policies))} | ({} if colon else {"": ladder.expert})
     if stage not in places:
         raise UserError(f"{name}: the ladder of {task} has {len(ladder.policies)} stages, ppo:0 is the first.")
-    return OnlinePolicy(ladder.policies[places[stage]])
+    return OnlinePolicy(ladder.policies[places[stage]].to(device))
 
 
 def analyse(
@@ -140,7 +141,7 @@ def analyse(
     num = min(max(config.analysis.windows // num_seeds, 1), len(dataset.train.required()))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
     real = dataset.train[chosen]
-    starts = real.obs[:, 0].expand(num_seeds, -1, -1)
+    starts = real.obs[:, 0].expand(num_seeds, -1, -1).to(policy.device)
     seed = derive_seed(config.seed, "analysis")
     yield measured(analyst, real.unsqueeze(0).expand(num_seeds, *real.batch_size), policy, name, "real")
     unguided = generator_of(overrides, dataset, "generator=pgd")

@@ -22,6 +22,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.runs.console import Counter, say
 from pgd_lightning.runs.run import finished_agent
+from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import EnvSpec, Generator, Policy, Trajectory
 
 WINDOWS_AT_ONCE = 512  # of each seed: what is in memory
@@ -38,6 +39,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     require_new(out, config.overwrite, dataset.path)
     module = build_agent(settings, dataset)
     load_agent(module, run)
+    module.to(accelerator(settings))
     generator = generator_of(run, settings, dataset)
     assert generator is not None
     parts = generated(generator, module.policy, dataset.transitions.obs, settings.seeds, config.windows, config.seed)
@@ -66,7 +68,7 @@ def generated(
         for done in range(0, num_windows, WINDOWS_AT_ONCE):
             num = min(WINDOWS_AT_ONCE, num_windows - done)
             starts = obs[torch.randint(len(obs), (num_seeds * num,), generator=draw)].reshape(num_seeds, num, -1)
-            yield generator.generate(policy, starts, derive_seed(seed, "generate", done))
+            yield generator.generate(policy, starts.to(policy.device), derive_seed(seed, "generate", done))
             progress.show(done + num)
 
 

@@ -28,7 +28,7 @@ from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import duration
 from pgd_lightning.runs.run import Run
-from pgd_lightning.training.fit import ALONE, trainer_of
+from pgd_lightning.training.fit import ALONE, accelerator, trainer_of
 
 WARM_UP, FEWEST, MOST = 3, 5, 100  # steps of a copy of each module: untimed, and timed
 SAMPLED = 64  # windows, to time sampling
@@ -133,9 +133,10 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
     sampling = None
     if isinstance(model, DiffusionPrior) and ranks.count() == 1 and config.plan.seconds:
         generator = build(config.generator.build)(model)
+        starts = rows.obs[:1, 0].expand(1, SAMPLED, -1).to(accelerator(config))
         for _ in range(2):  # the first is slower
             began = time.monotonic()
-            generator.generate(None, rows.obs[:1, 0].expand(1, SAMPLED, -1), config.seed)
+            generator.generate(None, starts, config.seed).cpu()  # which waits for a GPU
             sampling = (time.monotonic() - began) / SAMPLED
     stage = stage_of(section, work, run, steps, seconds)
     if automatic and not stage.finished:  # most of its steps may never be taken

@@ -63,13 +63,15 @@ class Recording:
         if len(self.successor_rows):
             place = torch.searchsorted(self.successor_rows, rows).clamp(max=len(self.successor_rows) - 1)
             own = self.successor_rows[place] == rows
-            after[own] = self.successor_values[place[own]]
+            after = torch.where(own.unsqueeze(-1), self.successor_values[place], after)  # a mask would wait for a GPU
         return after
 
     @property
     def next_obs(self) -> Tensor:
         """Every row's successor ``[L, O]``, made anew at each call."""
-        return self.successors(torch.arange(len(self), device=self.obs.device))
+        after = torch.cat([self.obs[1:], self.obs[-1:]])
+        after[self.successor_rows] = self.successor_values
+        return after
 
     def to(self, device: torch.device) -> "Recording":
         """The same recording on another device."""

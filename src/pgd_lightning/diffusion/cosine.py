@@ -10,7 +10,7 @@ sampling may take fewer steps than there are levels.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Cosine:
 
     def level(self, sigma: Tensor) -> Tensor:
         """The t whose noise level is nearest to ``sigma`` in ratio, as a number for the network."""
-        edges = (self.sigmas[1:] * self.sigmas[:-1]).sqrt().to(sigma)
+        _, edges = _tables(self, sigma.device, sigma.dtype)
         return torch.bucketize(sigma.contiguous(), edges).to(sigma.dtype)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ class Cosine:
 
     def sample_sigma(self, num: int, device: torch.device | str) -> Tensor:
         """Noise levels for training ``[num]``, uniform in t."""
-        table = self.sigmas.to(device, torch.get_default_dtype())
+        table, _ = _tables(self, torch.device(device), torch.get_default_dtype())
         return table[torch.randint(self.num_levels, (num,), device=device)]
 
     def schedule(self, num_steps: int, device: torch.device | str = "cpu") -> Tensor:
@@ -65,3 +65,10 @@ class Cosine:
     def start_scale(self, sigma: Tensor) -> Tensor:
         """sqrt(1 + sigma^2): y starts as a standard normal."""
         return (1 + sigma**2).sqrt()
+
+
+@cache
+def _tables(process: Cosine, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Noise levels, and what separates them, ``[N], [N - 1]``: copied to a device once, not at every step."""
+    edges = (process.sigmas[1:] * process.sigmas[:-1]).sqrt()
+    return process.sigmas.to(device, dtype), edges.to(device, dtype)

@@ -73,7 +73,7 @@ class PGD:
         guide = None
         if policy is not None and guidance is not None:
             denoise, guide = guidance(self._denoise, policy, self.prior.codec)
-        sigmas = self.prior.ema.process.schedule(self.num_steps, device)
+        sigmas = self.prior.ema.process.schedule(self.num_steps)
         x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
         after = {} if guide is None or guide.rule.before else {"correct": guide.correct}
         return self.sampler(denoise, x, sigmas, guide, self.churn, noise, **after)

@@ -88,6 +88,11 @@ class WindowModel(LightningModule):
         """What its run folder is called."""
         return self.name
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of what is shown beside the bar."""
+        return f"{self.name}/loss", f"{self.name}/val_loss"
+
     def fit_units(self, batches: Iterable[Trajectory]) -> None:
         """Find the units in which the model sees windows, before it is trained."""
         self.codec.fit(batches)
@@ -122,13 +127,13 @@ class WindowModel(LightningModule):
                     f"{what}: lower its learning_rate (now {self.learning_rate}) and start again; the last checkpoint "
                     "is kept."
                 )
-            self.log(f"{self.name}/loss", loss.detach(), prog_bar=True, sync_dist=True)
+            self.log(f"{self.name}/loss", loss.detach(), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
         """Loss on held-out episodes, with the same noise at each validation."""
         seed_global(self.seed, "prior/validation", batch_idx)
-        self.log(f"{self.name}/val_loss", self.held_out_loss(batch), prog_bar=True, batch_size=len(batch))
+        self.log(f"{self.name}/val_loss", self.held_out_loss(batch), batch_size=len(batch))
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam on all that is trained."""

@@ -25,8 +25,6 @@ from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.runs.console import say
 from pgd_lightning.trajectory import Generator, Trajectory
 
-SHOWN = ("imagination/std", "agent/return", "world/loss", "clone/loss")  # beside the bar
-
 
 def imagining(section: DictConfig) -> dict[str, Any]:
     """What of a config's section (``conf/imagination`` and its guidance) both learners are made with."""
@@ -43,6 +41,7 @@ class ImaginationLearner(LightningModule):
 
     strength: Tensor
     fitted: Tensor
+    shown = ("online/return", "imagination/std", "agent/return", "world/loss", "clone/loss")  # beside the bar
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class ImaginationLearner(LightningModule):
             logs = self.named(self.agent.update(own, windows), shape)
         logs["world/loss"] = self.fit_world(turn["world"])
         if turn["returned"] is not None:
-            self.log("online/return", turn["returned"], prog_bar=True)
+            self.log("online/return", turn["returned"])
         self.note(logs, number)
 
     def named(self, learned: dict[str, Tensor | float], shape: dict[str, float]) -> dict[str, Tensor | float]:
@@ -101,7 +100,7 @@ class ImaginationLearner(LightningModule):
         if number == 0 or (number + 1) % self.log_every == 0:
             self._check(logs, number)
             for key, value in logs.items():
-                self.log(key, value, prog_bar=key in SHOWN)
+                self.log(key, value)
 
     def imagined(self, starts: Tensor, seed: int) -> tuple[Trajectory, dict[str, float]]:
         """Windows from ``starts [N, O]`` and the shape of their actions; the strength then follows sigma_a."""

@@ -48,7 +48,10 @@ class Muon(torch.optim.Adam):
         state, gradient = self.state[p], p.grad
         assert gradient is not None
         if not state:
-            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}  # Adam expects a step in every state
+            state |= {
+                "step": torch.zeros((), device=p.device),
+                "momentum": torch.zeros_like(p),
+            }  # Adam expects a step in every state
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         p.grad = None
         return gradient.lerp(state["momentum"], MOMENTUM)

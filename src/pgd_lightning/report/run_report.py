@@ -29,6 +29,7 @@ from pgd_lightning.runs.run import Run, write_atomic
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import render
+from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Policy, Trajectory
 
 
@@ -121,7 +122,7 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     settings = settings_of(run)
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    policy = module.policy
+    policy = module.to(accelerator(settings)).policy
     kinds = example_windows(run, settings, dataset, policy)
     simulator = make(dataset.env.task, dataset.env.physics)
     rows = [
@@ -132,7 +133,10 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
         for name, windows in kinds.items()
     ]  # fmt: skip
     drawn = settings.report.episodes_drawn
-    pairs = {k: (w.obs[0, :drawn].double().numpy(), w.action[0, :drawn].double().numpy()) for k, w in kinds.items()}
+    pairs = {
+        k: (w.obs[0, :drawn].cpu().double().numpy(), w.action[0, :drawn].cpu().double().numpy())
+        for k, w in kinds.items()
+    }
     states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
     return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()}, states)
 
@@ -168,7 +172,7 @@ def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Po
         return kinds
     generator = generator_of(run, settings, dataset)
     assert generator is not None
-    starts = real.obs[:, 0].expand(settings.seeds, -1, -1)
+    starts = real.obs[:, 0].expand(settings.seeds, -1, -1).to(policy.device)
     seed = derive_seed(settings.seed, "report")
     kinds["unguided"] = generator.generate(None, starts, seed)
     if settings.generator.name != "unguided":

@@ -22,7 +22,7 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "agent.seed",                       # the run's folder is named by it
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
     "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
-    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes",
+    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
 NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkpoint_every", "launcher")  # of a command
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see

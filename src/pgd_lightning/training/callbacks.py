@@ -18,7 +18,7 @@ AGREE_EVERY = 8  # steps between the questions whether another rank was asked to
 
 
 class ProgressReport(Callback):
-    """Steps done, rate, time left and the metrics that were logged with ``prog_bar=True``."""
+    """Steps done, rate, time left and the metrics that the module shows."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -37,7 +37,7 @@ class ProgressReport(Callback):
     ) -> None:
         now = time.monotonic()
         if self.bar and trainer.global_step % 10 == 0:
-            words = ", ".join(_words(trainer.progress_bar_metrics))
+            words = ", ".join(_words(_shown(trainer, module)))
             self.bar.update(self.task, completed=trainer.global_step, total=trainer.max_steps, m=words)
         elif not self.bar and now - self.last_line > LINE_EVERY and trainer.global_step < trainer.max_steps:
             rate = (trainer.global_step - self.first_step) / (now - self.started)
@@ -45,7 +45,7 @@ class ProgressReport(Callback):
             if not getattr(module, "open_ended", False):
                 left = duration((trainer.max_steps - trainer.global_step) / rate)
                 done = f"step {trainer.global_step:,} of {trainer.max_steps:,}, {rate:.3g}/s, {left} left"
-            say(", ".join([f"{self.title}: {done}", *_words(trainer.progress_bar_metrics)]))
+            say(", ".join([f"{self.title}: {done}", *_words(_shown(trainer, module))]))
             self.last_line = now
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -53,7 +53,7 @@ class ProgressReport(Callback):
         if trainer.is_global_zero and trainer.global_step > self.first_step:
             took = time.monotonic() - self.started
             steps = trainer.global_step - self.first_step
-            losses = {key: value for key, value in trainer.progress_bar_metrics.items() if key.endswith("loss")}
+            losses = {key: value for key, value in _shown(trainer, module).items() if key.endswith("loss")}
             say(
                 ", ".join(
                     [f"{self.title}: {steps:,} steps in {duration(took)} ({steps / took:.3g}/s)", *_words(losses)]
@@ -67,6 +67,16 @@ class ProgressReport(Callback):
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+
+def _shown(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What was logged last of the names that ``module`` shows, and of an evaluation.
+
+    Lightning's own ``prog_bar=True`` reads each number at every step from then on, and so waits for a GPU.
+    """
+    logged = trainer.callback_metrics
+    names = (*getattr(module, "shown", ()), "eval/return", "eval/score")
+    return {name: logged[name] for name in names if name in logged}
 
 
 def _words(metrics: Mapping[str, Any]) -> list[str]:

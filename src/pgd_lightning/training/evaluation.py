@@ -43,4 +43,4 @@ class Evaluation(Callback):
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
-            module.log_dict({"eval/return": mean, "eval/score": self.env.score(mean)}, prog_bar=True, sync_dist=True)
+            module.log_dict({"eval/return": mean, "eval/score": self.env.score(mean)}, sync_dist=True)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
+from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import say, stop_if_asked
 from pgd_lightning.runs.run import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
@@ -53,6 +54,10 @@ def fit(
             time.sleep(LOOK_EVERY)
         module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
         return
+    how = config.trainer.get("compile")
+    compile_networks(module, how)
+    if isinstance(module, Agent):
+        module.compiling = how
     checkpoint = ModelCheckpoint(
         run.checkpoints,
         filename="{step:09d}",
@@ -98,9 +103,16 @@ def fit(
     stop_if_asked()  # in its last step
 
 
+def accelerator(config: DictConfig) -> torch.device:
+    """Where models compute outside of training: on the GPU, if ``trainer.accelerator`` allows one, or on the CPU."""
+    allowed = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if allowed else torch.device("cpu")
+
+
 def trainer_of(config: DictConfig, spread: str, module: LightningModule) -> dict[str, Any]:
     """Lightning's settings of devices, ranks and precision. Agents are trained in float32, whatever the prior is."""
     settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    settings.pop("compile", None)  # which is ours
     if spread != ROWS or isinstance(module, Agent):
         settings["precision"] = "32-true"
     checkpoints: AtomicCheckpointIO = AtomicCheckpointIO()

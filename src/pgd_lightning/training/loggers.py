@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,6 +36,8 @@ class Mirror(Logger):
                 "the run's files are the record"
             )
             with suppress(Exception):  # else its service, where that died, fails once more when this process ends
+                import wandb
+
                 wandb.teardown()
 
     @property
@@ -86,6 +87,8 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
     record, patience = run.record, config.logger.timeout
 
     def start() -> WandbLogger:
+        import wandb  # only where it is used: a machine without it can train
+
         # wandb.init here, not in WandbLogger: that one passes a setting which W&B answers with a warning.
         return WandbLogger(
             experiment=wandb.init(

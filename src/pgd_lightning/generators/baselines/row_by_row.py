@@ -89,7 +89,7 @@ def density_of_data(actor: GaussianActor, obs: Tensor, action: Tensor, varies: T
     A density of a constant has no bound, and would soon be all that is trained.
     """
     mean, std = actor.normal(obs)
-    return (varies * Normal(mean, std).log_prob(action)).sum(-1).mean()
+    return (varies * Normal(mean, std, validate_args=False).log_prob(action)).sum(-1).mean()
 
 
 def _chosen(ended: Tensor, one: Tensor, other: Tensor) -> Tensor:

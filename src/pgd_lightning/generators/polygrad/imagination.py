@@ -34,10 +34,10 @@ class StepLimit:
     def __call__(self, step: Step, denoiser: WorldDenoiser) -> Tensor:
         """``step.mean`` with the free entries of the state, sqrt(alphabar) x, moved by no more than the limit."""
         sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
-        level: Callable[[Tensor], Tensor] = denoiser.process.level  # type: ignore[attr-defined]
-        if level(sigma) > self.levels:
+        here, there = denoiser.process.level(torch.tensor(step.levels[step.number :][:2]))  # type: ignore[attr-defined]
+        if here > self.levels:
             return step.mean
-        far = self.size * (level(sigma) - (-1 if step.last else level(sigma_next)))
+        far = float(self.size * (here - (-1 if step.last else there)))
         before, scale = step.x * (1 + sigma**2).rsqrt(), (1 + sigma_next**2).rsqrt()
         limited = (before + (step.mean * scale - before).clamp(-far, far)) / scale
         return step.mean + denoiser.free(limited - step.mean)
@@ -61,13 +61,14 @@ def imagine(
     Without a policy the actions are ``action [..., N, rows, A]``, standardised, or else the noise they begin as.
     Raises UserError where a step gives NaN or infinity, naming the step and what was not finite.
     """
-    sigmas = denoiser.process.schedule(num_steps, starts.device)
+    sigmas = denoiser.process.schedule(num_steps)
     guide = rule(denoise, policy, codec)[1] if policy is not None else None
+    finite: list[Tensor] = []  # of each step
 
     def correct(step: Step) -> Tensor:
         mean = limit(step, denoiser) if limit else step.mean
         mean = guide.correct(replace(step, mean=mean, noise=noise)) if guide else mean
-        _check(step, mean, codec, rule)
+        finite.append(_finite(step, mean, codec))
         return mean
 
     def free_noise(x: Tensor) -> Tensor:
@@ -79,7 +80,9 @@ def imagine(
     x = denoiser.process.start_scale(sigmas[0]) * free_noise(x)
     x = with_actions(x, noise(x[..., codec.action_channels]) if action is None else action, codec)
     x[..., 0, : codec.obs_dim] = starts
-    return euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
+    x = euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
+    _check(finite, rule)
+    return x
 
 
 def begun_anew(windows: Trajectory) -> Trajectory:
@@ -104,16 +107,22 @@ def begun_anew(windows: Trajectory) -> Trajectory:
     )  # fmt: skip
 
 
-def _check(step: Step, mean: Tensor, codec: TrajectoryCodec, rule: Rule) -> None:
-    if mean.isfinite().all():
-        return
-    if not step.denoised.isfinite().all():
-        cause = "the world model predicted it: was it trained, and on states like these?"
-    elif not mean[..., codec.action_channels].isfinite().all():
-        cause = f"the action step or the policy made it: strength {rule.coef}."
-    else:
+def _finite(step: Step, mean: Tensor, codec: TrajectoryCodec) -> Tensor:
+    """Whether all is finite, what was denoised is, the actions are: ``[3]``, not read before the last step."""
+    parts = (mean, step.denoised, mean[..., codec.action_channels])
+    return torch.stack([part.isfinite().all() for part in parts])
+
+
+def _check(finite: list[Tensor], rule: Rule) -> None:
+    for number, (everything, denoised, actions) in enumerate(torch.stack(finite).tolist()):
+        if everything:
+            continue
         cause = "the states overflowed."
-    raise UserError(f"Imagination is not finite at denoising step {step.number + 1} of {len(step.sigmas) - 1}: {cause}")
+        if not denoised:
+            cause = "the world model predicted it: was it trained, and on states like these?"
+        elif not actions:
+            cause = f"the action step or the policy made it: strength {rule.coef}."
+        raise UserError(f"Imagination is not finite at denoising step {number + 1} of {len(finite)}: {cause}")
 
 
 class PolyGRAD:
