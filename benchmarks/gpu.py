@@ -242,9 +242,9 @@ def job(part: Part) -> None:
 def train_step(part: Part) -> None:
     """Rates of a large matrix product and of the prior's train step, F = 1024, as TFLOP/s, and their ratio."""
     import torch
-    from pgd_lightning.artifacts.models import build_prior
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pgd_lightning.artifacts.models import build_prior
     from pgd_lightning.networks.compiling import compile_networks
     from pgd_lightning.trajectory import Trajectory
 
@@ -295,10 +295,10 @@ def train_step(part: Part) -> None:
 def sampling(part: Part) -> None:
     """Guided windows a second."""
     import torch
-    from pgd_lightning.artifacts.models import build_prior
 
+    from pgd_lightning.artifacts.models import build_prior
+    from pgd_lightning.config.build import build
     from pgd_lightning.networks.compiling import compile_networks
-    from pgd_lightning.runs.run import build
 
     def measured(windows: int, how: str | None, *settings: str) -> dict[str, Any]:
         config = part.config("seeds=1", *settings)
@@ -331,8 +331,8 @@ def agents(part: Part) -> None:
     import torch
     from lightning import Callback, Trainer
 
+    from pgd_lightning.config.build import build
     from pgd_lightning.data.modules import SyntheticDataModule
-    from pgd_lightning.runs.run import build
     from pgd_lightning.trajectory import Transition
 
     num = 1000 if part.dry else 100_000

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from pgd_lightning.agents import Agent
 from pgd_lightning.artifacts.models import build_model
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
 from pgd_lightning.data.recording import Recording, Steps
 from pgd_lightning.data.windows import PaddedWindows, Windows, split_padded, split_steps, window_starts
 from pgd_lightning.generators.prior import WindowModel
 from pgd_lightning.randomness import stream
-from pgd_lightning.runs.run import build
 
 ROWS = 12
 SMALL = ("env=hopper-medium", "scale=smoke", "updates=8", "seeds=2", f"data.horizon={ROWS}", "network.features=16")
