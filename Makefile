@@ -57,7 +57,7 @@ data: $(STAMP) ## record a data set in the simulator (ENV STEPS SEED), or examin
 	$(BIN)/pgd $(if $(call given,CHECK),check,collect) $(OPTIONS)
 
 test: $(STAMP) ## the test suite (ARGS go to pytest)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(STAMP) ## the long checks
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,14 +1,28 @@
-"""What every test runs under: one thread, repeatable examples, no network beyond this machine."""
+"""What every test runs under (one thread, repeatable examples, no network beyond this machine), and shared fixtures."""
 
+import copy
 import ipaddress
+import multiprocessing
 import os
+import shutil
 import socket
 import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from filelock import FileLock
+from helpers.commands import ONLINE, command, pgd
+from helpers.processes import context
+from helpers.undrawn import leave_undrawn
 from hypothesis import settings
+
+from pgd_lightning.config import compose as configuration
+from pgd_lightning.data import d4rl
+from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 # Child processes too: the same number of threads, or their sums would differ in the last bit.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -57,3 +71,112 @@ def _refuse_network() -> None:
 
 
 _refuse_network()
+
+
+def _compose_once() -> None:
+    """Hydra composes the same words once a process, which takes it a quarter of a second each time."""
+    compose, configs = configuration.compose, {}
+
+    def composed(verb: str, overrides: Sequence[str] = (), **more: Any) -> Any:
+        key = (verb, *overrides, str(more))
+        configs[key] = configs.get(key) or compose(verb, overrides=list(overrides), **more)
+        return copy.deepcopy(configs[key])
+
+    configuration.compose = composed
+
+
+_compose_once()
+
+
+# With each file on one worker, the longest begin first, or one of them would be what all wait for at the end.
+LONGEST = ("test_ranks", "test_ahead", "test_kills", "test_conditions", "test_imagine", "test_polygrad_online")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+# --- fixtures ---
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``made_once(name, make)``: a folder that ``make(folder)`` fills, once for all workers of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def drawn_by_nobody(monkeypatch) -> None:
+    """Figures hold their words alone: for tests of commands that draw figures which nobody looks at."""
+    leave_undrawn(monkeypatch.setattr)
+
+
+@pytest.fixture
+def helpers_are_forked(monkeypatch) -> None:
+    """Processes that the package starts by ``spawn`` are forked from one that has imported everything."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context())
+
+
+@pytest.fixture(scope="session")
+def recording(made_once) -> Path:
+    """4,000 steps of a maze; 0.1 s to make, but equal bits for all."""
+
+    def make(folder: Path) -> None:
+        chunks = (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(4000, 0, {}))
+        d4rl.write(folder / "maze.hdf5", chunks, {}, 4000)
+
+    return made_once("recording", make) / "maze.hdf5"
+
+
+@pytest.fixture(scope="session")
+def finished(recording, made_once) -> Path:
+    """The runs folder of an uninterrupted small run of IQL with all three sources of experience: look, do not write.
+
+    What the command said is in ``said.txt`` beside it.
+    """
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout((folder / "said.txt").open("w")):
+            leave_undrawn(patch.setattr)
+            assert pgd(patch, command(recording, folder / "runs")) == 0
+
+    return made_once("finished", make) / "runs"
+
+
+@pytest.fixture(scope="session")
+def online(made_once) -> Path:
+    """The runs folder of an uninterrupted small run of PolyGRAD online."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            leave_undrawn(patch.setattr)
+            assert pgd(patch, [*ONLINE, f"runs_dir={folder}"]) == 0
+
+    return made_once("online", make)
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the :func:`finished` runs folder, to write into."""
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -3,25 +3,22 @@
 python -m pytest tests/test_agents.py
 """
 
-import warnings
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.agents import ACTION, HIDDEN, OBS, fit, make_agent, make_batch, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning import Trainer
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import IQLLoss, TD3BCLoss, ValueEstimators
 
-from pgd_lightning.agents import Agent, Learner
+from pgd_lightning.agents import Learner
 from pgd_lightning.agents.bc import BC
 from pgd_lightning.agents.iql import IQL
 from pgd_lightning.agents.schedules import SCHEDULES
@@ -33,7 +30,6 @@ from pgd_lightning.networks.critics import StateValue, TwinQ
 from pgd_lightning.networks.mlp import EnsembleMLP, mlp
 from pgd_lightning.trajectory import Transition
 
-OBS, ACTION, HIDDEN = 4, 2, [16, 16]
 iql = partial(IQL, OBS, ACTION, HIDDEN, discount=0.99, expectile=0.7, temperature=3.0, max_weight=100.0)
 td3_bc = partial(TD3BC, OBS, ACTION, HIDDEN, discount=0.99, q_weight=2.5, noise_clip=0.5, critic_updates=2)
 quiet_td3_bc = partial(td3_bc, policy_noise=0.0)
@@ -42,57 +38,8 @@ bc = partial(BC, OBS, ACTION, HIDDEN)
 LEARNERS = {"iql": iql, "td3_bc": noisy_td3_bc, "bc": bc}
 
 
-def make_batch(*lead: int, seed: int = 0) -> Transition:
-    generator = torch.Generator().manual_seed(seed)
-    draw = partial(torch.randn, generator=generator)
-    return Transition(
-        obs=draw(*lead, OBS),
-        action=draw(*lead, ACTION).tanh(),
-        reward=draw(*lead),
-        next_obs=draw(*lead, OBS),
-        terminated=torch.rand(*lead, generator=generator) < 0.2,
-        batch_size=list(lead),
-    )
-
-
-def make_agent(learner: object, num_seeds: int = 1, seed: int = 0, **changes: object) -> Agent:
-    settings = {"name": "agent", "obs_dim": OBS, "normalise_obs": False, "learning_rate": 1e-3, "adam_eps": 1e-5}
-    settings |= {"polyak": 0.1, "lr_schedule": "constant", "total_steps": 20, "log_every": 5}
-    settings |= {"value_alarm": "stop", "value_alarm_factor": 3.0}
-    return Agent(learner=learner, num_seeds=num_seeds, seed=seed, **(settings | changes))
-
-
-class Stream(IterableDataset):
-    """Batches without a length: Lightning would count a resumed epoch against it."""
-
-    def __init__(self, batches: list[Transition]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Transition]:
-        return iter(self.batches)
-
-
-def fit(agent: Agent, batches: list, max_steps: int, checkpoint: str | None = None) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=max_steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(agent, DataLoader(Stream(batches), batch_size=None), ckpt_path=checkpoint, weights_only=True)
-    return trainer
-
-
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def same(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
 
 
 # --- golden arithmetic and sizes ---

@@ -3,25 +3,28 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from test_mixing import Counter, run
-from test_pipeline import command, equal, pgd, recording, run_of  # noqa: F401  (recording is a fixture)
+from helpers.ahead import Slow, small_agent
+from helpers.commands import command, equal, pgd, run_of
+from helpers.processes import forked
+from helpers.streams import Counter, run
 
 from pgd_lightning.agents.agent import Agent
+from pgd_lightning.artifacts import agents
 from pgd_lightning.artifacts.models import build_model
-from pgd_lightning.commands import train
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config, options
 from pgd_lightning.data.ahead import Beside, InTurn
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import seeded
 from pgd_lightning.trajectory import Trajectory
+
+pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
+
 
 AHEAD = "synthetic.lead=8"  # of a lifetime of 20 and checkpoints every 15: one lies between asking and using
 
@@ -48,18 +51,16 @@ class Held(Counter):
 
 
 @pytest.mark.parametrize("lead", [1, 4, 10])
-def test_a_set_follows_the_policy_of_the_updates_before(tmp_path, monkeypatch, lead):
-    monkeypatch.setattr("test_mixing.Counter", Held)
-    _, generator = run(tmp_path, 35, lead=lead)
+def test_a_set_follows_the_policy_of_the_updates_before(tmp_path, lead):
+    _, generator = run(tmp_path, 35, lead=lead, learner=Held)
     assert generator.seen == [-1, 10 - lead, 20 - lead, 30 - lead]
-    assert generator.seeds == run(tmp_path, 35)[1].seeds  # the same noise as in turn
+    assert generator.seeds == run(tmp_path, 35, learner=Held)[1].seeds  # the same noise as in turn
 
 
 @pytest.mark.parametrize("at", [5, 6, 8, 10, 13, 16, 19, 20])
-def test_a_resumed_run_asks_again_for_the_same_set(tmp_path, monkeypatch, at):
-    monkeypatch.setattr("test_mixing.Counter", Held)
-    whole, _ = run(tmp_path, 30, every=1, lead=4)
-    resumed, generator = run(tmp_path, 30, resume=tmp_path / f"step={at}.ckpt", lead=4)
+def test_a_resumed_run_asks_again_for_the_same_set(tmp_path, at):
+    whole, _ = run(tmp_path, 30, every=1, lead=4, learner=Held)
+    resumed, generator = run(tmp_path, 30, resume=tmp_path / f"step={at}.ckpt", lead=4, learner=Held)
     assert len(resumed.batches) == 30 - at
     for ours, theirs in zip(whole.batches[at:], resumed.batches, strict=True):
         assert torch.equal(ours, theirs)
@@ -69,12 +70,6 @@ def test_a_resumed_run_asks_again_for_the_same_set(tmp_path, monkeypatch, at):
 def test_a_lead_longer_than_a_life_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"synthetic.lead=11 is too large: it must be at most synthetic.lifetime=10"):
         run(tmp_path, 5, lead=11)
-
-
-def small_agent() -> Agent:
-    agent = build(compose_config("train", ["env=maze2d-umaze", "scale=smoke"]).agent)
-    agent.fit_normaliser(torch.randn(50, 4))
-    return agent
 
 
 def test_a_held_policy_does_not_change_and_takes_the_weights_of_another_moment():
@@ -155,37 +150,30 @@ def test_another_process_gives_the_same_bits_and_hands_on_errors():
     assert failing.process.exitcode == -signal.SIGKILL
 
 
-class Slow:
-    """A generator that is not done for a long time."""
-
-    def generate(self, policy, starts, seed):
-        time.sleep(600)
-
-
-ORPHAN = """
-import os, torch
-from test_ahead import Slow, small_agent
-from pgd_lightning.data.ahead import Beside
-if __name__ == "__main__":
+def asks(told: Path, ending: str) -> None:
     beside = Beside(Slow(), None)
     beside.begin(small_agent().held_policy(), torch.randn(2, 5, 4), 0)
-    print(beside.process.pid, flush=True)
-    {ending}
-"""
+    told.write_text(str(beside.process.pid))
+    if ending == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize("ending", ["killed", "interrupted"])
 def test_no_process_stays_behind(ending, tmp_path):
     """However the one that asked ends, in the middle of a set."""
-    script = tmp_path / "asks.py"
-    script.write_text(ORPHAN.format(ending=ending))
-    path = {"PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=os.environ | path)
-    child = int(done.stdout.split()[0])
-    end = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and time.monotonic() < end:
+    forked(asks, tmp_path / "child", ending).join(120)
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 60
+    while lives(child) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
+    assert not lives(child)
+
+
+def lives(process: int) -> bool:
+    """Whether it is there and no zombie, which it stays where nobody asks for the exit codes of orphans."""
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_an_unknown_device_is_named():
@@ -193,7 +181,7 @@ def test_an_unknown_device_is_named():
         Beside(Actions(), "foo")
 
 
-def test_a_lead_that_does_not_fit_is_refused_before_anything_is_trained(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_lead_that_does_not_fit_is_refused_before_anything_is_trained(recording, tmp_path, monkeypatch, capsys):
     for value, said in {
         "21": "synthetic.lead=21 is too large: it must be at most synthetic.lifetime=20",
         "-1": "synthetic.lead=-1 does not fit",
@@ -204,8 +192,9 @@ def test_a_lead_that_does_not_fit_is_refused_before_anything_is_trained(recordin
     assert not list(tmp_path.rglob("run.json"))
 
 
-@pytest.mark.parametrize("generator", ["pgd", "pets", "polygrad"])
-def test_train_ahead_is_train_in_turn_with_an_older_policy(generator, recording, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.usefixtures("helpers_are_forked")
+@pytest.mark.parametrize("generator", ["pgd", "polygrad", pytest.param("pets", marks=pytest.mark.slow)])
+def test_train_ahead_is_train_in_turn_with_an_older_policy(generator, recording, tmp_path, monkeypatch):
     """Whoever makes the sets; and a run that is interrupted while one is being made ends with the same bits."""
     small = [AHEAD, f"generator={generator}", "compare=[]", "world.steps=20", "ensemble.steps=20"]
     assert pgd(monkeypatch, command(recording, tmp_path / "beside", *small)) == 0
@@ -218,7 +207,7 @@ def test_train_ahead_is_train_in_turn_with_an_older_policy(generator, recording,
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Beside", Plain)
+        patch.setattr(agents, "Beside", Plain)
         assert pgd(patch, command(recording, tmp_path / "turn", *small)) == 0
     runs = [run_of(tmp_path / name, generator) for name in ("beside", "turn")]
     assert equal(*runs)

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,10 +89,12 @@ def test_imports_go_down(file: Path) -> None:
     assert not offences, "\n".join(offences)
 
 
-def test_every_room_has_a_floor() -> None:
-    assert {path.stem for path in SOURCE.iterdir() if path.stem not in ("__init__", "__pycache__", "conf")} == set(
-        FLOOR
-    )
+def test_every_room_has_a_floor_and_the_design_shows_it() -> None:
+    there = {path.stem for path in SOURCE.iterdir()} - {"__init__", "__pycache__", "conf"}
+    assert there == set(FLOOR)
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "docs" / "design.md").read_text(), flags=re.M)
+    described = {int(floor): set(re.findall(r"`(\w+)/?`", rooms)) for floor, rooms in rows}
+    assert described == dict(enumerate(FLOORS, 1))
 
 
 def test_every_module_has_a_name_that_says_something() -> None:
@@ -108,10 +111,10 @@ def test_importing_the_package_prints_nothing() -> None:
     assert _python("import pgd_lightning") == ""
 
 
-@pytest.mark.parametrize("room", ["data", "simulators"])
-def test_reading_data_loads_no_framework(room: str) -> None:
+def test_simulators_load_no_framework() -> None:
+    """The data's room: ``tests/test_sources.py``."""
     heavy = "{'lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'torchrl', 'wandb'}"
-    assert _python(f"import sys, pgd_lightning.{room}\nprint(sorted({heavy} & set(sys.modules)))").strip() == "[]"
+    assert _python(f"import sys, pgd_lightning.simulators\nprint(sorted({heavy} & set(sys.modules)))").strip() == "[]"
 
 
 def test_setup_lists_every_package() -> None:

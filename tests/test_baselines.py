@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_generators import random_windows
+from helpers.codecs import random_windows
 
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM

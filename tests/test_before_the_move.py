@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pipeline import pgd
+from helpers.commands import pgd
 
 KEPT = Path(__file__).parent / "before_the_move"
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_diffusion import zero_network
-from test_guidance import codec
+from helpers.codecs import codec
+from helpers.denoisers import zero_network
 from torch import Tensor
 
 from pgd_lightning.commands.analyse import sweep

@@ -180,6 +180,7 @@ def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physic
     assert (folder / "check.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_a_check_with_other_settings_is_another(tmp_path, fake_physics):
     """Terminals that were read otherwise and fewer rows give other numbers: they replace none."""
     path = save(tmp_path / "toy.hdf5", pendulum_columns(1.0))
@@ -238,6 +239,7 @@ def test_some_of_the_stepped_rows_are_terminal(tmp_path):
     assert all(9 in check.sampled_rows(data, 20, seed) for seed in range(5))
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_rows_in_no_window_are_said(tmp_path, fake_physics, capsys):
     raw = pendulum_columns(1.0)  # episodes of ten
     raw["terminals"][raw["timeouts"]], raw["timeouts"][:] = True, False

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
+from helpers.commands import SMALL, pgd
+from helpers.processes import UNDRAWING
 
-from pgd_lightning.commands import doctor, slurm
+from pgd_lightning.commands import doctor, slurm, sweep
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.run import Run
@@ -53,13 +54,13 @@ def test_sbatch_file_says_what_the_config_says(monkeypatch, tmp_path, capsys):
 
 
 def test_tasks_of_two_nodes_come_from_the_trainer(monkeypatch, tmp_path):
-    text = written(monkeypatch, tmp_path, "trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2")
+    text = written(monkeypatch, tmp_path, "compare=[]", "trainer=slurm", "trainer.devices=4", "trainer.num_nodes=2")
     for option in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4"):
         assert f"#SBATCH {option}\n" in text
 
 
 def test_jobs_run_a_snapshot_of_the_source(monkeypatch, tmp_path):
-    written(monkeypatch, tmp_path)
+    written(monkeypatch, tmp_path, "compare=[]")
     (source,) = tmp_path.glob("sweep/*/source-*")
     code = "import pgd_lightning, sys; print(pgd_lightning.__file__); from pgd_lightning.__main__ import main; main()"
     alone = {"PYTHONPATH": str(source), "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
@@ -246,14 +247,18 @@ def test_ls_tells_the_states_apart(tmp_path, monkeypatch, capsys):
 # --- sweeps ---
 
 
-def test_sweep_trains_what_is_missing_and_names_what_failed(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_sweep_trains_what_is_missing_and_names_what_failed(recording, tmp_path, monkeypatch, capsys):
     """Both points fail, as a file stands where runs go; one is then trained by hand, and the command trains the other."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [UNDRAWING, os.environ.get("PYTHONPATH")])))
     settings = [o for o in SMALL if not o.startswith("env=")]
     points = ["env=maze2d-umaze", "agent=iql,td3_bc", "generator=none", "compare=[]", f"data.source={recording}",
               f"runs_dir={tmp_path}", *settings, "updates=30", "synthetic.batch_size=256"]  # fmt: skip
     broken = tmp_path / "agent"
     broken.write_text("a file where the folder of runs should be")
-    assert pgd(monkeypatch, ["sweep", *points]) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "train", lambda point: pgd(patch, ["train", *point]))  # else in a process of its own
+        assert pgd(patch, ["sweep", *points]) == 1
     said = capsys.readouterr()
     assert "2 of 2 points are not trained: agent=iql; agent=td3_bc" in said.err
     broken.unlink()
@@ -280,7 +285,7 @@ def running_child(root: Path, spared: set[str]) -> tuple[str, int] | None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_eight_with_two_killed_is_completed_by_one_more_command(recording, tmp_path):  # noqa: F811
+def test_a_sweep_of_eight_with_two_killed_is_completed_by_one_more_command(recording, tmp_path):
     settings = [o for o in SMALL if not o.startswith(("env=", "updates="))]
     points = ["env=maze2d-umaze", "agent=iql,td3_bc", "generator=none,unguided", "seed=0,1", "compare=[]", "updates=400",
               f"data.source={recording}", f"runs_dir={tmp_path}", *settings]  # fmt: skip

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.undrawn import leave_undrawn
 
 from pgd_lightning.__main__ import main
 from pgd_lightning.commands import demo
@@ -88,6 +89,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
     assert "http" not in (folder / "index.html").read_text()
     assert all((folder / name).stat().st_size > 1000 for name in ("demo.png", "demo.svg"))
 
+    leave_undrawn(monkeypatch.setattr)
     assert command(monkeypatch, tmp_path, *TINY, "demo.goal=[1,1]") == 0
     assert "prior: training" not in capsys.readouterr().out
     assert json.loads((folder / "demo.json").read_text())["demo"][demo.DATA] != content["demo"][demo.DATA]

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.denoisers import EDM_1, churn, injected_noise, injected_start, zero_network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -12,29 +13,18 @@ from torch import nn
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import EDM
-from pgd_lightning.diffusion.samplers import Churn, dpmpp_2m, euler, euler_ancestral, heun
+from pgd_lightning.diffusion.samplers import dpmpp_2m, euler, euler_ancestral, heun
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.muon import Muon, orthogonal
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
 
-EDM_1 = EDM(sigma_data=1.0, sigma_min=0.002, sigma_max=80.0, rho=7.0, p_mean=-1.2, p_std=1.2)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def normal_denoiser(variance: float):
     """The exact denoiser of N(0, variance)."""
     return lambda x, sigma: variance * x / (variance + sigma**2)
-
-
-def churn(literal: bool) -> Churn:
-    return Churn(amount=80, noise_scale=1.003, sigma_min=0.05, sigma_max=50, literal=literal)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +76,6 @@ def test_noise_law():
     torch.testing.assert_close(sigma.quantile(quantiles), expected, rtol=0.02, atol=0)
 
 
-def zero_network() -> Denoiser:
-    return Denoiser(ZeroNetwork(), EDM_1)
-
-
-class ZeroNetwork(torch.nn.Module):
-    def forward(self, x, label):
-        return torch.zeros_like(x)
-
-
 def test_loss_of_a_zero_network():
     torch.manual_seed(0)
     sigma = torch.full((20_000,), 0.5)
@@ -138,17 +119,6 @@ def test_heun_with_injected_noise(settings, expected):
     x = injected_start()
     y = heun(zero_network(), x, sigmas, churn=settings, noise=injected_noise(sigmas))
     torch.testing.assert_close(y[0, 0], torch.tensor(expected), rtol=0, atol=1e-6)
-
-
-def injected_start():
-    row, channel = torch.arange(3.0)[:, None], torch.arange(5.0)
-    return 80 * torch.sin(1 + row + 3 * channel)[None]
-
-
-def injected_noise(sigmas):
-    steps = iter([k for k, s in enumerate(sigmas[:-1]) if churn(True).gamma(s, len(sigmas) - 1) > 0])
-    row, channel = torch.arange(3.0)[:, None], torch.arange(5.0)
-    return lambda x: torch.cos(0.7 * next(steps) + row + 2 * channel)[None]
 
 
 @pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2), (dpmpp_2m, 2)])

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.agents import fit, make_agent, make_batch, same
+from helpers.commands import SMALL, command, pgd, run_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
-from test_agents import fit, make_agent, make_batch, same
-from test_pipeline import SMALL, command, pgd, recording, run_of  # noqa: F401 (recording is a fixture)
 from torch import Tensor, nn
 
 from pgd_lightning.agents.behaviour import Behaviour, action_denoiser
@@ -49,13 +49,6 @@ dice = partial(
     contrastive_weight=3.0, guidance_scale=1.0, decision="guide_then_select", candidates=4, selection="max",
     sampler=dpmpp_2m, num_steps=6, likelihood_steps=16,
 )  # fmt: skip
-
-
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def tensor(*values: float) -> Tensor:
@@ -711,7 +704,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> None:  # noqa: F811
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> None:
     """One command each: behaviour model once for both, guidance of PGD's windows by the agent's own score."""
     assert pgd(monkeypatch, command(recording, tmp_path, "compare=[]", small=TINY)) == 0
     alone = ("compare=[]", "generator=none", "agent.learner.temperature=1.0", "agent.learner.decision=select")

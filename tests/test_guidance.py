@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_diffusion import EDM_1, churn, float64, injected_noise, injected_start, zero_network  # noqa: F401
+from helpers.codecs import codec, unit_codec
+from helpers.denoisers import EDM_1, churn, injected_noise, injected_start, zero_network
 from torch import Tensor
 
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
@@ -26,16 +27,7 @@ class ConstantPolicy:
         return (self.mean - action) / (torch.as_tensor(self.std) ** 2 + spread)
 
 
-def codec(obs_dim: int, mean: Tensor, std: Tensor) -> TrajectoryCodec:
-    """A codec whose action channels have ``mean`` and ``std``."""
-    built = TrajectoryCodec(obs_dim, len(mean), 0.999)
-    built.mean[built.action_channels], built.std[built.action_channels] = mean, std
-    return built
-
-
-def unit_codec(obs_dim: int, action_dim: int) -> TrajectoryCodec:
-    return codec(obs_dim, torch.zeros(action_dim), torch.ones(action_dim))
-
+pytestmark = pytest.mark.usefixtures("float64")
 
 HALF = ConstantPolicy(torch.tensor([0.5]))
 ACTIONS = torch.tensor([[0.3, -1.2], [0.0, 2.0], [1.5, 0.7]])

@@ -2,15 +2,17 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from helpers.commands import command, pgd, run_of, weights
 from omegaconf import OmegaConf
-from test_pipeline import command, finished, pgd, recording, run_of, weights  # noqa: F401
 
 from pgd_lightning.config.compose import CONF, compose_config
 from pgd_lightning.runs import identity
+
+pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
+
 
 FILE = "0" * 64
 # Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.
@@ -41,11 +43,14 @@ def test_every_number_of_an_agent_counts_unless_it_is_known_to_train_nothing():
     numbers = {k: v for k, v in numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     wrong = []
     for key, value in numbers.items():
-        changed = config.copy()
-        OmegaConf.update(changed, key, value + 1)
+        changed = config
         if key.split(".")[0] in ("sampler", "guidance", "learning"):  # references to them are resolved: name the user's
             changed = composed("train", f"{key}={value / 2 if isinstance(value, float) else value + 1}")
-        if (of(changed) == before) != bool(UNSEEN.match(key) or key == "seeds"):  # counted as agent.num_seeds
+        else:
+            OmegaConf.update(config, key, value + 1)
+        differs = of(changed) != before
+        OmegaConf.update(config, key, value)
+        if differs == bool(UNSEEN.match(key) or key == "seeds"):  # counted as agent.num_seeds
             wrong.append(key)
     assert not wrong
     assert len(numbers) > 150
@@ -123,22 +128,17 @@ def test_sweeps_know_runs_by_all_that_was_asked():
     assert identity.asked(composed("train", "logger.wandb=disabled", "runs_dir=x", "agent.log_every=3")) == asked
 
 
-@pytest.fixture
-def copy(finished, tmp_path):  # noqa: F811
-    return Path(shutil.copytree(finished, tmp_path / "runs"))
-
-
 def finals(run):
     return [row for row in run.rows("ledger.jsonl") if row["purpose"] == "final"]
 
 
-def test_more_episodes_of_a_finished_run_are_added(copy, recording, monkeypatch, capsys):  # noqa: F811
-    run = run_of(copy, "pgd")
+def test_more_episodes_of_a_finished_run_are_added(copied, recording, monkeypatch, capsys):
+    run = run_of(copied, "pgd")
     before, trained, record = finals(run), weights(run), run.record
-    again = command(recording, copy, "compare=[]", "report.frames=1")
+    again = command(recording, copied, "compare=[]", "report.frames=1")
     assert pgd(monkeypatch, [*again, "evaluation.final_episodes=5"]) == 0
     assert "each learner has 2 final episodes; running 3 more" in capsys.readouterr().out
-    assert len(list((copy / "agent" / "maze2d-umaze").glob("iql-pgd-*"))) == 1
+    assert len(list((copied / "agent" / "maze2d-umaze").glob("iql-pgd-*"))) == 1
     assert run.record["starts"] == record["starts"]
     assert all((weights(run)[key] == tensor).all() for key, tensor in trained.items())
     rows = finals(run)
@@ -152,23 +152,23 @@ def test_more_episodes_of_a_finished_run_are_added(copy, recording, monkeypatch,
     assert finals(run) == rows
 
 
-def test_episodes_that_were_added_are_those_that_would_have_been_run(copy, recording, monkeypatch):  # noqa: F811
+def test_episodes_that_were_added_are_those_that_would_have_been_run(copied, recording, monkeypatch):
     """The agent acts by its mean, so that three episodes now and two before are five of one evaluation."""
-    again = command(recording, copy, "compare=[]", "report.frames=1", "evaluation.final_episodes=5")
+    again = command(recording, copied, "compare=[]", "report.frames=1", "evaluation.final_episodes=5")
     assert pgd(monkeypatch, again) == 0
-    rows = finals(run_of(copy, "pgd"))
-    run = run_of(copy, "pgd")
+    rows = finals(run_of(copied, "pgd"))
+    run = run_of(copied, "pgd")
     kept = [row for row in run.rows("ledger.jsonl") if row["purpose"] != "final"]
     (run.folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     assert pgd(monkeypatch, [*again, "evaluation.every=20"]) == 0
     assert sorted(map(str, finals(run))) == sorted(map(str, rows))
 
 
-def test_scores_follow_the_constants_in_use(copy, recording, monkeypatch, capsys):  # noqa: F811
-    run = run_of(copy, "pgd")
+def test_scores_follow_the_constants_in_use(copied, recording, monkeypatch, capsys):
+    run = run_of(copied, "pgd")
     low, high = 0.0, 10.0
     constants = [f"env.ref_min_score={low}", f"env.ref_max_score={high}"]
-    assert pgd(monkeypatch, command(recording, copy, "compare=[]", "report.frames=1", *constants)) == 0
+    assert pgd(monkeypatch, command(recording, copied, "compare=[]", "report.frames=1", *constants)) == 0
     assert "trained already" in capsys.readouterr().out
     mean = sum(row["return"] for row in finals(run)) / len(finals(run))
     summary = json.loads((run.folder / "report" / "summary.json").read_text())

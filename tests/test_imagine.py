@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import h5py
 import pytest
 import torch
-from test_pipeline import pgd, recording  # noqa: F401  (recording is a fixture)
+from helpers.commands import pgd
+from helpers.undrawn import leave_undrawn
 
 from pgd_lightning.commands import imagine
 from pgd_lightning.config.compose import compose_config
@@ -33,7 +34,7 @@ PPO_SETTINGS = {
 }  # fmt: skip
 
 
-def settings(recording: Path, runs: Path, *more: str) -> list[str]:  # noqa: F811
+def settings(recording: Path, runs: Path, *more: str) -> list[str]:
     return ["imagine", *SMALL, f"data.source={recording}", "data.cache=null", f"runs_dir={runs}", *more]
 
 
@@ -76,7 +77,8 @@ def test_what_conservatism_adds():
         Conservatism("some", 1.0)
 
 
-def test_phases_move_what_they_say(recording, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_phases_move_what_they_say(recording, tmp_path, monkeypatch):
     """Clone: actor and critic. Warm-up: the critic. Then both. The world model never; the clone is the actor then."""
     seen: list[tuple[int, dict[str, torch.Tensor]]] = []
     original = OfflineImagination.training_step
@@ -102,12 +104,13 @@ def test_phases_move_what_they_say(recording, tmp_path, monkeypatch):  # noqa: F
             assert {"actor", "critic"} <= moved <= {"actor", "critic", "target", "strength", "log_rate"}
 
 
-def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert pgd(monkeypatch, ["train", "-cn", *settings(recording, whole)]) == 0
     said = capsys.readouterr().out
     assert "improved in imagination" in said
     assert "conservatism kl 10" in said
+    leave_undrawn(monkeypatch.setattr)
     original = OfflineImagination.training_step
 
     def interrupted(self, turn, index):
@@ -142,8 +145,9 @@ def test_a_run_its_files_and_the_same_bits_after_an_interruption(recording, tmp_
     assert summary["windows"]["finite"] == 1
 
 
-def test_the_clone_learns_the_recorded_actions(recording, tmp_path, monkeypatch):  # noqa: F811
-    more = ("seeds=1", "imagine.clone=400", "imagine.warm_up=1", "imagine.improve=1")
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_the_clone_learns_the_recorded_actions(recording, tmp_path, monkeypatch):
+    more = ("seeds=1", "imagine.clone=200", "imagine.warm_up=1", "imagine.improve=1", "imagine.evaluate_every=1000")
     assert pgd(monkeypatch, settings(recording, tmp_path, *more)) == 0
     run = Run(next((tmp_path / "imagination").rglob("run.json")).parent)
     state = torch.load(sorted(run.checkpoints.glob("*.ckpt"))[-1], weights_only=True)["state_dict"]
@@ -162,7 +166,7 @@ def test_kl_holds_the_policy_to_its_clone(weight, low, high):
     clone, optimizers, obs = copy.deepcopy(agent.actor).requires_grad_(False), agent.optimizers(), torch.ones(256, 3, 1)
     anchor = Conservatism("kl", weight).anchor(agent.actor, clone, steps())
     before = clone.act(obs[:1, 0])
-    for _ in range(60):
+    for _ in range(20):
         with torch.no_grad():
             action = agent.actor.draw(obs, torch.randn(256, 3, 1))
         reward = -((action - before - 0.5) ** 2).squeeze(-1)
@@ -182,7 +186,7 @@ def test_how_often_it_logs_makes_no_other_run(tmp_path):
     assert imagine.phases(compose_config("imagine", SMALL)) == Phases(12, 4, 8)
 
 
-def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys):
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.conservatism.kind=most", "seeds=1")) == 1
     assert "imagine.conservatism.kind=most does not fit: it is none, kl or data" in capsys.readouterr().err
     assert pgd(monkeypatch, settings(recording, tmp_path, "imagine.windows=0")) == 1
@@ -197,5 +201,5 @@ def test_bad_settings_get_a_sentence(recording, tmp_path, monkeypatch, capsys): 
         assert pgd(monkeypatch, settings(recording, tmp_path, more)) == 1
         assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("run.json"))  # before anything is trained
-    assert pgd(monkeypatch, settings(recording, tmp_path, "data.horizon=2000")) == 1
+    assert pgd(monkeypatch, settings(recording, tmp_path, "data.horizon=301")) == 1
     assert "window" in capsys.readouterr().err

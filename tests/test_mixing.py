@@ -5,9 +5,10 @@ from threading import Barrier
 
 import pytest
 import torch
+from helpers.streams import REAL, SYNTHETIC, Counter, run, steps
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pgd_lightning.agents.bc import BC
@@ -18,19 +19,7 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import learner_seeds
-from pgd_lightning.trajectory import Trajectory, Transition
-
-
-def steps(*shape: int, mark: float) -> Transition:
-    """Steps whose reward is ``mark`` plus a running number."""
-    reward = mark + torch.arange(torch.Size(shape).numel(), dtype=torch.float32).view(shape)
-    return Transition(
-        obs=torch.zeros(*shape, 2), action=torch.zeros(*shape, 1), reward=reward, next_obs=torch.zeros(*shape, 2),
-        terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
-    )  # fmt: skip
-
-
-REAL, SYNTHETIC = steps(500, mark=0), steps(3, 400, mark=10_000)
+from pgd_lightning.trajectory import Trajectory
 
 
 @given(st.integers(0, 10**6))
@@ -110,62 +99,6 @@ def test_non_finite_steps_are_replaced_and_counted(capsys):
     made.obs[0] = float("nan")
     with pytest.raises(UserError, match="guidance.* without guidance, look at process"):
         finite_only(made, at=10)
-
-
-class Recorder:
-    """A generator whose windows carry the number of the policy that asked for them."""
-
-    def __init__(self):
-        self.seen, self.seeds = [], []
-
-    def generate(self, policy, starts, seed):
-        self.seeds.append(seed)
-        version = -1.0 if policy is None else float(policy)
-        self.seen.append(version)
-        shape = (*starts.shape[:-1], 5)
-        noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-        return Trajectory(
-            obs=torch.zeros(*shape, 2), action=torch.zeros(*shape, 1), reward=100 * version + noise,
-            terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
-        )  # fmt: skip
-
-
-class Counter(LightningModule):
-    """Its policy is the number of updates made; it remembers every batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.batches = []
-        self.automatic_optimization = False
-
-    @property
-    def policy(self):
-        return int(self.weight.item())
-
-    def training_step(self, batch, batch_idx):
-        self.batches.append(batch.reward.clone())
-        self.weight.data += 1
-        self.optimizers().step()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
-def run(tmp_path, steps_to, resume=None, every=5, generator=None, first_unguided=True, lead=0):
-    module, generator = Counter(), generator or Recorder()
-    data = SyntheticDataModule(
-        REAL, generator, "blend", batch_size=16, synthetic_batch=12, lifetime=10, num_windows=20,
-        first_unguided=first_unguided, keep_terminal=False, seeds=[0, 1], total_steps=steps_to, observers=[],
-        lead=lead,
-    )  # fmt: skip
-    trainer = Trainer(
-        max_steps=steps_to, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=every, save_top_k=-1)],
-    )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    return module, generator
 
 
 def test_one_generation_a_lifetime_with_the_policy_of_that_moment(tmp_path):

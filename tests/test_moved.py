@@ -7,16 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers.commands import command, pgd, run_of
 from omegaconf import OmegaConf
-from test_pipeline import command, finished, pgd, recording, run_of  # noqa: F401
 
 from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.run import Run, write_atomic
 
+pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
+
 
 @pytest.fixture
-def moved(finished, tmp_path) -> Run:  # noqa: F811
+def moved(finished, tmp_path) -> Run:
     """A run whose runs folder has another name, and whose settings name a folder and a file that are gone."""
     run = run_of(Path(shutil.copytree(finished, tmp_path / "renamed")), "pgd")
     config = settings_of(run)
@@ -69,7 +71,7 @@ def test_a_moved_run_generates_from_the_model_beside_it(moved, tmp_path, monkeyp
     assert not (tmp_path / "before").exists()
 
 
-def test_data_that_moved_are_named(moved, recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_data_that_moved_are_named(moved, recording, tmp_path, monkeypatch, capsys):
     moved.update(recording="/gone/maze.hdf5")
     generate = ["generate", f"run={moved.folder}", "windows=2", f"out={tmp_path}/made.hdf5"]
     assert pgd(monkeypatch, generate) == 1
@@ -107,7 +109,7 @@ def test_a_damaged_record_is_named_and_passed_over(moved, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("row", ["{", "[]", '{"purpose": "final"}'])
-def test_a_damaged_ledger_is_named_and_its_run_stays_finished(moved, recording, monkeypatch, capsys, row):  # noqa: F811
+def test_a_damaged_ledger_is_named_and_its_run_stays_finished(moved, recording, monkeypatch, capsys, row):
     path, runs = moved.folder / "ledger.jsonl", moved.folder.parents[3]
     whole = path.read_text()
     path.write_text(f"{row}\n{whole}")

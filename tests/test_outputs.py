@@ -227,6 +227,7 @@ class TestConvertAndGenerate:
         assert [p.name for p in tmp_path.iterdir()] == ["x.hdf5"]
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 class TestFolders:
     def test_what_another_wrote_is_kept(self, tmp_path):
         def require(own, overwrite=False):
@@ -260,6 +261,7 @@ class TestFolders:
         assert "is about something else" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 class TestOddNames:
     @pytest.mark.parametrize("name", ["~nobody.hdf5", "~.hdf5", "a,b.hdf5"])
     def test_a_tilde_of_nobody_is_a_name(self, recording, tmp_path, monkeypatch, name):

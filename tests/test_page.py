@@ -75,6 +75,7 @@ class Texts(HTMLParser):
         self.cells.append(data.strip())
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_the_page_says_what_the_ledgers_say(runs, monkeypatch, capsys):
     assert pgd(monkeypatch, f"runs={runs}") == 0
     page = (runs / "report" / "index.html").read_text()
@@ -106,6 +107,7 @@ def test_the_page_needs_nothing_from_elsewhere(runs, monkeypatch):
     assert set((runs / "report").glob("*.svg"))
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 @pytest.mark.parametrize(
     ("kind", "said"), [("official", None), ("local recipe", "a substitute"), ("user file", "The data are not D4RL")]
 )
@@ -118,6 +120,7 @@ def test_only_data_that_are_not_d4rls_are_called_so(tmp_path, monkeypatch, kind,
     assert said is None or said in notes[0]
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_the_page_of_a_single_run_stays(runs, monkeypatch):
     (run, *_) = runs.glob("agent/hopper-medium/iql-none-*/0")
     (run / "report").mkdir()
@@ -127,6 +130,7 @@ def test_the_page_of_a_single_run_stays(runs, monkeypatch):
     assert (run / "comparison" / "index.html").exists()
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_what_did_not_end_is_named(runs, monkeypatch):
     make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=7).update(state="failed", reason="value alarm")
     assert pgd(monkeypatch, f"runs={runs}") == 0
@@ -136,6 +140,7 @@ def test_what_did_not_end_is_named(runs, monkeypatch):
     assert len(content["runs"]) == 6
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_unlike_runs_are_refused_and_all_others_reported(runs, monkeypatch, capsys):
     make_run(runs, "hopper-medium", "pets", np.zeros(5), label="the official file")
     assert pgd(monkeypatch, f"runs={runs}") == 0
@@ -149,6 +154,7 @@ def test_unlike_runs_are_refused_and_all_others_reported(runs, monkeypatch, caps
     assert "two kinds of data" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_runs_of_another_step_limit_are_refused(runs, monkeypatch, capsys):
     """Episodes that were cut earlier are no episodes of the same task, whatever their seed."""
     other = make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=3)
@@ -166,6 +172,7 @@ def test_settings_of_the_page_are_not_ignored_for_one_run(runs, monkeypatch, cap
     assert "is for a page over many runs" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_settings_that_differ_make_methods(runs, monkeypatch):
     make_run(runs, "hopper-medium", "pgd", np.full(5, 50.0), identity={"build": {"guidance": {"coef": 2.0}}})
     assert pgd(monkeypatch, f"runs={runs}") == 0

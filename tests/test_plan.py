@@ -6,22 +6,24 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from test_pipeline import SMALL, command, pgd, recording, run_of  # noqa: F401  (recording is a fixture)
+from helpers.commands import SMALL, command, run_of
 
 from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.commands import plan, train
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.runs.console import duration, say, stopping_on_signals
 
+pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 
-def stages_of(recording, runs, *more):  # noqa: F811
+
+def stages_of(recording, runs, *more):
     overrides = command(recording, runs, "plan.seconds=0.01", *more)[1:]
     config = compose_config("train", overrides)
     conditions, clone = train.arms(config, overrides), train.clone_config(overrides, config)
     return list(plan.stages(conditions, clone, open_dataset(config)))
 
 
-def test_the_plan_has_every_training_in_its_order_and_how_much_is_left(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_the_plan_has_every_training_in_its_order(recording, tmp_path):
     planned = stages_of(recording, tmp_path, "agent=td3_bc")
     assert [stage.title for stage in planned] == [
         "behaviour cloning (for log-likelihoods)", "prior", "TD3+BC, real + policy-guided",
@@ -30,20 +32,20 @@ def test_the_plan_has_every_training_in_its_order_and_how_much_is_left(recording
     assert [stage.steps for stage in planned] == [20, 60, 60, 60, 60]
     assert all(stage.done == 0 and stage.seconds > 0 for stage in planned)
     assert not list(tmp_path.glob("*/*/*"))  # nothing is made by looking
-    assert pgd(monkeypatch, command(recording, tmp_path, "agent=td3_bc", "compare=[]")) == 0
-    capsys.readouterr()
-    planned = stages_of(recording, tmp_path, "agent=td3_bc")
-    assert [stage.finished for stage in planned] == [True, True, True, False, False]
+
+
+def test_the_plan_says_how_much_is_left(recording, copied):
+    planned = stages_of(recording, copied, "compare=[none,unguided,pets]", "ensemble.steps=20")
+    assert [stage.finished for stage in planned] == [True, True, True, True, True, False, False]
     text = plan.text(planned, "there")
-    assert text.startswith("plan: 5 training runs, about ") and text.count("trained already") == 3
+    assert text.startswith("plan: 7 training runs, about ") and text.count("trained already") == 5
     assert "results will be in there" in text
-    run = run_of(tmp_path, "pgd", "td3_bc")
-    run.update(state="stopped")
-    (stage,) = [stage for stage in stages_of(recording, tmp_path, "agent=td3_bc") if stage.title.endswith("guided")][:1]
+    run_of(copied, "pgd").update(state="stopped")
+    (stage,) = [stage for stage in stages_of(recording, copied) if stage.title.endswith("guided")][:1]
     assert (stage.done, stage.seconds) == (60, 0)
 
 
-def test_pretrained_and_shared_models_stand_in_the_plan_once(recording, tmp_path):  # noqa: F811
+def test_pretrained_and_shared_models_stand_in_the_plan_once(recording, tmp_path):
     small = ["pretraining.updates=20", "pretraining.width=16", "agent=diffusion_dice", "compare=[none,unguided,pets]"]
     titles = [stage.title for stage in stages_of(recording, tmp_path, *small, "ensemble.steps=20")]
     assert titles == [
@@ -70,9 +72,8 @@ def test_what_is_said_once_is_said_once_a_command(capsys):
     assert capsys.readouterr().out.split("\n") == ["prior: trained", "again", "again"] * 2 + [""]
 
 
-def test_a_run_says_what_it_does_and_repeats_nothing(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
-    assert pgd(monkeypatch, command(recording, tmp_path)) == 0
-    lines = capsys.readouterr().out.split("\n")
+def test_a_run_says_what_it_does_and_repeats_nothing(finished):
+    lines = finished.with_name("said.txt").read_text().split("\n")
     said = [line for line in lines if line.startswith("prior: ")]
     assert len(said) == len(set(said)) == 4  # begins, ends, where it is, what it is worth
     scores = [line for line in lines if re.match(r"IQL, .*: score ", line)]
@@ -91,7 +92,7 @@ def test_times_that_others_disturbed_are_not_told(monkeypatch, others, timed):
     monkeypatch.setattr(plan, "others_seconds", lambda: None if others is None else next(used))
     monkeypatch.setattr(plan.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(plan.torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(plan, "agent_run", lambda *_: SimpleNamespace(finished=False))
+    monkeypatch.setattr(plan, "run_of_agent", lambda *_: SimpleNamespace(finished=False))
     monkeypatch.setattr(plan, "stages", lambda *_: [plan.Stage("prior", "", 0, 10, 4.0)])
     (stage,) = plan.planned([], None, None)
     assert stage.seconds == (4.0 if timed else None)

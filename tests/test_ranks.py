@@ -3,22 +3,18 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import command, recording, run_of, weights  # noqa: F401  (recording is a fixture)
+from helpers.commands import command, run_of, weights
+from helpers.processes import Spawned
 
 TWO = ["trainer=ddp", "trainer.devices=2"]
 
 
-def train(recording: Path, runs: Path, *more: str) -> subprocess.Popen:  # noqa: F811
-    arguments = [sys.executable, "-m", "pgd_lightning", *command(recording, runs, *more)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread)
+def train(recording: Path, runs: Path, *more: str) -> Spawned:
+    return Spawned(command(recording, runs, *more), runs.with_name(f"{runs.name} said"))
 
 
 def logged(runs: Path, name: str) -> list[float]:
@@ -27,7 +23,7 @@ def logged(runs: Path, name: str) -> list[float]:
     return [float(row[name]) for row in csv.DictReader(file.open()) if row[name]]
 
 
-def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
+def test_two_ranks_train_what_one_does(recording, tmp_path):
     """The prior by halves of each batch, the agents a seed a rank.
 
     The prior's training is chaotic: in one process, too, a weight moved by 1e-14 changes the loss by 1e-2 after five
@@ -43,8 +39,8 @@ def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
             "synthetic.lead=8",
             *extra,
         )
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+        code, output = process.ended()
+        assert code == 0, output
         assert output.count("page:") == 1  # one of them speaks
     assert logged(tmp_path / "one", "prior/loss")[:3] == pytest.approx(
         logged(tmp_path / "two", "prior/loss")[:3], rel=1e-9
@@ -61,15 +57,15 @@ def test_two_ranks_train_what_one_does(recording, tmp_path):  # noqa: F811
     assert len(list(two.folder.glob("metrics/*/metrics.csv"))) == 1
 
 
-def test_two_ranks_share_the_batches_of_one_learner(recording, tmp_path):  # noqa: F811
+def test_two_ranks_share_the_batches_of_one_learner(recording, tmp_path):
     """TD3+BC has two optimiser steps an update and a mean over the batch that is not a loss's."""
     settings = [
         "agent=td3_bc", "agent.learner.policy_noise=0", "seeds=1", "ranks.agents=rows", "generator=none", "compare=[]",
         "updates=30", "evaluation.every=30", "evaluation.episodes=3", "evaluation.final_episodes=3",
     ]  # fmt: skip
     for name, extra in (("one", []), ("two", TWO)):
-        output, _ = (process := train(recording, tmp_path / name, *settings, *extra)).communicate(timeout=240)
-        assert process.returncode == 0, output
+        code, output = train(recording, tmp_path / name, *settings, *extra).ended()
+        assert code == 0, output
     one, two = (run_of(tmp_path / name, "none", "td3_bc") for name in ("one", "two"))
     ours, theirs = weights(one), weights(two)
     for key in ours:
@@ -80,11 +76,11 @@ def test_two_ranks_share_the_batches_of_one_learner(recording, tmp_path):  # noq
     assert [row["return"] for row in rows] == pytest.approx([row["return"] for row in again], abs=1.0)
 
 
-def test_first_error_of_a_rank_is_the_commands(recording, tmp_path):  # noqa: F811
+def test_first_error_of_a_rank_is_the_commands(recording, tmp_path):
     """The others are ended by the launcher, which is not why the command failed."""
-    process = train(recording, tmp_path, *TWO, "data.horizon=32", "seeds=2", "ranks.agents=rows", "prior.steps=1")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 1
+    more = ("data.horizon=32", "seeds=2", "ranks.agents=rows", "prior.steps=1")
+    code, output = train(recording, tmp_path / "runs", *TWO, *more).ended()
+    assert code == 1
     assert output.count("error: ranks.agents=rows shares the batches of one learner: set seeds=1 (now 2).") == 1
     assert "Traceback" not in output
 
@@ -93,22 +89,17 @@ def keys(rows: list[dict]) -> list[tuple[int, int, int]]:
     return sorted((row["step"], row["seed"], row["index"]) for row in rows)
 
 
-def test_lost_rank_ends_the_group_and_the_command_goes_on(recording, tmp_path):  # noqa: F811
+def test_lost_rank_ends_the_group_and_the_command_goes_on(recording, tmp_path):
     settings = [*TWO, "compare=[]", "generator=none", "updates=400", "evaluation.every=400", "checkpoint_every=20"]
-    process = train(recording, tmp_path, *settings)
-    pattern = "agent/maze2d-umaze/iql-none-*/0/checkpoints/*.ckpt"
-    limit = time.monotonic() + 120
-    while not list(tmp_path.glob(pattern)):
-        assert process.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.1)
+    process = train(recording, tmp_path / "runs", *settings)
+    process.wait_for(tmp_path / "runs", "agent/maze2d-umaze/iql-none-*/0/checkpoints/*.ckpt")
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, output
+    code, output = process.ended()
+    assert code == 1, output
     assert "Rank 1 was lost (SIGKILL)" in output
-    again = train(recording, tmp_path, *(o for o in settings if o not in TWO))  # a machine with fewer devices
-    output, _ = again.communicate(timeout=240)
-    assert again.returncode == 0, output
+    alone = (o for o in settings if o not in TWO)  # a machine with fewer devices
+    code, output = train(recording, tmp_path / "runs", *alone).ended()
+    assert code == 0, output
     assert "continues from step=" in output
 
 
@@ -119,11 +110,10 @@ def rank_of(launcher: int, rank: int) -> int:
     return next(int(c) for c in children if wanted in Path(f"/proc/{c}/environ").read_bytes().split(b"\0"))
 
 
-def test_a_single_seed_is_trained_by_the_first_of_two_ranks(recording, tmp_path):  # noqa: F811
+def test_a_single_seed_is_trained_by_the_first_of_two_ranks(recording, tmp_path):
     """The other waits, and is not waited for by the evaluations meanwhile; nor does it make synthetic sets."""
     settings = ["seeds=1", "compare=[]", "synthetic.lead=8", "ranks.timeout=60"]
-    for name, extra in (("one", []), ("two", TWO)):
-        output, _ = (process := train(recording, tmp_path / name, *settings, *extra)).communicate(timeout=240)
-        assert process.returncode == 0, output
-    rows, again = (run_of(tmp_path / name, "pgd").rows("ledger.jsonl") for name in ("one", "two"))
-    assert keys(rows) == keys(again)
+    code, output = train(recording, tmp_path / "two", *TWO, *settings).ended()
+    assert code == 0, output
+    rows = run_of(tmp_path / "two", "pgd").rows("ledger.jsonl")
+    assert keys(rows) == [(30, 0, 0), (60, 0, 0), (60, 0, 0), (60, 0, 1)]

@@ -108,6 +108,7 @@ def test_a_real_error_near_the_persistence_error_is_a_point():
     plt.close()
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_an_analysis_without_yardstick_or_quartiles_is_drawn(tmp_path):
     """Those of earlier versions have neither."""
     old = [{k: v for k, v in r.items() if k not in ("persistence_error", "by_position_quartiles")} for r in ROWS]
@@ -116,6 +117,7 @@ def test_an_analysis_without_yardstick_or_quartiles_is_drawn(tmp_path):
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.usefixtures("drawn_by_nobody")
 @pytest.mark.parametrize("drawn", [1, 3, 6])
 def test_trajectories_of_any_number_of_windows(tmp_path, drawn):
     rng, shown = np.random.default_rng(0), channels("hopper").drawn

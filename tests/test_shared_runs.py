@@ -3,28 +3,28 @@
 import json
 import os
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from helpers.processes import forked
 
 from pgd_lightning.runs import run as runs
 from pgd_lightning.runs.run import Run, code_version
 
-WRITER = """
-import sys
-from pgd_lightning.runs.run import Run
-run = Run.at(sys.argv[1], "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
-for k in range(40):
-    run.update(**{f"{sys.argv[2]}{k}": k})
-"""
+
+def write(folder, name):
+    run = Run.at(str(folder), "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
+    for k in range(40):
+        run.update(**{f"{name}{k}": k})
 
 
-def test_no_entry_of_a_run_is_lost_when_two_processes_write_it(tmp_path):
+def test_no_entry_of_a_run_is_lost_when_several_processes_write_it(tmp_path):
     names = ("one", "two", "three")
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in names]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    writers = [forked(write, tmp_path, name) for name in names]
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     (path,) = tmp_path.rglob("run.json")
     record = json.loads(path.read_text())
     assert {f"{name}{k}" for name in names for k in range(40)} <= record.keys()
@@ -50,11 +50,11 @@ def repository(root: Path, *tracked: str) -> str:
     return done.stdout.strip()
 
 
-OURS = "src/pgd_lightning/runs.py"
+OURS = "src/pgd_lightning/runs/run.py"
 
 
 @pytest.mark.parametrize("inside", [
-    ".venv/lib/python3.11/site-packages/pgd_lightning/runs.py", "vendored/src/pgd_lightning/runs.py", OURS,
+    ".venv/lib/python3.11/site-packages/pgd_lightning/runs/run.py", "vendored/src/pgd_lightning/runs/run.py", OURS,
 ])  # fmt: skip
 @pytest.mark.parametrize("committed", [True, False])
 def test_only_the_commit_of_our_own_repository_is_recorded(tmp_path, monkeypatch, inside, committed):

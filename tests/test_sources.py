@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import tracemalloc
 import types
 from dataclasses import replace
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers.processes import forked
 
 from pgd_lightning.artifacts.dataset import open_dataset, read_recording
 from pgd_lightning.commands.convert import main as convert
@@ -154,27 +156,24 @@ class TestCache:
 
     def test_processes_at_once_agree(self, tmp_path):
         path = save(tmp_path / "toy.hdf5", columns(5000))
-        command = [sys.executable, "-c", MANY, str(path), str(tmp_path / "cache")]
-        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        printed = [process.communicate(timeout=120)[0].split() for process in running]
+        running = [forked(read_through_the_cache, path, tmp_path / "cache", tmp_path / str(k)) for k in range(2)]
+        for process in running:
+            process.join(120)
+        printed = [(tmp_path / str(k)).read_text().split() for k in range(2)]
         assert len({words[-1] for words in printed}) == 1
-        assert sum("made" in words for words in printed) == 1  # the others waited for it
+        assert sum("made" in words for words in printed) == 1  # the other waited for it
         assert {p.name for p in (tmp_path / "cache").iterdir()} == {"key", "key.lock"}
 
 
-MANY = """
-import sys, time
-from pathlib import Path
-from pgd_lightning.data import d4rl
-from pgd_lightning.data.d4rl import cache
-from pgd_lightning.trajectory import DataFile, EnvSpec
-SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")
-def make():
-    print("made")
-    time.sleep(1)
-    return d4rl.load(Path(sys.argv[1]), SPEC, "clip")
-print(float(cache.cached(Path(sys.argv[2]), "key", make, print).obs.double().sum()))
-"""
+def read_through_the_cache(path, folder, said):
+    with said.open("w") as file:
+
+        def make():
+            print("made", file=file)
+            time.sleep(1)
+            return d4rl.load(path, SPEC, "clip")
+
+        print(float(cache.cached(folder, "key", make, lambda text: None).obs.double().sum()), file=file)
 
 
 class TestMinari:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from helpers.commands import SMALL, pgd
 from omegaconf import OmegaConf
-from test_pipeline import SMALL, pgd, recording  # noqa: F401  (recording is a fixture)
 
 from pgd_lightning import randomness
 from pgd_lightning.commands import check, dashboard, doctor
@@ -30,7 +30,7 @@ from pgd_lightning.training.loggers import loggers
 SOURCE = Path(runs.__file__).parent
 
 
-def prior(recording: Path, runs_dir: Path) -> list[str]:  # noqa: F811
+def prior(recording: Path, runs_dir: Path) -> list[str]:
     return ["prior", f"data.source={recording}", f"runs_dir={runs_dir}", *SMALL]
 
 
@@ -229,7 +229,7 @@ def test_a_stop_that_was_lost_ends_the_command_at_the_next_look(library):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_lost_signal_stops_the_next_training(recording, tmp_path, monkeypatch, capsys, number, code):  # noqa: F811
+def test_a_lost_signal_stops_the_next_training(recording, tmp_path, monkeypatch, capsys, number, code):
     """Lightning's own answer to Ctrl-C, which is to exit with 1, is not asked."""
     begin = fitting.loggers
 
@@ -246,7 +246,7 @@ def test_a_lost_signal_stops_the_next_training(recording, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("where", ["setup", "last step"])
-def test_a_signal_around_a_training_stops_the_command(recording, tmp_path, monkeypatch, capsys, where):  # noqa: F811
+def test_a_signal_around_a_training_stops_the_command(recording, tmp_path, monkeypatch, capsys, where):
     hook = {"setup": "setup", "last step": "on_train_end"}[where]
     monkeypatch.setattr(fitting.Heartbeat, hook, Arrives(signal.SIGINT))
     assert pgd(monkeypatch, prior(recording, tmp_path)) == 130
@@ -256,7 +256,7 @@ def test_a_signal_around_a_training_stops_the_command(recording, tmp_path, monke
     assert (run.checkpoints / "step=000000060.ckpt").exists() == (where == "last step")
 
 
-def test_stops_leave_no_more_than_two_checkpoints(recording, tmp_path, monkeypatch):  # noqa: F811
+def test_stops_leave_no_more_than_two_checkpoints(recording, tmp_path, monkeypatch):
     """Each at a step of its own, and one of them killed while it saved."""
     hook = fitting.Heartbeat.on_train_batch_end
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_pipeline import SMALL, command, pgd, recording  # noqa: F401
+from helpers.commands import SMALL, command, pgd
 
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.prior import warmup_stable_decay
@@ -15,7 +15,7 @@ from pgd_lightning.training.until_flat import UntilFlat
 AUTO = ["prior.steps=auto", "prior.validate_every=4", "prior.auto.warmup=5", "prior.auto.minutes=30"]
 
 
-def trained(recording, runs, monkeypatch, *more):  # noqa: F811
+def trained(recording, runs, monkeypatch, *more):
     """The last checkpoint of ``pgd prior``."""
     words = [w for w in command(recording, runs)[1:] if not w.startswith(("compare", "prior.steps", "prior.validate"))]
     assert pgd(monkeypatch, ["prior", *words, *AUTO, *more]) == 0
@@ -37,14 +37,14 @@ def test_a_quarter_more_steps_are_what_counts():
     assert callback.removed() == pytest.approx(0.2)  # 400 of 500 steps: the noise left fell by a fifth since
 
 
-def test_it_decays_when_little_is_gained_and_ends_where_it_said(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_it_decays_when_little_is_gained_and_ends_where_it_said(recording, tmp_path, monkeypatch, capsys):
     path, state = trained(recording, tmp_path, monkeypatch, "prior.auto.gain=0.99")
     assert path.stem == "step=000000025"  # flat after the fifth validation, at 20; a fifth of all steps decays
     assert "the learning rate decays now, to step 25" in capsys.readouterr().out
     assert all(group["lr"] == 0 for group in state["optimizer_states"][0]["param_groups"])
 
 
-def test_stopped_in_its_decay_it_ends_with_the_same_weights(recording, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_in_its_decay_it_ends_with_the_same_weights(recording, tmp_path, monkeypatch):
     whole, state = trained(recording, tmp_path / "whole", monkeypatch, "prior.auto.gain=0.99")
     with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "_asked", lambda _, trainer: trainer.global_step in (7, 22))
@@ -58,7 +58,7 @@ def test_stopped_in_its_decay_it_ends_with_the_same_weights(recording, tmp_path,
         assert torch.equal(value, resumed["state_dict"][name]), name
 
 
-def test_it_ends_when_its_time_is_spent(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_it_ends_when_its_time_is_spent(recording, tmp_path, monkeypatch, capsys):
     path, _ = trained(recording, tmp_path, monkeypatch, "prior.auto.gain=1e-9", "prior.auto.minutes=0.02")
     assert "prior.auto.minutes=0.02 are nearly spent" in capsys.readouterr().out
     step = int(path.stem.partition("=")[2])

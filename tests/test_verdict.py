@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_pipeline import command, pgd, recording  # noqa: F401
+from helpers.commands import command, pgd
 
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
@@ -27,7 +27,7 @@ def judged(recorded, made) -> Verdict:
     return verdict(make("maze2d-umaze", "today"), made, windows, std, 100, 0)
 
 
-def test_a_loss_that_is_broken_from_the_beginning_is_not_the_learning_rates(recording, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_loss_that_is_broken_from_the_beginning_is_not_the_learning_rates(recording, tmp_path, monkeypatch, capsys):
     arguments = ["prior", *command(recording, tmp_path)[1:], "process.p_mean=1e30"]
     assert pgd(monkeypatch, [a for a in arguments if not a.startswith("compare")]) == 1
     said = capsys.readouterr().err

@@ -336,7 +336,7 @@ def code_version() -> str:
     here = Path(__file__).parents[1]
     if (here / SNAPSHOT).exists():
         return (here / SNAPSHOT).read_text()
-    root, tracked = _git(here, "rev-parse", "--show-toplevel"), _git(here, "ls-files", "__init__.py")
+    root, tracked = _git(here, "rev-parse", "--show-toplevel"), _git(here, "ls-files", "runs/run.py")
     if not tracked or Path(root) / "src" / here.name != here.resolve():
         return version("pgd-lightning")
     modified = "-modified" if _git(here, "status", "--porcelain", "--", ".") else ""
