@@ -427,3 +427,13 @@ def test_configs_build_the_agents() -> None:
             agent = hydra.utils.instantiate(config.agent)
             assert agent.policy.act(torch.zeros(2, 5, 11)).shape == (2, 5, 3)
             assert agent.name == name
+
+
+def test_matmul_precision_changes_an_update_by_rounding_and_nothing_else() -> None:
+    exact, rounded = make_agent(iql, 2), make_agent(iql, 2, matmul_precision="medium")
+    batch = make_batch(2, 64)
+    for agent in (exact, rounded):
+        fit(agent, [batch] * 5, 5)
+    assert torch.get_float32_matmul_precision() == "highest"
+    for name, tensor in exact.state_dict().items():
+        torch.testing.assert_close(rounded.state_dict()[name], tensor, rtol=0.05, atol=0.01)

@@ -58,7 +58,7 @@ def test_every_number_of_an_agent_counts_unless_it_is_known_to_train_nothing():
 
 @pytest.mark.parametrize(
     "change",
-    ["updates=401", "seeds=3", "agent=td3_bc", "agent.learner.expectile=0.8", "physics=d4rl", "data.out_of_box=error",
+    ["updates=401", "seeds=3", "agent=td3_bc", "agent.learner.expectile=0.8", "agent.matmul_precision=medium", "physics=d4rl", "data.out_of_box=error",
      "synthetic.lifetime=100", "sampler=heun", "guidance.coef=2", "prior.steps=601", "network.features=64",
      "data.stride=4", "env.max_episode_steps=500", "trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1.0"],
 )  # fmt: skip
@@ -76,6 +76,13 @@ def test_what_trains_makes_another_run(change):
 )  # fmt: skip
 def test_what_only_measures_makes_no_other_run(change):
     assert of(composed("train", change)) == of(composed("train"))
+
+
+def test_runs_from_before_a_setting_are_those_of_its_default():
+    older = composed("train")
+    OmegaConf.set_struct(older, False)
+    del older.agent["matmul_precision"]
+    assert of(older) == of(composed("train"))
 
 
 def test_a_number_counts_by_its_value():

@@ -6,7 +6,8 @@ they reach the networks, instead of inside each.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class Agent(LightningModule):
         rewards: RewardScale | None = None,  # what the learner sees of rewards; None: as recorded
         first: int = 0,  # number of the first learner among those of the run
         value_alarm_floor: float = 0.0,  # what that sum counts as where it is less; older runs do not say
+        matmul_precision: str = "highest",  # of an update, as torch.set_float32_matmul_precision; older runs do not say
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -71,7 +73,7 @@ class Agent(LightningModule):
         self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
         self.value_alarm, self.value_alarm_factor = value_alarm, value_alarm_factor
         self.value_alarm_floor = value_alarm_floor
-        self.weight_decay, self.rewards = weight_decay, rewards
+        self.weight_decay, self.rewards, self.matmul_precision = weight_decay, rewards, matmul_precision
         self.reward_scale, self.reward_shift = 1.0, 0.0
         self.register_buffer("obs_shift", torch.zeros(obs_dim))
         self.register_buffer("obs_scale", torch.ones(obs_dim))
@@ -115,12 +117,11 @@ class Agent(LightningModule):
         return (obs - self.obs_shift) / self.obs_scale if self.normalise_obs else obs
 
     def training_step(self, batch: Transition, batch_idx: int) -> None:
+        """One update of all learners on their batches ``[S, B]``."""
         seed_global(self.seeds[0], "agent/noise", self.global_step, self.global_rank)
         step = self.global_step
         logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter, see fitting.py
-        batch = batch.clone(recurse=False)  # type: ignore[attr-defined]
-        batch.obs, batch.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
-        batch.reward = self.seen_reward(batch.reward) if self.rewards is not None else batch.reward
+        batch = self._seen(batch)
         values = self._values(batch) if logs else None
         losses = self._update_online(batch)
         if logs:
@@ -130,6 +131,15 @@ class Agent(LightningModule):
         if values is not None:
             self._check_values(values, step)
             self.log("train/value", values.mean(), sync_dist=True)
+
+    def _seen(self, batch: Transition) -> Transition:
+        """``batch`` with observations and rewards as the learner sees them."""
+        if not self.normalise_obs and self.rewards is None:
+            return batch
+        seen: Transition = batch.clone(recurse=False)  # type: ignore[attr-defined]
+        seen.obs, seen.next_obs = self.normalised(batch.obs), self.normalised(batch.next_obs)
+        seen.reward = self.seen_reward(batch.reward)
+        return seen
 
     @torch.no_grad()
     def _update_targets(self) -> None:
@@ -159,8 +169,11 @@ class Agent(LightningModule):
     def _gradients(self, batch: Transition, names: tuple[str, ...], optimizer: Any) -> dict[str, Tensor]:
         """Gradients of the losses ``names`` summed over names and seeds; what they do not touch has none and rests."""
         optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, Tensor] = compiled(call_stacked, self.compiling)(self.learner, "losses", batch, names=names)
-        self.manual_backward(torch.stack(list(losses.values())).sum())
+        with matmul_precision(self.matmul_precision):
+            losses: dict[str, Tensor] = compiled(call_stacked, self.compiling)(
+                self.learner, "losses", batch, names=names
+            )
+            self.manual_backward(torch.stack(list(losses.values())).sum())
         return {name: loss.detach() for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -198,3 +211,16 @@ class Agent(LightningModule):
         factor, total_steps = SCHEDULES[self.lr_schedule], self.total_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, total_steps))
         return [optimizer], [schedule]
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Inside, float32 matrix products have torch's precision ``name``: with ``medium`` their factors are bfloat16 on a
+    processor that multiplies it, and TF32 on a GPU; sums, weights and results stay in float32.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -86,6 +86,7 @@ def build_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
         "lr_schedule": settings.lr_schedule,
         "log_every": settings.log_every,
         "weight_decay": 0.0,
+        "matmul_precision": "highest",
         "total_steps": settings.updates,
         "learner": {
             "_target_": "pgd_lightning.agents.behaviour.Behaviour",

@@ -22,7 +22,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, layer_norm: bool = Fal
     """``[..., inputs] -> [..., outputs]``: affine layers with ReLU between them, none after the last."""
     layers: list[nn.Module] = []
     for size, following in pairwise([inputs, *hidden]):
-        layers += [linear(size, following), *([nn.LayerNorm(following)] if layer_norm else []), nn.ReLU()]
+        layers += [linear(size, following), *([nn.LayerNorm(following)] if layer_norm else []), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, linear([inputs, *hidden][-1], outputs))
 
 
@@ -67,7 +67,7 @@ class EnsembleMLP(nn.Module):
         flat = x.reshape(-1, x.shape[-1]).expand(self.members, -1, -1)
         *body, head = self.layers
         for layer in body:
-            flat = layer(flat).relu()
+            flat = layer(flat).relu_()
         return head(flat).reshape(self.members, *x.shape[:-1])
 
     def frozen(self, x: Tensor, member: int) -> Tensor:
@@ -76,7 +76,7 @@ class EnsembleMLP(nn.Module):
         layers: Any = self.layers
         *body, head = layers
         for layer in body:
-            flat = layer.frozen(flat, member).relu()
+            flat = layer.frozen(flat, member).relu_()
         out: Tensor = head.frozen(flat, member)
         return out.reshape(x.shape[:-1])
 

@@ -74,7 +74,10 @@ def condition_free(config: Config, file: str) -> dict[str, Any]:
     facts = {"env": env(config), "data": reading(config, cut=False), "file": file}
     trained = {"updates": config.updates, "batch_size": config.synthetic.batch_size}
     trainer = without(kept(config.trainer, "trainer"), ["precision"])  # agents are trained in float32
-    return sections(config, ["agent"]) | facts | trained | {"trainer": trainer} | held
+    learned = sections(config, ["agent"])
+    if learned["agent"].get("matmul_precision") == "highest":  # as runs from before the setting have it
+        del learned["agent"]["matmul_precision"]
+    return learned | facts | trained | {"trainer": trainer} | held
 
 
 def agent(config: Config, file: str) -> dict[str, Any]:
