@@ -12,7 +12,7 @@ from pgd_lightning.artifacts.models import training_set
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs.run import newest_checkpoint
+from pgd_lightning.runs.checkpoints import newest_checkpoint
 from pgd_lightning.simulators.substitutes.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("drawn_by_nobody")

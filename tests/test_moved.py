@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
-from pgd_lightning.runs.run import Run, write_atomic
+from pgd_lightning.runs.atomic import write_atomic
+from pgd_lightning.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from helpers.processes import forked
 
-from pgd_lightning.runs import run as runs
-from pgd_lightning.runs.run import Run, code_version
+from pgd_lightning.runs import provenance
+from pgd_lightning.runs.provenance import code_version
+from pgd_lightning.runs.run import Run
 
 
 def write(folder, name):
@@ -50,18 +51,18 @@ def repository(root: Path, *tracked: str) -> str:
     return done.stdout.strip()
 
 
-OURS = "src/pgd_lightning/runs/run.py"
+OURS = "src/pgd_lightning/runs/provenance.py"
 
 
 @pytest.mark.parametrize("inside", [
-    ".venv/lib/python3.11/site-packages/pgd_lightning/runs/run.py", "vendored/src/pgd_lightning/runs/run.py", OURS,
+    ".venv/lib/python3.11/site-packages/pgd_lightning/runs/provenance.py", "vendored/src/pgd_lightning/runs/provenance.py", OURS,
 ])  # fmt: skip
 @pytest.mark.parametrize("committed", [True, False])
 def test_only_the_commit_of_our_own_repository_is_recorded(tmp_path, monkeypatch, inside, committed):
     """Not that of one in which somebody installed, copied or unpacked this package."""
     commit = repository(tmp_path, "their.py", *([inside] if committed else []))
     (tmp_path / inside).parent.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / inside))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / inside))
     ours = inside == OURS and committed
     assert code_version() == version("pgd-lightning") + (f"+{commit}" if ours else "")
     if ours:
@@ -73,7 +74,7 @@ def test_a_hook_of_another_repository_does_not_lend_its_commit(tmp_path, monkeyp
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     commit = repository(ours, OURS)
     repository(theirs, OURS, "more.py")
-    monkeypatch.setattr(runs, "__file__", str(ours / OURS))
+    monkeypatch.setattr(provenance, "__file__", str(ours / OURS))
     monkeypatch.setitem(os.environ, "GIT_DIR", str(theirs / ".git"))
     monkeypatch.setitem(os.environ, "GIT_WORK_TREE", str(theirs))
     assert code_version() == f"{version('pgd-lightning')}+{commit}"

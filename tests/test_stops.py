@@ -13,6 +13,7 @@ import wandb
 from helpers.commands import SMALL, pgd
 from omegaconf import OmegaConf
 
+import pgd_lightning
 from pgd_lightning import randomness
 from pgd_lightning.commands import check, dashboard, doctor
 from pgd_lightning.config.build import build
@@ -21,13 +22,13 @@ from pgd_lightning.data.d4rl import cache, download
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.errors import Stopped
-from pgd_lightning.runs import run as runs
+from pgd_lightning.runs.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from pgd_lightning.runs.console import Counter, stop_if_asked, stopping_on_signals
-from pgd_lightning.runs.run import AtomicCheckpointIO, Run, newest_checkpoint
+from pgd_lightning.runs.run import Run
 from pgd_lightning.training import fit as fitting
 from pgd_lightning.training.loggers import loggers
 
-SOURCE = Path(runs.__file__).parent
+SOURCE = Path(pgd_lightning.__file__).parent
 
 
 def prior(recording: Path, runs_dir: Path) -> list[str]:
@@ -188,7 +189,7 @@ def handlers_of_everything() -> set[str]:
 def test_only_the_command_and_the_run_handle_a_stop():
     """The first says it, the second notes it down and raises it again."""
     assert handlers_of_everything() == {
-        "__main__.py: KeyboardInterrupt", "__main__.py: (Exception, Stopped)", "runs.py: (Stopped, KeyboardInterrupt)",
+        "__main__.py: KeyboardInterrupt", "__main__.py: (Exception, Stopped)", "runs/run.py: (Stopped, KeyboardInterrupt)",
     }  # fmt: skip
 
 

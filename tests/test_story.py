@@ -12,7 +12,8 @@ from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl.reader import Reading
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.sources import minari_folder
-from pgd_lightning.runs.run import Run, newest_checkpoint
+from pgd_lightning.runs.checkpoints import newest_checkpoint
+from pgd_lightning.runs.run import Run
 
 
 def test_the_whole_story(finished):

@@ -19,7 +19,8 @@ from pgd_lightning.config.saved import settings_of
 from pgd_lightning.generators.matching import Bounds, StdMatched, shape_of, standardised
 from pgd_lightning.randomness import stream
 from pgd_lightning.report.action_figure import standardised_actions
-from pgd_lightning.runs.run import newest_checkpoint, open_run
+from pgd_lightning.runs.checkpoints import newest_checkpoint
+from pgd_lightning.runs.run import open_run
 from pgd_lightning.trajectory import Policy
 
 DEVIATIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)

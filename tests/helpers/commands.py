@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from pgd_lightning.__main__ import main
-from pgd_lightning.runs.run import Run, newest_checkpoint
+from pgd_lightning.runs.checkpoints import newest_checkpoint
+from pgd_lightning.runs.run import Run
 
 SMALL = [
     "env=maze2d-umaze", "scale=smoke", "logger.wandb=disabled", "network.features=16", "prior.steps=60",

@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.config.build import build
-from pgd_lightning.runs.run import Run, last_checkpoint
+from pgd_lightning.runs.checkpoints import last_checkpoint
+from pgd_lightning.runs.run import Run
 
 
 def build_agent(config: DictConfig, dataset: Dataset) -> Agent:

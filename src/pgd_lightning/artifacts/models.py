@@ -21,8 +21,9 @@ from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
 from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import identity, ranks
+from pgd_lightning.runs.checkpoints import last_checkpoint
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, last_checkpoint
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import ROWS, accelerator, fit
 from pgd_lightning.training.until_flat import UntilFlat

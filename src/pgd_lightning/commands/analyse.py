@@ -28,8 +28,9 @@ from pgd_lightning.evaluation.replay import Replay
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.runs import identity
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, finished_agent, write_atomic
+from pgd_lightning.runs.run import Run, finished_agent
 from pgd_lightning.simulators import Simulator, make
 from pgd_lightning.simulators.substitutes.policies import Ladder, ladders
 from pgd_lightning.training.fit import accelerator

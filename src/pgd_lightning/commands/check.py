@@ -24,8 +24,8 @@ from pgd_lightning.evaluation.replay import Replay, replayed
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.runs import identity
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import write_atomic
 from pgd_lightning.simulators import PHYSICS, Simulator, make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.trajectory import EnvSpec

@@ -7,7 +7,7 @@ from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import program
+from pgd_lightning.runs.provenance import program
 from pgd_lightning.trajectory import EnvSpec
 
 

@@ -19,7 +19,7 @@ from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import program
+from pgd_lightning.runs.provenance import program
 from pgd_lightning.trajectory import EnvSpec
 
 ROWS_AT_ONCE = 10_000

@@ -26,8 +26,9 @@ from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error,
 from pgd_lightning.randomness import stream
 from pgd_lightning.report.maze_figure import Panel, maze_figure
 from pgd_lightning.report.templates import photograph, render
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import command_line, program, write_atomic
+from pgd_lightning.runs.provenance import command_line, program
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
 from pgd_lightning.simulators.substitutes.goal_policy import GoalPolicy

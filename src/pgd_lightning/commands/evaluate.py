@@ -13,8 +13,9 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import finished_agent, write_atomic
+from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.trajectory import EnvSpec
 
 

@@ -34,8 +34,10 @@ from pgd_lightning.imagination.learner import OfflineImagination, Phases, imagin
 from pgd_lightning.randomness import derive_seed, learner_seeds, seeded
 from pgd_lightning.report import figures, run_page
 from pgd_lightning.runs import identity, ranks
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, command_line, write_atomic
+from pgd_lightning.runs.provenance import command_line
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit

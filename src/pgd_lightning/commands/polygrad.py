@@ -22,8 +22,11 @@ from pgd_lightning.imagination.learner import ImaginationLearner, imagining
 from pgd_lightning.randomness import derive_seed, seeded, stream
 from pgd_lightning.report import action_figure, figures, run_page
 from pgd_lightning.runs import identity, ranks
+from pgd_lightning.runs.atomic import write_atomic
+from pgd_lightning.runs.checkpoints import newest_checkpoint
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.run import Run, command_line, newest_checkpoint, write_atomic
+from pgd_lightning.runs.provenance import command_line
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit

@@ -24,9 +24,10 @@ import pgd_lightning
 from pgd_lightning.commands.launch import nodes, per_node
 from pgd_lightning.commands.sweep import all_points, sweep_folder
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.points import Point
-from pgd_lightning.runs.run import SNAPSHOT, code_version, write_atomic
+from pgd_lightning.runs.provenance import SNAPSHOT, code_version
 
 SCRIPT = """#!/bin/bash
 {options}

@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from pgd_lightning.commands.train import arms
 from pgd_lightning.config.compose import combinations, compose_config
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.identity import asked, digest
 from pgd_lightning.runs.points import Made, Point
-from pgd_lightning.runs.run import write_atomic
 
 SAY_EVERY = 10.0  # seconds without a word
 

@@ -15,7 +15,7 @@ from pgd_lightning.data.modules import require_lead
 from pgd_lightning.report import run_page, run_report
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import duration, say
-from pgd_lightning.runs.run import command_line, program
+from pgd_lightning.runs.provenance import command_line, program
 from pgd_lightning.training.loggers import mirror_figures
 
 # Changes of a command that make the policy for log-likelihoods under the data's.

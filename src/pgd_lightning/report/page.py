@@ -40,10 +40,12 @@ from pgd_lightning.report.figures import SCORE, Curve, draw_curves
 from pgd_lightning.report.page_figures import profiles
 from pgd_lightning.report.page_figures import selections as selection_curves
 from pgd_lightning.report.templates import each_once, interval_text, notice, photograph, render, score_row
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES
 from pgd_lightning.runs.points import recorded
-from pgd_lightning.runs.run import Run, command_line, write_atomic
+from pgd_lightning.runs.provenance import command_line
+from pgd_lightning.runs.run import Run
 
 Array = NDArray[np.float64]
 Tables = dict[tuple[str, str], list[Row]]

@@ -26,8 +26,9 @@ from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, dr
 from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.report.templates import notice, photograph, render, score_row
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
-from pgd_lightning.runs.run import Run, write_atomic
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators.channel_names import channels
 
 EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}

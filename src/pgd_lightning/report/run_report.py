@@ -24,8 +24,9 @@ from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report import figures, run_page
 from pgd_lightning.report.analysis_figure import analysis_figure
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
-from pgd_lightning.runs.run import Run, write_atomic
+from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import render

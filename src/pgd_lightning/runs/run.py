@@ -13,101 +13,26 @@ finds the folder, and continues or says that it is finished. Everything printed 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
-
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs import folder as run_folder
 from pgd_lightning.runs import ranks
+from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.folder import RunFolder, require_run
 from pgd_lightning.runs.identity import digest
-
-SNAPSHOT = "SNAPSHOT"  # file in a copy of the source that says which version it was
-PACKAGES = ("torch", "lightning", "torchrl", "hydra-core", "wandb", "numpy", "gymnasium", "mujoco")
-
+from pgd_lightning.runs.provenance import start_record
 
 LOOK_EVERY = 2.0  # seconds between two looks at what another process does
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``: whoever reads it sees the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path}: {error.strerror}. {_way_out(error)}") from error
-    part.replace(path)
-
-
-def _way_out(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "Choose a folder you may write to."
-    return "Free some space and run the command again."
-
-
-KEPT = 2  # checkpoints of a run: the newest, and the one before it should that be damaged
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, and are read as tensors and plain containers only.
-
-    Whoever saves one, of a folder's the newest stay.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            part.unlink(missing_ok=True)
-            raise UserError(
-                f"Cannot save the checkpoint {path}: {error}. The one before it is kept; free some space and run the "
-                "same command to continue."
-            ) from error
-        part.replace(path)
-        earlier = [other for other in sorted(path.parent.glob("*.ckpt")) if other.name <= path.name]
-        for left in (*earlier[:-KEPT], *path.parent.glob(".*.part")):  # a part is what a killed process left
-            left.unlink(missing_ok=True)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest readable checkpoint of ``folder``; an unreadable one is named and passed over."""
-    for path in sorted(folder.glob("*.ckpt"), reverse=True):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            print(f"warning: {path} cannot be read ({error.__class__.__name__}); trying the one before it")
-        else:
-            return path
-    return None
 
 
 @dataclass(frozen=True)
@@ -251,22 +176,6 @@ def readable(records: Iterable[Path], named: bool = True) -> Iterator[Run]:
     return (Run(found.folder) for found in run_folder.readable(records, named))
 
 
-def last_checkpoint(run: Run) -> Path:
-    """What the finished ``run`` ended with. Raises UserError where that is damaged: one before it is not its result."""
-    path, total = newest_checkpoint(run.checkpoints), run.heartbeat.get("total")
-    ended = max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else _checkpoint(run, total)
-    if path is None or path != ended:
-        raise UserError(
-            f"The last checkpoint of the finished {run.folder} is missing or damaged: restore it from a copy, or "
-            "remove the folder to train again."
-        )
-    return path
-
-
-def _checkpoint(run: Run, step: int) -> Path:
-    return run.checkpoints / f"step={step:09d}.ckpt"
-
-
 def _locked(file: IO[str]) -> bool:
     """Whether the file could be locked."""
     try:
@@ -291,65 +200,3 @@ def finished_agent(folder: str) -> Run:
         )
     run.provenance  # noqa: B018 (said here, where it is missing)
     return run
-
-
-def start_record() -> dict[str, Any]:
-    """When, where and with which code a process started."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": command_line(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device_name()}",
-        "python": platform.python_version(),
-        "packages": {name: installed(name) for name in PACKAGES},
-        "code": code_version(),
-    }
-
-
-def installed(package: str) -> str | None:
-    """The version of an installed package, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def command_line() -> str:
-    """The command that repeats this one."""
-    return shlex.join([program(), *sys.argv[1:]])
-
-
-def program() -> str:
-    """How this program was called: ``.venv/bin/pgd`` in a clone, ``pgd`` if it is on the path."""
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "pgd" and not called.is_absolute() else "pgd"
-
-
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
-def code_version() -> str:
-    """Package version, and the commit of this project's own checkout, if it runs from one.
-
-    An environment may lie inside anybody's repository, which then says nothing about this package.
-    """
-    here = Path(__file__).parents[1]
-    if (here / SNAPSHOT).exists():
-        return (here / SNAPSHOT).read_text()
-    root, tracked = _git(here, "rev-parse", "--show-toplevel"), _git(here, "ls-files", "runs/run.py")
-    if not tracked or Path(root) / "src" / here.name != here.resolve():
-        return version("pgd-lightning")
-    modified = "-modified" if _git(here, "status", "--porcelain", "--", ".") else ""
-    return f"{version('pgd-lightning')}+{_git(here, 'rev-parse', '--short', 'HEAD')}{modified}"
-
-
-def _git(folder: Path, *command: str) -> str:
-    """What git answers about the repository that ``folder`` lies in; nothing where it has no answer."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # as in a hook
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=5, env=environment
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -14,8 +14,9 @@ from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.runs import ranks
+from pgd_lightning.runs.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from pgd_lightning.runs.console import say, stop_if_asked
-from pgd_lightning.runs.run import LOOK_EVERY, AtomicCheckpointIO, Run, newest_checkpoint
+from pgd_lightning.runs.run import LOOK_EVERY, Run
 from pgd_lightning.training.callbacks import Heartbeat, ProgressReport, StopOnSignal
 from pgd_lightning.training.loggers import Mirror, loggers
 from pgd_lightning.training.spreading import JoinSeeds, RowsTogether, SeedsApart, TakeSeeds, seeds_here

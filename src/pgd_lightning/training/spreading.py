@@ -22,7 +22,7 @@ from pgd_lightning.agents.agent import Agent
 from pgd_lightning.data.modules import ALL, Share, SyntheticDataModule
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs import ranks
-from pgd_lightning.runs.run import AtomicCheckpointIO
+from pgd_lightning.runs.checkpoints import AtomicCheckpointIO
 
 SET = SyntheticDataModule.__qualname__  # where Lightning keeps the synthetic set
 
