@@ -332,7 +332,7 @@ def agents(part: Part) -> None:
     from lightning import Callback, Trainer
 
     from pgd_lightning.config.build import build
-    from pgd_lightning.data.modules import SyntheticDataModule
+    from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
     from pgd_lightning.trajectory import Transition
 
     num = 1000 if part.dry else 100_000
@@ -356,7 +356,7 @@ def agents(part: Part) -> None:
         module = build(config.agent)
         module.compiling = how
         source = SyntheticDataModule(
-            data, None, **config.synthetic, seeds=module.seeds, total_steps=updates, observers=[]
+            data, None, SyntheticSettings(**config.synthetic), module.seeds, total_steps=updates
         )
         clock = Clock()
         part.peak()

@@ -30,7 +30,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.mixing import real_batch
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
@@ -226,9 +226,7 @@ def lightning_updates(num_updates: int) -> tuple[float, float]:
         next_obs=torch.randn(*shape, 11), terminated=torch.zeros(shape, dtype=torch.bool), batch_size=shape,
     )  # fmt: skip
     agent: Any = build(config.agent)
-    module = SyntheticDataModule(
-        real=data, generator=None, **config.synthetic, seeds=[0], total_steps=num_updates, observers=[]
-    )
+    module = SyntheticDataModule(data, None, SyntheticSettings(**config.synthetic), seeds=[0], total_steps=num_updates)
     trainer = Trainer(
         max_steps=num_updates, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu",

@@ -2,7 +2,6 @@
 
 import copy
 import ipaddress
-import multiprocessing
 import os
 import shutil
 import socket
@@ -16,7 +15,6 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.commands import ONLINE, command, pgd
-from helpers.processes import context
 from helpers.undrawn import leave_undrawn
 from hypothesis import settings
 
@@ -89,7 +87,7 @@ _compose_once()
 
 
 # With each file on one worker, the longest begin first, or one of them would be what all wait for at the end.
-LONGEST = ("test_ranks", "test_ahead", "test_kills", "test_conditions", "test_imagine", "test_polygrad_online")
+LONGEST = ("test_ranks", "test_kills", "test_conditions", "test_imagine", "test_polygrad_online")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -123,12 +121,6 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
 def drawn_by_nobody(monkeypatch) -> None:
     """Figures hold their words alone: for tests of commands that draw figures which nobody looks at."""
     leave_undrawn(monkeypatch.setattr)
-
-
-@pytest.fixture
-def helpers_are_forked(monkeypatch) -> None:
-    """Processes that the package starts by ``spawn`` are forked from one that has imported everything."""
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context())
 
 
 @pytest.fixture(scope="session")

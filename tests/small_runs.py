@@ -13,7 +13,7 @@ from pgd_lightning.agents import Agent
 from pgd_lightning.artifacts.models import build_model
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
 from pgd_lightning.data.recording import Recording, Steps
 from pgd_lightning.data.windows import PaddedWindows, Windows, split_padded, split_steps, window_starts
 from pgd_lightning.generators.prior import WindowModel
@@ -76,7 +76,7 @@ def agent(*extra: str) -> tuple[Agent, SyntheticDataModule]:
         generator = build(config.generator.build)(model(config.generator.model, *extra)[0])
     steps = Steps(data, torch.arange(5, len(data)))
     return module, SyntheticDataModule(
-        steps, generator, **config.synthetic, seeds=module.seeds, total_steps=8, observers=[]
+        steps, generator, SyntheticSettings(**config.synthetic), module.seeds, total_steps=8
     )
 
 

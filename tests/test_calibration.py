@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pgd_lightning.commands.analyse import sweep
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data.ahead import Beside, InTurn
 from pgd_lightning.diffusion.samplers import dpmpp_2m, euler_ancestral, heun
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.calibration import Calibrated, Search, gauge, likeness
@@ -172,27 +171,6 @@ def test_the_search_finds_what_lies_below_a_peak(first, wanted, half):
 def test_a_generator_with_a_search_of_its_own_takes_no_calibrated_guidance():
     with pytest.raises(UserError, match="guidance=literal or guidance=score"):
         StdMatched(None, partial(generator, heun, 8), calibrated(LITERAL, 1.0), Bounds(1e-3, 1), 4, 4, 0.1)
-
-
-def test_another_process_says_what_it_found():
-    made = generator(euler_ancestral, 8, calibrated(LITERAL, 0.5, windows=4))
-    made.prior = Movable()
-    makers = [InTurn(made), Beside(made, None)]
-    for maker in makers:
-        maker.begin(POLICY, torch.zeros(2, 3, 1), 1)
-        maker.result()
-    assert makers[0].used.record() == makers[1].used.record()
-    makers[1].end()
-
-
-class Movable:
-    """The prior of :func:`generator` as something that can be sent."""
-
-    def __init__(self) -> None:
-        self.codec, self.ema = codec(1, torch.zeros(2), torch.full((2,), STD)), zero_network()
-
-    def to(self, device):
-        pass
 
 
 @pytest.mark.parametrize("name", ["calibrated", "calibrated_score"])

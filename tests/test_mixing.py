@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from pgd_lightning.agents.bc import BC
 from pgd_lightning.agents.seeds import stacked_learners
 from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
-from pgd_lightning.data.modules import Share, SyntheticDataModule, WindowDataModule, finite_only
+from pgd_lightning.data.modules import Share, SyntheticDataModule, SyntheticSettings, WindowDataModule, finite_only
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
@@ -169,10 +169,8 @@ def shared(share, echo, **changes):
     data = REAL.clone()
     data.obs = torch.stack([data.reward, -data.reward], dim=-1)
     settings = {"batch_size": 16, "synthetic_batch": 12, "num_windows": 10} | changes
-    return SyntheticDataModule(
-        data, echo, "blend", **settings, lifetime=10, first_unguided=True, keep_terminal=False, seeds=[0],
-        total_steps=20, observers=[], share=share,
-    )  # fmt: skip
+    settings = SyntheticSettings("blend", **settings, lifetime=10, first_unguided=True, keep_terminal=False)
+    return SyntheticDataModule(data, echo, settings, seeds=[0], total_steps=20, share=share)
 
 
 def test_processes_that_share_rows_make_a_part_of_each_set_and_take_a_part_of_each_batch():

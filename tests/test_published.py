@@ -37,7 +37,6 @@ PGD = {  # arXiv 2404.06356 and EmptyJackson/policy-guided-diffusion
     "guidance.denoised": True, "guidance.normalise": True,
     "updates": 1_000_000, "synthetic.mixing": "blend", "synthetic.batch_size": 256, "synthetic.synthetic_batch": 240,
     "synthetic.lifetime": 10_000, "synthetic.num_windows": 8192, "synthetic.keep_terminal": False,
-    "synthetic.lead": 0,
     "agent.learning_rate": 3e-4, "agent.polyak": 0.005, "agent.lr_schedule": "constant", "agent.normalise_obs": False,
     "agent.learner.hidden": [256, 256], "agent.learner.discount": 0.99, "evaluation.episodes": 16,
 }  # fmt: skip

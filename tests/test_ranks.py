@@ -36,7 +36,6 @@ def test_two_ranks_train_what_one_does(recording, tmp_path):
             "compare=[none]",
             "prior.log_every=1",
             "trainer.precision=64-true",
-            "synthetic.lead=8",
             *extra,
         )
         code, output = process.ended()
@@ -112,7 +111,7 @@ def rank_of(launcher: int, rank: int) -> int:
 
 def test_a_single_seed_is_trained_by_the_first_of_two_ranks(recording, tmp_path):
     """The other waits, and is not waited for by the evaluations meanwhile; nor does it make synthetic sets."""
-    settings = ["seeds=1", "compare=[]", "synthetic.lead=8", "ranks.timeout=60"]
+    settings = ["seeds=1", "compare=[]", "ranks.timeout=60"]
     code, output = train(recording, tmp_path / "two", *TWO, *settings).ended()
     assert code == 0, output
     rows = run_of(tmp_path / "two", "pgd").rows("ledger.jsonl")

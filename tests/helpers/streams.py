@@ -4,7 +4,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
 from pgd_lightning.trajectory import Trajectory, Transition
 
 
@@ -60,13 +60,10 @@ class Counter(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def run(tmp_path, steps_to, resume=None, every=5, first_unguided=True, lead=0, learner=Counter):
+def run(tmp_path, steps_to, resume=None, every=5, first_unguided=True, learner=Counter):
     module, generator = learner(), Recorder()
-    data = SyntheticDataModule(
-        REAL, generator, "blend", batch_size=16, synthetic_batch=12, lifetime=10, num_windows=20,
-        first_unguided=first_unguided, keep_terminal=False, seeds=[0, 1], total_steps=steps_to, observers=[],
-        lead=lead,
-    )  # fmt: skip
+    settings = SyntheticSettings("blend", 16, 12, 10, 20, first_unguided, keep_terminal=False)
+    data = SyntheticDataModule(REAL, generator, settings, seeds=[0, 1], total_steps=steps_to)
     trainer = Trainer(
         max_steps=steps_to, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False,

@@ -5,7 +5,6 @@ touch disjoint parameters); noise depends on the seed and the step alone; observ
 they reach the networks, instead of inside each.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,10 +106,6 @@ class Agent(LightningModule):
     def policy(self) -> StackedPolicy:
         """The current policies of all seeds; it follows the training."""
         return StackedPolicy(self.learner, self.normalised)
-
-    def held_policy(self) -> StackedPolicy:
-        """The policies of this moment, in a copy that no training changes."""
-        return copy.deepcopy(self).policy
 
     def normalised(self, obs: Tensor) -> Tensor:
         """What the networks see of ``obs [..., O]``."""

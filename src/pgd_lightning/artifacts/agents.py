@@ -16,8 +16,7 @@ from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.config.saved import as_text, asked_as
-from pgd_lightning.data.ahead import Beside
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
 from pgd_lightning.evaluation.ledgers import episodes, scores_of
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
@@ -179,18 +178,10 @@ def fit_agent(
     if share.count > 1:
         module.learner.across = ranks.mean
     observers: list[HealthCards] = []
-    trains = ranks.rank() == 0 or config.seeds > 1 or share.count > 1
-    ahead = Beside(generator, config.ranks.generating) if generator and config.synthetic.lead and trains else None
     data = SyntheticDataModule(
-        real=dataset.transitions,
-        generator=generator,
-        **config.synthetic,
-        seeds=module.seeds,
-        total_steps=config.updates,
-        observers=observers,
-        maker=ahead,
-        share=share,
-    )
+        dataset.transitions, generator, SyntheticSettings(**config.synthetic), module.seeds, config.updates, observers,
+        share,
+    )  # fmt: skip
     if behaviour is not None and ranks.rank() == 0:
         observers.append(
             HealthCards(
@@ -210,13 +201,9 @@ def fit_agent(
         derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
         episodes_here(config), config.ranks.simulators,
     )  # fmt: skip
-    try:
-        fit(
-            run, config, dataset.provenance, module, data, title=agent_label(config),
-            steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
-            callbacks=[evaluation] if behaviour else [],
-            spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
-        )  # fmt: skip
-    finally:
-        if ahead:
-            ahead.end()
+    fit(
+        run, config, dataset.provenance, module, data, title=agent_label(config),
+        steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
+        callbacks=[evaluation] if behaviour else [],
+        spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from pgd_lightning.artifacts.agent_modules import fit_scales, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.config.build import build
-from pgd_lightning.data.modules import SyntheticDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
 from pgd_lightning.runs import identity
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.identity import BEHAVIOUR as SHARED
@@ -57,12 +57,11 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             f"{settings.batch_size}, in {run.folder}"
         )
         data = SyntheticDataModule(
-            real=dataset.transitions,
-            generator=None,
-            **dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0},
-            seeds=[settings.seed],
-            total_steps=settings.updates,
-            observers=[],
+            dataset.transitions,
+            None,
+            SyntheticSettings(**dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0}),
+            [settings.seed],
+            settings.updates,
         )
         fit(
             run, config, dataset.provenance, module, data, title="behaviour model",

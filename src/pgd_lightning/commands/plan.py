@@ -23,7 +23,7 @@ from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, ne
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, steps_of, training_set
 from pgd_lightning.config.build import build
-from pgd_lightning.data.modules import SyntheticDataModule, WindowDataModule
+from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import duration
@@ -193,10 +193,8 @@ def stage_of(title: str, work: str, run: Run, steps: int, pace: float | None) ->
 
 def real_batches(config: DictConfig, dataset: Dataset, seeds: Any, size: int) -> SyntheticDataModule:
     """Batches of real steps alone."""
-    settings = dict(config.synthetic) | {"batch_size": size, "synthetic_batch": 0, "lead": 0}
-    return SyntheticDataModule(
-        dataset.transitions, None, **settings, seeds=seeds, total_steps=WARM_UP + MOST, observers=[]
-    )
+    settings = SyntheticSettings(**dict(config.synthetic) | {"batch_size": size, "synthetic_batch": 0})
+    return SyntheticDataModule(dataset.transitions, None, settings, seeds, WARM_UP + MOST)
 
 
 class Clock(Callback):

@@ -11,7 +11,6 @@ from pgd_lightning.artifacts.agents import agent_run, behaviour_clone, train_age
 from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.commands import plan
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data.modules import require_lead
 from pgd_lightning.report import run_page, run_report
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import duration, say
@@ -25,7 +24,6 @@ BEHAVIOUR = ("agent=bc", "generator=none", "seeds=1")
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
-    require_lead(config.synthetic.lead, config.synthetic.lifetime)  # before anything is trained
     dataset = open_dataset(config)
     conditions, clone = arms(config, overrides), clone_config(overrides, config)
     run, _ = agent_run(config, dataset)

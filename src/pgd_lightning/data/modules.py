@@ -12,7 +12,6 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from pgd_lightning.data.ahead import InTurn, Maker, used_by
 from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
 from pgd_lightning.data.recording import Steps
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows
@@ -80,65 +79,64 @@ class WindowDataModule(LightningDataModule):
         return Stream(lambda: validation.batches(self.batch_size)) if validation else []
 
 
-def require_lead(lead: int, lifetime: int) -> None:
-    """Raises UserError if a synthetic dataset would be requested before the previous one is in use."""
-    if not 0 <= lead <= lifetime:
-        raise UserError(f"synthetic.lead={lead} is too large: it must be at most synthetic.lifetime={lifetime}.")
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """The life of a synthetic dataset and its part in each batch (conf/synthetic).
+
+    Raises UserError if a batch would hold more synthetic steps than steps.
+    """
+
+    mixing: str  # blend or alternate, see :mod:`pgd_lightning.data.mixing`
+    batch_size: int
+    synthetic_batch: int  # synthetic steps of a blended batch
+    lifetime: int  # updates
+    num_windows: int  # for each seed
+    first_unguided: bool
+    keep_terminal: bool
+
+    def __post_init__(self) -> None:
+        if self.synthetic_batch > self.batch_size:
+            raise UserError(
+                f"synthetic.synthetic_batch={self.synthetic_batch} is more than batch_size={self.batch_size}."
+            )
 
 
 class SyntheticDataModule(LightningDataModule):
     """Real and synthetic batches ``[S, B]``; closes the loop from the agent's policy to its experience.
 
-    Before the updates 0, ``lifetime``, 2 ``lifetime``, ... a new synthetic set is generated, guided by the policy of
+    Before the updates 0, ``lifetime``, 2 ``lifetime``, ... a new synthetic dataset is made, guided by the policy of
     that moment (the first one by none if ``first_unguided``), shown to ``observers``, and kept in the checkpoint.
-    With ``lead`` > 0 every set after the first follows the policy of ``lead`` updates before, a copy of which ``maker``
-    gets at that time. ``generator=None`` gives real batches alone. Processes that ``share`` the rows make a part of
-    each set, all have the whole of it, and take a part of each batch. Raises UserError where a batch cannot be shared
-    evenly, or a set would be asked for before the last one is in use.
+    ``generator=None`` gives real batches alone. Processes that ``share`` the rows make a part of each dataset, all have
+    the whole of it, and take a part of each batch. Raises UserError where these cannot be divided evenly.
     """
 
     def __init__(
         self,
         real: Transition | Steps,
         generator: Generator | None,
-        mixing: str,
-        batch_size: int,
-        synthetic_batch: int,
-        lifetime: int,
-        num_windows: int,
-        first_unguided: bool,
-        keep_terminal: bool,
-        seeds: Sequence[int],
+        settings: SyntheticSettings,
+        seeds: Sequence[int],  # of the S learners
         total_steps: int,
-        observers: Sequence[Observer],
-        lead: int = 0,
-        maker: Maker | None = None,
+        observers: Sequence[Observer] = (),
         share: Share = ALL,
     ) -> None:
         super().__init__()
-        require_lead(lead, lifetime)
-        if batch_size % share.count or num_windows < share.count:
+        if settings.batch_size % share.count or settings.num_windows < share.count:
             raise UserError(
-                f"synthetic.batch_size={batch_size} and num_windows={num_windows} cannot be spread over {share.count} "
-                "processes: the first must be a multiple of their number, the second at least as large."
+                f"synthetic.batch_size={settings.batch_size} and num_windows={settings.num_windows} cannot be spread "
+                f"over {share.count} processes: the first must be a multiple of their number, the second at least as "
+                "large."
             )
-        self.share, self.lead = share, lead
-        self.maker = maker or (InTurn(generator) if generator else None)
-        if synthetic_batch > batch_size:
-            raise UserError(f"synthetic.synthetic_batch={synthetic_batch} is more than batch_size={batch_size}.")
-        self.real, self.generator, self.mix = real, generator, mixing_named(mixing)
-        self.batch_size, self.synthetic_batch, self.lifetime = batch_size, synthetic_batch, lifetime
-        self.num_windows, self.first_unguided, self.keep_terminal = num_windows, first_unguided, keep_terminal
+        self.real, self.generator, self.settings, self.share = real, generator, settings, share
+        self.mix = mixing_named(settings.mixing)
         self.seeds, self.total_steps, self.observers = seeds, total_steps, observers
         self.synthetic: Transition | None = None
         self.generated_at = -1
-        self.used: Any = None  # what the generator says of how it made the set
-        self.asked: tuple[int, Any] | None = None  # the step that a set was asked for, and the policy it follows
-        self.resumed: dict[str, Any] | None = None  # the same, with the policy's weights, as a checkpoint has it
+        self.used: Any = None  # what the generator says of how it made the windows, such as its guidance strength
 
     def train_dataloader(self) -> Iterable[int]:
-        """The numbers of the steps to come. Lightning fetches one ahead; a batch made then would follow a policy one
-        update old, so :meth:`on_before_batch_transfer` makes it when its turn has come.
+        """The numbers of the steps to come. Lightning fetches one in advance; a batch made then would follow a policy
+        one update old, so :meth:`on_before_batch_transfer` makes it when its turn has come.
         """
         return Stream(lambda: iter(range(self._trainer.global_step, self.total_steps)))
 
@@ -151,74 +149,54 @@ class SyntheticDataModule(LightningDataModule):
         return self.trainer
 
     def batch(self, step: int, module: LightningModule) -> Transition:
-        """This process's part of the batch ``[S, B]`` of update ``step``, after a new synthetic set if one is due."""
-        return cast(Transition, self.share.of(self._whole_batch(step, module)))
-
-    def _whole_batch(self, step: int, module: LightningModule) -> Transition:
+        """This process's part of the batch ``[S, B]`` of update ``step``; first a new synthetic dataset, if due."""
+        settings = self.settings
         self.real = self.real.to(module.device)
         if self.generator is None:
-            return real_batch(self.real, self.seeds, self.batch_size, step)
-        due = step - step % self.lifetime
+            return self._part(real_batch(self.real, self.seeds, settings.batch_size, step))
+        due = step - step % settings.lifetime
         if self.generated_at != due:
             self.regenerate(due, module)
-        following = due + self.lifetime
-        if self.lead and following - self.lead <= step and following < self.total_steps:
-            self._ask(following, module)
         self.synthetic = self.synthetic.to(module.device) if self.synthetic is not None else None
-        return self.mix(self.real, self.synthetic, step, self.batch_size, self.synthetic_batch, self.seeds)
+        return self._part(
+            self.mix(self.real, self.synthetic, step, settings.batch_size, settings.synthetic_batch, self.seeds)
+        )
+
+    def _part(self, batch: Transition) -> Transition:
+        return cast(Transition, self.share.of(batch))
 
     def regenerate(self, step: int, module: LightningModule) -> None:
-        """Replace the synthetic set by one of the module's current policy."""
+        """Replace the synthetic dataset by one of the module's current policy."""
         assert self.generator is not None
-        if self.lead and step > 0:
-            self._ask(step, module)
-            assert self.maker is not None
-            windows, self.asked = self.maker.result(), None
-            self.used = self.maker.used
-        else:
-            policy: Any = None if self.first_unguided and step == 0 else module.policy
-            windows = self.generator.generate(policy, *self._wanted(step))
-            self.used = used_by(self.generator)
+        policy: Any = None if self.settings.first_unguided and step == 0 else module.policy
+        windows = self.generator.generate(policy, self._starts(step), self._seed(step))
+        self.used = getattr(self.generator, "used", None)
         if self.share.count > 1:
-            parts: Any = self.share.gathered(windows.cpu())
-            windows = cast(Trajectory, torch.cat(parts, dim=1))
+            windows = cast(Trajectory, torch.cat(self.share.gathered(windows.cpu()), dim=1))  # type: ignore[arg-type]
         windows = windows.to(module.device)
         for observe in self.observers:
             observe(step, windows)
-        self.synthetic = finite_only(windows.transitions(self.keep_terminal), step)
+        self.synthetic = finite_only(windows.transitions(self.settings.keep_terminal), step)
         self.generated_at = step
 
-    def _wanted(self, step: int) -> tuple[Tensor, int]:
-        """Starts ``[S, N, O]`` and seed of this process's part of the set of ``step``."""
+    def _starts(self, step: int) -> Tensor:
+        """The real states ``[S, N, O]`` that this process's windows of ``step`` begin in."""
         draws = [stream(seed, "starts", step) for seed in self.seeds]
-        rows = torch.stack([torch.randint(len(self.real), (self.num_windows,), generator=draw) for draw in draws])
-        starts = self.share.of(self.real[rows.to(device_of(self.real))].obs)
-        part = () if self.share.count == 1 else (self.share.number,)
-        return starts, derive_seed(self.seeds[0], "synthetic", step, *part)
+        size = (self.settings.num_windows,)
+        rows = torch.stack([torch.randint(len(self.real), size, generator=draw) for draw in draws])
+        starts: Tensor = self.share.of(self.real[rows.to(device_of(self.real))].obs)
+        return starts
 
-    def _ask(self, step: int, module: Any) -> None:
-        """Have the set of ``step`` made, of the present policy or the one that was asked for before an interruption."""
-        if self.asked is not None:
-            return
-        policy = module.held_policy()
-        if self.resumed:
-            policy.load_state_dict(self.resumed["policy"])
-            self.resumed = None
-        self.asked = step, policy
-        assert self.maker is not None
-        self.maker.begin(policy, *self._wanted(step))
+    def _seed(self, step: int) -> int:
+        part = () if self.share.count == 1 else (self.share.number,)
+        return derive_seed(self.seeds[0], "synthetic", step, *part)
 
     def state_dict(self) -> dict[str, Any]:
         tensors = self.synthetic.to_dict() if self.synthetic is not None else {}
-        state: dict[str, Any] = {"generated_at": self.generated_at, "synthetic": tensors}
-        if self.asked is not None:
-            step, policy = self.asked
-            state["asked"] = {"step": step, "policy": policy.state_dict()}
-        return state
+        return {"generated_at": self.generated_at, "synthetic": tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generated_at, self.resumed = state["generated_at"], state.get("asked")
-        tensors = state["synthetic"]
+        self.generated_at, tensors = state["generated_at"], state["synthetic"]
         self.synthetic = Transition(**tensors, batch_size=tensors["reward"].shape) if tensors else None
 
 

@@ -85,7 +85,8 @@ def agent(config: Config, file: str) -> dict[str, Any]:
     made: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
         made["build"] = kept(config.generator.build, "generator.build")
-        made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"])
+        # Earlier versions had a setting synthetic.lead, whose default is all that is left of it.
+        made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"]) | {"lead": 0}
         made[config.generator.model] = model(config, config.generator.model, file)
     return condition_free(config, file) | made
 
