@@ -19,7 +19,7 @@ FILE = "0" * 64
 UNSEEN = re.compile(
     r"(evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
     r"|ensemble|synther|vae|autoregressive|world|step_world|transformer|rssm|data\.(timeout|retries|local_)|trainer\."
-    r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(verdict|(log|validate|checkpoint)_every))"
+    r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(auto|verdict|(log|validate|checkpoint)_every))"
 )
 
 
