@@ -388,7 +388,7 @@ class TestCommand:
 
 
 def test_importing_the_data_layer_loads_no_framework():
-    rooms = "data, data.d4rl, data.windows, data.mixing, data.cache, data.minari, data.legacy, data.card"
+    rooms = "data, data.d4rl, data.windows, data.mixing, data.d4rl.cache, data.minari, data.d4rl.package, data.summary"
     modules = ", ".join(f"pgd_lightning.{room}" for room in rooms.split(", "))
     heavy = (
         "{'lightning', 'pytorch_lightning', 'hydra', 'omegaconf', 'gymnasium', 'mujoco', 'minari', 'torchrl', 'wandb'}"

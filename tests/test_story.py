@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,7 +138,9 @@ def test_generated_windows_stream_in_parts(monkeypatch):
             seen.append((starts, seed))
             return starts
 
-    parts = list(generate.generated(Echo(), None, torch.arange(1000.0).unsqueeze(-1), 2, 10, seed=3))
+    parts = list(
+        generate.generated(Echo(), SimpleNamespace(device="cpu"), torch.arange(1000.0).unsqueeze(-1), 2, 10, seed=3)
+    )
     assert [tuple(part.shape) for part in parts] == [(2, 4, 1), (2, 4, 1), (2, 2, 1)]
     assert len({seed for _, seed in seen}) == 3
     assert torch.cat([starts.flatten() for starts, _ in seen]).max() > 500

@@ -59,7 +59,7 @@ def test_stopped_in_its_decay_it_ends_with_the_same_weights(recording, tmp_path,
 
 
 def test_it_ends_when_its_time_is_spent(recording, tmp_path, monkeypatch, capsys):
-    path, _ = trained(recording, tmp_path, monkeypatch, "prior.auto.gain=1e-9", "prior.auto.minutes=0.02")
+    path, _ = trained(recording, tmp_path, monkeypatch, "prior.auto.minutes=0.02", "prior.validate_every=1000")
     assert "prior.auto.minutes=0.02 are nearly spent" in capsys.readouterr().out
     step = int(path.stem.partition("=")[2])
     began = next(s for s in range(10, step, 10) if s + math.ceil(s * 0.25) == step)
