@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.dataset import read_recording
 from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl
-from pgd_lightning.data.d4rl import quirks
+from pgd_lightning.data.d4rl import families
 from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.summary import examine
@@ -100,7 +100,7 @@ def replay_rows(
     rows: NDArray[np.int64],
 ) -> Replay | None:
     """``rows [N]`` of the recording stepped in ``simulator``, from the file's infos where it has them."""
-    family = quirks.family(env.task)
+    family = families.family(env.task)
     # antmaze's published script wrote infos after the step that a row is of; its observations are the whole state
     states = recorded_states(path, simulator, recording, rows) if path and family != "antmaze" else None
     index = rows

@@ -10,8 +10,8 @@ from pgd_lightning.data.d4rl.reader import (
     locate,
     provenance,
     recipe,
-    write,
 )
+from pgd_lightning.data.d4rl.writer import write
 
 __all__ = [
     "DataUnavailable",

@@ -5,7 +5,6 @@ observation of the next episode; an unflagged tail is kept as a truncated episod
 What is peculiar to a family of files is in ``quirks.py``.
 """
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -16,26 +15,23 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.data.d4rl import quirks
+from pgd_lightning.data.d4rl import families, quirks
 from pgd_lightning.data.d4rl.download import DataUnavailable, locate
 from pgd_lightning.data.d4rl.hdf5 import (
     FLAGS,
-    PatientFile,
     array,
     attribute,
     column,
     is_written,
     opened,
     pieces,
-    storable,
 )
 from pgd_lightning.data.origin import ATTRIBUTES, published
-from pgd_lightning.data.outputs import require_new
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
 
-__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe", "write"]
+__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 RECIPE = ("recipe", "recipe_version", "recipe_seed")  # attributes
@@ -115,8 +111,8 @@ def read(
     notes += quirks.time_limits(columns, env, reading.terminals, path.name)
     notes += quirks.late_flags(columns)
     notes += quirks.unflagged_tail(columns, env)
-    notes += quirks.FAMILIES.get(quirks.family(env.task), lambda *_: [])(columns, env)
-    notes += quirks.align_rewards(columns, env, reading.rewards, path.name)
+    notes += families.FAMILIES.get(families.family(env.task), lambda *_: [])(columns, env)
+    notes += families.align_rewards(columns, env, reading.rewards, path.name)
     notes += quirks.forget_foreign_successors(columns, env)
     notes += quirks.impossible_returns(columns, env)
     return _cut(columns, path, reading.out_of_box, notes)
@@ -126,11 +122,11 @@ def _width(get: Callable[[str], Any], key: str) -> int:
     return int(get(key).shape[1])
 
 
-def _columns(get: Callable[[str], Any], found: Mapping[str, int | None], path: Path, env: EnvSpec) -> quirks.Columns:
+def _columns(get: Callable[[str], Any], found: Mapping[str, int | None], path: Path, env: EnvSpec) -> families.Columns:
     """The checked columns; ``next_observations`` as ``successor_rows`` [E] and ``successor_values`` [E, O]."""
     shapes = {"observations": (env.obs_dim,), "actions": (env.action_dim,), "rewards": (), "terminals": ()}
     optional: dict[str, tuple[int, ...]] = {"timeouts": (), "next_observations": (env.obs_dim,)}
-    if quirks.family(env.task) == "maze2d":
+    if families.family(env.task) == "maze2d":
         optional |= {k: (2,) for k in ("infos/qpos", "infos/qvel") if found.get(k) in (None, found.get("observations"))}
     sources, rows = {}, None
     for key, tail in {**shapes, **optional}.items():
@@ -144,7 +140,7 @@ def _columns(get: Callable[[str], Any], found: Mapping[str, int | None], path: P
         sources[key] = data, _checked_shape(data, key, (rows, *tail), path, env)
     if not rows:
         raise UserError(f"{path} holds no rows.")
-    columns: quirks.Columns = {}
+    columns: families.Columns = {}
     for key, (data, shape) in sources.items():
         if key == "next_observations":
             columns |= _successors(data, shape, columns["observations"], path)
@@ -164,7 +160,7 @@ def _checked_shape(data: Any, key: str, wanted: tuple[int | None, ...], path: Pa
             f"'{key}' in {path} has {found[0]} rows, but 'observations' has {wanted[0]}: the columns are out of step; "
             "write the file again from whole episodes."
         )
-    narrow = len(found) == 2 and key.endswith("observations") and quirks.padded_width(env, found[1])
+    narrow = len(found) == 2 and key.endswith("observations") and families.padded_width(env, found[1])
     if found != wanted and not narrow:
         raise UserError(
             f"'{key}' in {path} has shape {data.shape}, but {env.name} with {wanted[0]} rows needs {wanted}: is "
@@ -179,7 +175,7 @@ def _padded(obs: NDArray[Any], env: EnvSpec) -> NDArray[Any]:
     return np.concatenate([obs, np.zeros((len(obs), env.obs_dim - obs.shape[1]), obs.dtype)], axis=1)
 
 
-def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path) -> quirks.Columns:
+def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path) -> families.Columns:
     """Only the successors that are not the next row's observation: else they would double what is in memory."""
     rows, values = [], []
     for start, piece in pieces(data, shape, np.float32, "next_observations", path):
@@ -190,7 +186,7 @@ def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path
     return {"successor_rows": np.concatenate(rows), "successor_values": np.concatenate(values)}
 
 
-def _cut(columns: quirks.Columns, path: Path, out_of_box: str, notes: list[str]) -> Recording:
+def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str]) -> Recording:
     obs, action, reward = columns["observations"], columns["actions"], columns["rewards"]
     outside = np.abs(action) > 1
     if outside.any() and out_of_box == "error":
@@ -286,54 +282,3 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
         return found | {"kind": "unverified", "label": f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"}
     name = next((f"{other.d4rl_id} (D4RL)" for other in published(digest)), path.name)
     return found | {"kind": "user file", "label": f"{name} as {env.name}, not D4RL (sha256 {digest[:8]})"}
-
-
-def write(
-    path: Path, chunks: Iterable[dict[str, NDArray[Any]]], attributes: dict[str, Any], total: int,
-    overwrite: bool = False,
-) -> None:  # fmt: skip
-    """Stream ``chunks`` (D4RL's keys, rows first) to an HDF5 file that appears whole or not at all.
-
-    Raises UserError if there is a file and ``overwrite`` is not set, the disk is full or the chunks do not make
-    ``total`` rows.
-    """
-    require_new(path, overwrite)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w+b", buffering=0) as disk:
-            store = PatientFile(disk)
-            with h5py.File(store, "w") as file:
-                file.attrs.update(storable(attributes))
-                rows = 0
-                for chunk in chunks:
-                    _append(file, chunk, rows, total)
-                    rows += len(chunk["rewards"])
-                    if store.error:
-                        break
-            if store.error:
-                raise store.error
-            os.fsync(disk.fileno())
-        if rows != total:
-            raise UserError(f"{path} was to hold {total} rows, but {rows} came; nothing was written.")
-        require_new(path, overwrite)  # another command may have been faster
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error}. Free some space and run the command again.") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _append(file: h5py.File, chunk: dict[str, NDArray[Any]], rows: int, total: int) -> None:
-    for key, values in chunk.items():
-        tail = values.shape[1:]
-        data = file.get(key) or file.create_dataset(
-            key, (0, *tail), _stored(values), maxshape=(None, *tail), chunks=(min(total, 10_000), *tail),
-            compression="gzip", compression_opts=1,
-        )  # fmt: skip
-        data.resize(rows + len(values), axis=0)
-        data[rows:] = values
-
-
-def _stored(values: NDArray[Any]) -> Any:
-    return np.float32 if values.dtype.kind == "f" else values.dtype
