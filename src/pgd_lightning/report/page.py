@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.ledgers import ACROSS, collected, monitored_steps, require_alike
+from pgd_lightning.evaluation.ledgers import ACROSS, require_alike
 from pgd_lightning.evaluation.selection import budgeted_selection
 from pgd_lightning.evaluation.statistics import (
     aggregate,
@@ -31,15 +31,11 @@ from pgd_lightning.evaluation.statistics import (
     iqm,
     optimality_gap,
     probability_of_improvement,
-    seed_interval,
 )
-from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.comparison import Entry, Row, find_entries, grouped, mixable, run_files, tables
-from pgd_lightning.report.drawing import panel, standalone
-from pgd_lightning.report.figures import SCORE, Curve, draw_curves
-from pgd_lightning.report.page_figures import profiles
-from pgd_lightning.report.page_figures import selections as selection_curves
-from pgd_lightning.report.templates import each_once, interval_text, notice, photograph, render, score_row
+from pgd_lightning.report.drawing import standalone
+from pgd_lightning.report.page_figures import SEED, Tables, drawings, figure_name, photographs
+from pgd_lightning.report.templates import each_once, interval_text, notice, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES
@@ -48,14 +44,7 @@ from pgd_lightning.runs.provenance import command_line
 from pgd_lightning.runs.run import Run
 
 Array = NDArray[np.float64]
-Tables = dict[tuple[str, str], list[Row]]
-SEED = 0  # of the bootstrap: the same runs give the same page
 PAGE = ("index.html", "report.json", "report.txt")
-PICTURES = {
-    "fidelity.png": "Likelihood under the final policy against error in the real simulator",
-    "trajectories.png": "Some windows, and what the simulator makes of the same actions",
-    "rollout.png": "An episode of the first seed",
-}
 
 
 def write(config: DictConfig) -> None:
@@ -247,65 +236,6 @@ def unfinished(where_from: Any) -> list[dict[str, str]]:
 
 
 # --- how it looks ---
-
-
-def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict[str, str]:
-    """``file name -> SVG``."""
-    made = {}
-    for (dataset, agent), rows in found.items():
-        curves = {row.method.label: curve(row) for row in rows if monitored_steps(row.ledgers)}
-        if curves:
-            made[f"learning-{dataset}-{agent}"] = curves_panel(curves)
-    for part in content["aggregates"]:
-        if part["rows"]:
-            scores = {row["method"]: np.array(row["scores"]) for row in part["rows"]}
-            made[f"profile-{part['agent']}"] = profiles(scores, config.resamples, SEED)
-    if content["selections"]:
-        made["selection"] = selection_curves(
-            {part["dataset"]: (part["mean"], part["low"], part["high"]) for part in content["selections"]}
-        )
-    for number, analysis in enumerate(content["analyses"]):
-        measured = [row for row in analysis["rows"] if row["windows"]]
-        for target, windows in grouped(measured, lambda row: row["target"]).items():
-            plane, by_row = fidelity_panels(windows)
-            made |= {figure_name("plane", number, target): plane, figure_name("by-row", number, target): by_row}
-    return made
-
-
-def curves_panel(curves: Mapping[str, Curve]) -> str:
-    """Learning curves as SVG."""
-    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)
-
-
-def fidelity_panels(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """The likelihood/error plane of one target's rows and its error by position in the window, as SVG."""
-    return (
-        panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
-        panel(lambda axis: draw_error_by_row(axis, rows), xlabel=POSITION, ylabel=ERROR),
-    )
-
-
-def figure_name(kind: str, number: int, target: str) -> str:
-    """The file of a figure of an analysis; a target may be a folder."""
-    return f"{kind}-{number}-{Path(target).name.replace(':', '-')}"
-
-
-def curve(row: Row) -> Curve:
-    """Monitored updates and the intervals of their scores."""
-    steps = monitored_steps(row.ledgers)
-    return Curve(steps, [seed_interval(collected(row.ledgers, "monitor", step).score) for step in steps])
-
-
-def photographs(entries: Sequence[Entry]) -> list[dict[str, str]]:
-    """The pictures of single runs that their training left, as data URLs."""
-    found = []
-    for entry in entries:
-        for name, caption in PICTURES.items():
-            path = entry.run.folder / "report" / name
-            if path.exists():
-                found.append({"run": f"{entry.dataset}, {entry.record['method']}, seed {entry.record['seed']}",
-                              "caption": caption, "data": photograph(path)})  # fmt: skip
-    return found
 
 
 def html(content: dict[str, Any], pictures: Mapping[str, str], photos: list[dict[str, str]]) -> str:

@@ -1,16 +1,35 @@
-"""Panels of the page over many runs: performance profiles and budgeted selection, as SVG."""
+"""Panels of the page over many runs: learning curves, performance profiles, budgeted selection, fidelity."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
-from pgd_lightning.evaluation.statistics import profile, profile_band
+from pgd_lightning.evaluation.ledgers import collected, monitored_steps
+from pgd_lightning.evaluation.statistics import (
+    profile,
+    profile_band,
+    seed_interval,
+)
+from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
+from pgd_lightning.report.comparison import Entry, Row, grouped
 from pgd_lightning.report.drawing import colours, panel
-from pgd_lightning.report.figures import SCORE
+from pgd_lightning.report.figures import SCORE, Curve, draw_curves
+from pgd_lightning.report.templates import photograph
 
 Array = NDArray[np.float64]
+Tables = dict[tuple[str, str], list[Row]]
+SEED = 0  # of the bootstrap: the same runs give the same page
+PICTURES = {
+    "fidelity.png": "Likelihood under the final policy against error in the real simulator",
+    "trajectories.png": "Some windows, and what the simulator makes of the same actions",
+    "rollout.png": "An episode of the first seed",
+}
 
 
 def profiles(scores: Mapping[str, Array], resamples: int, seed: int) -> str:
@@ -37,3 +56,62 @@ def selections(curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequ
             axis.fill_between(range(len(mean)), low, high, color=colour, alpha=0.15, linewidth=0)
 
     return panel(draw, xlabel="online episodes spent on choosing", ylabel="true score of the chosen [%]")
+
+
+def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict[str, str]:
+    """``file name -> SVG``."""
+    made = {}
+    for (dataset, agent), rows in found.items():
+        curves = {row.method.label: curve(row) for row in rows if monitored_steps(row.ledgers)}
+        if curves:
+            made[f"learning-{dataset}-{agent}"] = curves_panel(curves)
+    for part in content["aggregates"]:
+        if part["rows"]:
+            scores = {row["method"]: np.array(row["scores"]) for row in part["rows"]}
+            made[f"profile-{part['agent']}"] = profiles(scores, config.resamples, SEED)
+    if content["selections"]:
+        made["selection"] = selections(
+            {part["dataset"]: (part["mean"], part["low"], part["high"]) for part in content["selections"]}
+        )
+    for number, analysis in enumerate(content["analyses"]):
+        measured = [row for row in analysis["rows"] if row["windows"]]
+        for target, windows in grouped(measured, lambda row: row["target"]).items():
+            plane, by_row = fidelity_panels(windows)
+            made |= {figure_name("plane", number, target): plane, figure_name("by-row", number, target): by_row}
+    return made
+
+
+def curves_panel(curves: Mapping[str, Curve]) -> str:
+    """Learning curves as SVG."""
+    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)
+
+
+def fidelity_panels(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """The likelihood/error plane of one target's rows and its error by position in the window, as SVG."""
+    return (
+        panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
+        panel(lambda axis: draw_error_by_row(axis, rows), xlabel=POSITION, ylabel=ERROR),
+    )
+
+
+def figure_name(kind: str, number: int, target: str) -> str:
+    """The file of a figure of an analysis; a target may be a folder."""
+    return f"{kind}-{number}-{Path(target).name.replace(':', '-')}"
+
+
+def curve(row: Row) -> Curve:
+    """Monitored updates and the intervals of their scores."""
+    steps = monitored_steps(row.ledgers)
+    return Curve(steps, [seed_interval(collected(row.ledgers, "monitor", step).score) for step in steps])
+
+
+def photographs(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """The pictures of single runs that their training left, as data URLs."""
+    found = []
+    for entry in entries:
+        for name, caption in PICTURES.items():
+            path = entry.run.folder / "report" / name
+            if path.exists():
+                found.append({"run": f"{entry.dataset}, {entry.record['method']}, seed {entry.record['seed']}",
+                              "caption": caption, "data": photograph(path)})  # fmt: skip
+    return found
