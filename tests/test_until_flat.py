@@ -30,7 +30,7 @@ def test_the_rate_rises_stays_and_falls_to_zero():
 
 
 def test_a_quarter_more_steps_are_what_counts():
-    callback = UntilFlat(minutes=1, gain=0.02, decay=0.2)
+    callback = UntilFlat(minutes=1, gain=0.02, validations=5, decay=0.2)
     callback.history = [(step, 1 / step) for step in (100, 200, 300, 400)]
     assert callback.removed() is None  # four validations are too few
     callback.history.append((500, 1 / 500))
@@ -70,5 +70,6 @@ def test_the_settings_of_auto_make_another_prior_only_with_auto():
     def known(*more):
         return identity.model(compose_config("train", [*SMALL, *more]), "prior", "file")
 
-    assert known("prior.auto.gain=0.5") == known()
+    assert known("prior.auto.gain=0.5", "prior.validate_every=7") == known()
+    assert known("prior.steps=auto", "prior.validate_every=7") != known("prior.steps=auto")  # it may end there
     assert known("prior.steps=auto", "prior.auto.gain=0.5") != known("prior.steps=auto") != known()

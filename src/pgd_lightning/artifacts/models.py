@@ -22,7 +22,7 @@ from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.checkpoints import last_checkpoint
-from pgd_lightning.runs.console import say
+from pgd_lightning.runs.console import duration, say
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import ROWS, accelerator, fit
@@ -46,7 +46,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     def make() -> None:
         train_model(model, run, config, section, steps, dataset, train, held_out)
 
-    find_or_make(run, config, dataset.provenance, lambda: load_model(model, run, dataset), make, shared=True)
+    find_or_make(run, config, dataset.provenance, lambda: load_model(model, run, dataset), make)
     model.float()  # trainer.precision=64-true leaves it in double, and agents are trained in float32
     model.settle(held_out)
     compile_networks(model, config.trainer.get("compile"))
@@ -61,6 +61,18 @@ def steps_of(settings: DictConfig, train: TrainingSet) -> int:
     if settings.steps == "auto":
         return int(settings.auto.most)
     return int(settings.steps or settings.epochs * (len(train) // settings.batch_size))
+
+
+def until_flat(auto: DictConfig) -> UntilFlat:
+    """What ends a training of ``steps=auto``."""
+    return UntilFlat(auto.minutes, auto.gain, auto.validations, auto.decay)
+
+
+def length_of(settings: DictConfig, steps: int) -> str:
+    """How long a model is trained, in words; ``steps`` of :func:`steps_of`."""
+    if settings.steps == "auto":
+        return f"until flat, at most {duration(60 * settings.auto.minutes)}"
+    return f"{steps:,} steps"
 
 
 def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) -> WindowModel:
@@ -171,13 +183,11 @@ def train_model(
     if section == PRIOR:
         warn_of_width(config)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    automatic = settings.steps == "auto"
-    limit = f"until flat, for at most {settings.auto.minutes:g} min" if automatic else f"for {steps:,} steps"
-    say(f"{section}: training {size:,} parameters {limit}")
+    say(f"{section}: training {size:,} parameters, {length_of(settings, steps)}")
     fit(
         run, config, dataset.provenance, model, data, title=section,
         steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every,
-        callbacks=[UntilFlat(settings.auto.minutes, settings.auto.gain, settings.auto.decay)] if automatic else [],
+        callbacks=[until_flat(settings.auto)] if settings.steps == "auto" else [],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),
         limit_val_batches=8 if held_out else 0, spread=ROWS,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from pgd_lightning.networks.muon import Muon
 from pgd_lightning.randomness import seed_global
 from pgd_lightning.trajectory import Trajectory
 
-LOW = (0.01, 0.03, 0.1)  # noise levels
+LOW = (0.01, 0.03, 0.1)  # noise levels, in units of the encoded windows
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_start: float) -> float:
@@ -200,8 +200,8 @@ class DiffusionPrior(WindowModel):
         return self.ema.loss(self.codec.encode(batch), varies=self.codec.varies)
 
     def validation_step(self, batch: Trajectory, batch_idx: int) -> None:
-        """The loss, and the noise left (:meth:`noise_left`): the loss is nearly all due to high noise levels, whose
-        error no training removes, and is flat long before the one-step error of the windows is."""
+        """The loss, and the noise left at low levels, by which the accuracy of windows shows more clearly: the loss is
+        mostly that of high levels (``docs/prior.md``)."""
         super().validation_step(batch, batch_idx)
         self.log("prior/left", self.noise_left(batch), batch_size=len(batch))
 

@@ -24,6 +24,8 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
+NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing
+GONE = {"synthetic": {"lead": 0}}  # settings that only earlier versions had, at the value that is left
 NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkpoint_every", "launcher")  # of a command
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
 DENOISING = ("time_max", "spacing", "to_zero")  # of the behaviour model's process: only sampling sees them
@@ -49,8 +51,11 @@ def model(config: Config, section: str, file: str) -> dict[str, Any]:
     How it is sampled counts with the generator that does it.
     """
     settings = sections(config, ["process", "network", section] if section == "prior" else [section])
-    unused = [] if config[section].get("steps") == "auto" else ["auto"]
-    settings[section] = without(settings[section], ["sampling", *unused])
+    settings[section] = without(settings[section], ["sampling"])
+    if config[section].get("steps") == "auto":
+        settings[section]["validate_every"] = config[section].validate_every  # where it may end
+    else:
+        settings[section].pop("auto", None)
     cut = "held_out_steps" not in config[section]
     facts = {"env": without(env(config), ["physics"]), "data": reading(config, cut), "file": file}
     return settings | facts | sections(config, ["trainer"])
@@ -74,10 +79,7 @@ def condition_free(config: Config, file: str) -> dict[str, Any]:
     facts = {"env": env(config), "data": reading(config, cut=False), "file": file}
     trained = {"updates": config.updates, "batch_size": config.synthetic.batch_size}
     trainer = without(kept(config.trainer, "trainer"), ["precision"])  # agents are trained in float32
-    learned = sections(config, ["agent"])
-    if learned["agent"].get("matmul_precision") == "highest":  # as runs from before the setting have it
-        del learned["agent"]["matmul_precision"]
-    return learned | facts | trained | {"trainer": trainer} | held
+    return sections(config, ["agent"]) | facts | trained | {"trainer": trainer} | held
 
 
 def agent(config: Config, file: str) -> dict[str, Any]:
@@ -85,8 +87,7 @@ def agent(config: Config, file: str) -> dict[str, Any]:
     made: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
         made["build"] = kept(config.generator.build, "generator.build")
-        # Earlier versions had a setting synthetic.lead, whose default is all that is left of it.
-        made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"]) | {"lead": 0}
+        made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"]) | GONE["synthetic"]
         made[config.generator.model] = model(config, config.generator.model, file)
     return condition_free(config, file) | made
 
@@ -140,6 +141,7 @@ def kept(node: Any, key: str) -> Any:
         name: str(child).rpartition(".")[2] if name == "_target_" else kept(child, f"{key}.{name}")
         for name, child in node.items()
         if not any(fnmatchcase(f"{key}.{name}", pattern) for pattern in TRAINS_NOTHING)
+        and (f"{key}.{name}", child) not in NEWER.items()
     }
 
 

@@ -15,20 +15,20 @@ from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import say
 
 CHECK_EVERY = 10  # steps between two looks at the clock
-LOOK_BACK = 0.8  # a validation is compared with the one at this fraction of the steps
-FEWEST = 5  # validations before training may end because it is flat
+LOOK_BACK = 0.8  # of the steps: a quarter more of them lead from there to the last validation
 
 
 class UntilFlat(Callback):
     """Chooses the step from which the learning rate of a :class:`DiffusionPrior` decays, and so the last step.
 
-    ``gain``: decay when a quarter more steps removed less than this fraction of the noise left in held-out windows.
+    ``gain``: decay when a quarter more steps removed less than this fraction of the noise left in held-out windows
+    (:meth:`DiffusionPrior.noise_left`), not before so many ``validations``.
     ``minutes``: of training at most, the decay and the attempts before a resume included; where nothing is held out,
     they alone decide. ``decay``: fraction of all steps in which the rate decays.
     """
 
-    def __init__(self, minutes: float, gain: float, decay: float) -> None:
-        self.minutes, self.gain, self.decay = minutes, gain, decay
+    def __init__(self, minutes: float, gain: float, validations: int, decay: float) -> None:
+        self.minutes, self.gain, self.validations, self.decay = minutes, gain, validations, decay
         self.history: list[tuple[int, float]] = []  # step, noise left
         self.seconds = 0.0
         self.decays_from: int | None = None
@@ -66,7 +66,7 @@ class UntilFlat(Callback):
         """The fraction of the noise left that the last quarter more steps removed; None too early to say."""
         step, left = self.history[-1]
         before = [(s, value) for s, value in self.history if s <= LOOK_BACK * step]
-        return 1 - left / before[-1][1] if before and len(self.history) >= FEWEST else None
+        return 1 - left / before[-1][1] if before and len(self.history) >= self.validations else None
 
     def _begin(self, trainer: Trainer, module: LightningModule, why: str) -> None:
         self.decays_from = trainer.global_step
