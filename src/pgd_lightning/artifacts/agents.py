@@ -67,7 +67,7 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
     def make() -> None:
         fit_agent(run, clone, dataset, module, None, None)
 
-    find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), make, shared=True)
+    find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), make)
     return module.to(accelerator(clone)).policy
 
 

@@ -69,7 +69,7 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip
 
-    find_or_make(run, config, dataset.provenance, load, make, shared=True)
+    find_or_make(run, config, dataset.provenance, load, make)
     return module
 
 

@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 def find_or_make(
-    run: Run, config: DictConfig, provenance: dict[str, Any], load: Callable[[], T], make: Callable[[], T], shared: bool
+    run: Run, config: DictConfig, provenance: dict[str, Any], load: Callable[[], T], make: Callable[[], T]
 ) -> T:
     """``load()`` if ``run`` is finished, else ``make()`` in it, after which it is.
 
-    A run that is ``shared`` by several commands may be made by another one meanwhile: this one waits and loads it.
+    Several commands may want it: one makes it, the others wait and load it.
     """
     if run.finished:
         return load()
-    with run.started(as_text(config), provenance, shared):
+    with run.started(as_text(config), provenance, shared=True):
         if run.finished:
             return load()
         made = make()

@@ -21,7 +21,7 @@ from pgd_lightning.artifacts.agent_modules import build_agent
 from pgd_lightning.artifacts.agents import agent_label, run_of_agent
 from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, needs_behaviour
 from pgd_lightning.artifacts.dataset import Dataset
-from pgd_lightning.artifacts.models import build_model, steps_of, training_set
+from pgd_lightning.artifacts.models import build_model, length_of, steps_of, training_set
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -122,9 +122,7 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
         config.seed,
     )  # fmt: skip
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    automatic = settings.steps == "auto"
-    limit = f"at most {duration(60 * settings.auto.minutes)}" if automatic else f"{steps:,} steps"
-    work = f"{size:,} parameters, {limit}, batch size {settings.batch_size}"
+    work = f"{size:,} parameters, {length_of(settings, steps)}, batch size {settings.batch_size}"
     rows = train[torch.arange(min(len(train), settings.batch_size))]
     model.fit_units([rows])
     seconds = None
@@ -139,8 +137,8 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
             generator.generate(None, starts, config.seed).cpu()  # which waits for a GPU
             sampling = (time.monotonic() - began) / SAMPLED
     stage = stage_of(section, work, run, steps, seconds)
-    if automatic and not stage.finished:  # most of its steps may never be taken
-        stage = replace(stage, seconds=None, untimed="until flat")
+    if settings.steps == "auto" and not stage.finished:  # most of its steps may never be taken
+        stage = replace(stage, seconds=None)
     return stage, sampling
 
 

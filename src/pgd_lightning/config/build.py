@@ -10,16 +10,13 @@ from omegaconf import OmegaConf
 from pgd_lightning.errors import UserError
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
-# Where classes are that configs of earlier runs name elsewhere.
+# Where the modules are that configs of earlier runs name.
 MOVED = {
-    "pgd_lightning.generators.polygrad.PolyGRAD": "pgd_lightning.generators.polygrad.imagination.PolyGRAD",
-    "pgd_lightning.generators.polygrad.StepLimit": "pgd_lightning.generators.polygrad.imagination.StepLimit",
-}
-MOVED_MODULES = {
     **{
         f"pgd_lightning.generators.{name}": f"pgd_lightning.generators.baselines.{name}"
         for name in ("autoregressive", "ensemble", "rssm", "synther", "transformer", "vae")
     },
+    "pgd_lightning.generators.polygrad": "pgd_lightning.generators.polygrad.imagination",
     "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",
     "pgd_lightning.generators.world_rollout": "pgd_lightning.generators.polygrad.rollout",
     "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
@@ -59,9 +56,10 @@ def _current(node: Any) -> Any:
         return [_current(child) for child in node]
     if not isinstance(node, dict):
         return node
-    return {key: _place(value) if key == "_target_" else _current(value) for key, value in node.items()}
+    return {key: place(value) if key == "_target_" else _current(value) for key, value in node.items()}
 
 
-def _place(target: Any) -> str:
-    module, _, name = str(target).rpartition(".")
-    return MOVED.get(str(target), f"{MOVED_MODULES.get(module, module)}.{name}")
+def place(target: str) -> str:
+    """Where the class is now that an earlier version found at the dotted ``target``."""
+    module, _, name = target.rpartition(".")
+    return f"{MOVED.get(module, module)}.{name}"

@@ -11,11 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from pgd_lightning.evaluation.ledgers import collected, monitored_steps
-from pgd_lightning.evaluation.statistics import (
-    profile,
-    profile_band,
-    seed_interval,
-)
+from pgd_lightning.evaluation.statistics import profile, profile_band, seed_interval
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.comparison import Entry, Row, grouped
 from pgd_lightning.report.drawing import colours, panel

@@ -17,15 +17,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl import families, quirks
 from pgd_lightning.data.d4rl.download import DataUnavailable, locate
-from pgd_lightning.data.d4rl.hdf5 import (
-    FLAGS,
-    array,
-    attribute,
-    column,
-    is_written,
-    opened,
-    pieces,
-)
+from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_written, opened, pieces
 from pgd_lightning.data.origin import ATTRIBUTES, published
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError

@@ -9,10 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.data.d4rl.hdf5 import (
-    PatientFile,
-    storable,
-)
+from pgd_lightning.data.d4rl.hdf5 import PatientFile, storable
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.errors import UserError
 
