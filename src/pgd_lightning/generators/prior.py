@@ -33,12 +33,10 @@ def warmup_cosine(step: int, total_steps: int, warmup_start: float) -> float:
 
 
 def warmup_stable_decay(step: int, warmup: int, warmup_start: float, decays_from: int | None, last: int) -> float:
-    """Fraction of the peak learning rate: linear over ``warmup`` steps, 1 until ``decays_from``, 0 at ``last``."""
-    if step < warmup:
-        return warmup_start + (1 - warmup_start) * step / warmup
-    if decays_from is None or step <= decays_from:
-        return 1.0
-    return max(1 - (step - decays_from) / (last - decays_from), 0.0)
+    """Fraction of the peak learning rate: linear over ``warmup`` steps, 1 until ``decays_from``, 0 from ``last`` on."""
+    rising = warmup_start + (1 - warmup_start) * min(step / warmup, 1.0)
+    falling = 1.0 if decays_from is None else min(max((last - step) / (last - decays_from), 0.0), 1.0)
+    return min(rising, falling)
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ The learning rate stays at its peak after the warm-up until more training hardly
 decays, which ends the training (warm-up, stable, decay: Hu et al. 2024, MiniCPM, section 4; Hägele et al. 2024).
 """
 
-import math
 import time
 from typing import Any
 
@@ -22,7 +21,7 @@ class UntilFlat(Callback):
     """Chooses the step from which the learning rate of a :class:`DiffusionPrior` decays, and so the last step.
 
     ``gain``: decay when a quarter more steps removed less than this fraction of the noise left in held-out windows
-    (:meth:`DiffusionPrior.noise_left`), not before so many ``validations``.
+    (:meth:`DiffusionPrior.noise_left`), not before so many ``validations`` after the warm-up.
     ``minutes``: of training at most, the decay and the attempts before a resume included; where nothing is held out,
     they alone decide. ``decay``: fraction of all steps in which the rate decays.
     """
@@ -55,7 +54,8 @@ class UntilFlat(Callback):
             self._begin(trainer, module, f"prior.auto.minutes={self.minutes:g} are nearly spent")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.decays_from is not None:
+        assert isinstance(module, DiffusionPrior)
+        if self.decays_from is not None or trainer.global_step < (module.warmup_steps or 0):
             return
         self.history.append((trainer.global_step, float(trainer.callback_metrics["prior/left"])))
         removed = ranks.decided(self.removed)
@@ -77,6 +77,6 @@ class UntilFlat(Callback):
     def _apply(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, DiffusionPrior)
         if self.decays_from is not None:
-            last = self.decays_from + math.ceil(self.decays_from * self.decay / (1 - self.decay))
+            last = self.decays_from + max(round(self.decays_from * self.decay / (1 - self.decay)), 1)
             trainer.fit_loop.epoch_loop.max_steps = last  # what Trainer.max_steps reads
             module.decays_from, module.total_steps = self.decays_from, last
