@@ -9,7 +9,9 @@ import yaml
 from helpers.commands import pgd
 from hydra.utils import get_object
 
-from pgd_lightning.config.build import place
+from pgd_lightning.config.build import build, place
+from pgd_lightning.generators.guidance import OnPolicy
+from pgd_lightning.generators.polygrad.ablations import Ablated
 
 KEPT = Path(__file__).parent / "before_the_move"
 
@@ -42,6 +44,19 @@ def test_every_class_that_its_settings_name_is_found(runs):
     named = set(targets(yaml.safe_load((agent(runs, "pgd") / "config.yaml").read_text())))
     assert "pgd_lightning.generators.world.WorldCodec" in named  # which is elsewhere now
     assert all(callable(get_object(place(target))) for target in named)
+
+
+@pytest.mark.parametrize("kind", ["grad", "sample"])
+def test_polygrads_guidance_of_before_is_built(kind):
+    """Its settings had another name and seven more entries, of which an ablation changed one."""
+    before = {
+        "_target_": "pgd_lightning.generators.guidance.Rule", "before": False, "point": "denoised",
+        "current_action": True, "coef": 0.005, "cosine": None, "raw": True, "normalise": False, "clip": 3.0,
+        "noise": 1.0, "kind": kind, "move_states": False,
+    }  # fmt: skip
+    built = build({"guidance": before})["guidance"]
+    assert type(built) is (OnPolicy if kind == "grad" else Ablated)
+    assert (built.coef, built.clip, built.noise, getattr(built, "kind", "grad")) == (0.005, 3.0, 1.0, kind)
 
 
 def test_its_windows_are_generated(runs, monkeypatch):

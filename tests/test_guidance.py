@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.guidance import LiteralGuide, guidance_weight, policy_gradient, score_guided
+from pgd_lightning.generators.guidance import guidance_weight, pgd_guide, policy_gradient, score_guided
 
 
 @dataclass
@@ -77,7 +77,7 @@ def test_guidance_weights_grow_with_the_number_of_steps(num_steps, total):
 )
 def test_literal_guidance_with_injected_noise(normalise, expected):
     change, sigmas = unit_codec(2, 1), EDM_1.schedule(16)
-    guide = LiteralGuide(HALF, change, coef=0.1, cosine=0.3, denoised=True, normalise=normalise)
+    guide = pgd_guide(HALF, change, coef=0.1, cosine=0.3, denoised=True, normalise=normalise)
     runs = [
         heun(zero_network(), injected_start(), sigmas, g, churn(True), injected_noise(sigmas)) for g in (guide, None)
     ]
@@ -96,7 +96,7 @@ def test_literal_guidance_with_injected_noise(normalise, expected):
 )  # fmt: skip
 def test_literal_guidance_toy(num_steps, coef, denoised, mean, std, expected):
     change = codec(0, torch.tensor([mean]), torch.tensor([std]))
-    guide = LiteralGuide(HALF, change, coef, cosine=0.3, denoised=denoised, normalise=False)
+    guide = pgd_guide(HALF, change, coef, cosine=0.3, denoised=denoised, normalise=False)
     x = torch.zeros(5, 1, 3)
     x[:, 0, 0] = 80 * torch.tensor([-1, -0.5, 0, 0.5, 1])
     y = heun(zero_network(), x, EDM_1.schedule(num_steps), guide)
@@ -141,7 +141,7 @@ def test_normalised_guidance_stays_finite_in_8192_windows(denoised):
     """With noised guidance every tanh saturates in some windows: the official rule gives NaN in 4 of 4096."""
     torch.manual_seed(0)
     change = unit_codec(11, 3)
-    guide = LiteralGuide(ConstantPolicy(torch.zeros(3)), change, 1.0, 0.3, denoised, normalise=True)
+    guide = pgd_guide(ConstantPolicy(torch.zeros(3)), change, 1.0, 0.3, denoised, normalise=True)
     x = 80 * torch.randn(8192, 32, 16).float()
     y = heun(zero_network(), x, EDM_1.schedule(8).float(), guide)
     assert y.isfinite().all()
@@ -151,5 +151,5 @@ def test_denoised_and_noised_guidance_agree_without_noise():
     torch.manual_seed(0)
     change, x, sigmas = unit_codec(2, 2), torch.randn(3, 4, 6), torch.tensor([1e-4, 1e-4, 0.0])
     policy = ConstantPolicy(torch.tensor([0.2, -0.1]))
-    moved = [LiteralGuide(policy, change, 1.0, 0.3, d, False)(x, 0, sigmas, zero_network()) for d in (False, True)]
+    moved = [pgd_guide(policy, change, 1.0, 0.3, d, False)(x, 0, sigmas, zero_network()) for d in (False, True)]
     torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-6)

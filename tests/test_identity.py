@@ -85,6 +85,15 @@ def test_runs_from_before_a_setting_are_those_of_its_default():
     assert of(older) == of(composed("train"))
 
 
+def test_polygrads_guidance_counts_as_it_did_under_its_earlier_name():
+    now = {"_target_": "pgd_lightning.generators.guidance.OnPolicy", "coef": 0.005, "clip": 3.0, "noise": 1.0}
+    before = {
+        "_target_": "Rule", "before": False, "point": "denoised", "current_action": True, "coef": 0.005, "cosine": None,
+        "raw": True, "normalise": False, "clip": 3, "noise": 1, "kind": "grad", "move_states": False,
+    }  # fmt: skip
+    assert identity.kept(now, "generator.build.guidance") == before
+
+
 def test_a_number_counts_by_its_value():
     assert of(composed("train", "learning.temperature=3")) == of(composed("train", "learning.temperature=3.0"))
 

@@ -15,8 +15,10 @@ from pgd_lightning.config.compose import compose_config, options
 from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.cosine import Cosine
 from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.diffusion.samplers import Step, ancestral, stepped
 from pgd_lightning.errors import UserError
-from pgd_lightning.generators.guidance import Rule
+from pgd_lightning.generators.guidance import OnPolicy
+from pgd_lightning.generators.polygrad.ablations import Ablated, posterior_mean
 from pgd_lightning.generators.polygrad.imagination import StepLimit, begun_anew, imagine
 from pgd_lightning.generators.polygrad.rollout import StepWorldModel, WorldRollout
 from pgd_lightning.generators.polygrad.world import WorldCodec, WorldModel
@@ -51,7 +53,6 @@ def cosine(levels: int = 128, temperature: float = 1.0) -> Cosine:
 )  # fmt: skip
 def test_schedule_and_posterior(temperature, level, alphabar, deviation, c1, c2):
     """One step of euler_ancestral from t to t - 1 is DDPM's posterior: c1 x0 + c2 y and its deviation."""
-    from pgd_lightning.diffusion.samplers import Step, ancestral, stepped
 
     process = cosine(temperature=temperature)
     assert process.alphabar[level].item() == pytest.approx(alphabar, rel=1e-6)
@@ -148,14 +149,12 @@ class Tanh:
         return (mean - action) / (std**2 + spread)
 
 
-ON_POLICY = {
-    "before": False, "point": "denoised", "current_action": True, "cosine": None, "raw": True, "normalise": False,
-    "clip": 3.0, "noise": 1.0, "kind": "grad", "move_states": False,
-}  # fmt: skip
-
-
-def on_policy(coef: float | Tensor, **changes) -> Rule:
-    return Rule(coef=coef, **ON_POLICY | changes)
+def on_policy(coef: float | Tensor, clip: float | None = 3.0, **ablation) -> OnPolicy:
+    if not ablation:
+        return OnPolicy(coef=coef, clip=clip, noise=1.0)
+    return Ablated(
+        **{"kind": "grad", "point": "denoised", "move_states": False} | ablation, coef=coef, clip=clip, noise=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,6 +182,22 @@ def test_imagination_with_injected_noise(changes, rows, actions):
     torch.testing.assert_close(x[0, :, :4], torch.tensor(rows), rtol=1e-6, atol=2e-7)
     torch.testing.assert_close(codec.decode_action(x)[0, :, 0], torch.tensor(actions), rtol=1e-6, atol=2e-7)
     assert x[0, 0, :2].tolist() == [0.5, -0.4]
+
+
+def test_the_posterior_mean_is_ddpms():
+    """c1 x0 + c2 x_t in DDPM's own coordinates, the first state as given (arXiv 2312.08533, ablations)."""
+    process, codec = cosine(16), world_codec(2, 1, [0.0] * 5, [1.0] * 5)
+    torch.manual_seed(0)
+    vp, x0 = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+    t = 7
+    bar, before = process.alphabar[t], process.alphabar[t - 1]
+    alpha = bar / before
+    expected = (before.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - before) * vp) / (1 - bar)
+    expected[..., 0, :2] = x0[..., 0, :2]
+    sigmas = ((1 - torch.stack([bar, before])) / torch.stack([bar, before])).sqrt()
+    mean = stepped(vp / bar.sqrt(), x0, sigmas[0], ancestral(*sigmas)[0])
+    step = Step(0, sigmas, vp / bar.sqrt(), x0, mean, torch.randn_like, sigmas.tolist())
+    torch.testing.assert_close(posterior_mean(step, codec), expected)
 
 
 # --- loss ---
@@ -387,7 +402,8 @@ def test_the_transformer_is_a_choice_of_the_config(verb):
 )
 def test_what_a_part_refuses_is_one_sentence(section, key, value, sentence):
     """Where no range of a setting refused it before."""
-    config = compose_config("train", ["generator=polygrad", "scale=smoke"])
+    ablated = "guidance@generator.build.guidance=on_policy_ablated"
+    config = compose_config("train", ["generator=polygrad", ablated, "scale=smoke"])
     OmegaConf.update(config, key, value)
     with pytest.raises(UserError, match=sentence):
         build(OmegaConf.select(config, section))

@@ -53,8 +53,7 @@ WORLD = {  # of PolyGRAD, arXiv 2312.08533 and marc-rigter/polygrad-world-models
     "world.model.ema_after": 2000,
 }  # fmt: skip
 RULE = {  # its guidance
-    "before": False, "point": "denoised", "current_action": True, "coef": 0.005, "cosine": None, "raw": True,
-    "normalise": False, "clip": 3.0, "noise": 1.0, "kind": "grad", "move_states": False,
+    "_target_": "pgd_lightning.generators.guidance.OnPolicy", "coef": 0.005, "clip": 3.0, "noise": 1.0,
 }  # fmt: skip
 IMAGINED = {  # its imagination and A2C
     "generator.limit.size": 0.25, "generator.limit.levels": 10, "generator.num_steps": 128, "adaptation": 3e-3,

@@ -40,13 +40,14 @@ MODELS: Settings = {
     "recurrent mixture density": (200, ["generator=autoregressive"]),
 }
 TEN, GUIDANCE = ["generator=polygrad", "data.horizon=10"], "generator.build.guidance"
+ABLATED = [*TEN, "guidance@generator.build.guidance=on_policy_ablated"]
 ABLATIONS: Settings = {
     "score steps (the paper's)": (10, TEN),
-    "actions drawn anew": (10, [*TEN, f"{GUIDANCE}.kind=sample"]),
-    "no guidance": (10, [*TEN, f"{GUIDANCE}.kind=none"]),
+    "actions drawn anew": (10, [*ABLATED, f"{GUIDANCE}.kind=sample"]),
+    "no guidance": (10, [*ABLATED, f"{GUIDANCE}.kind=none"]),
     "actions not clipped": (10, [*TEN, f"{GUIDANCE}.clip=null"]),
-    "states moved as well": (10, [*TEN, f"{GUIDANCE}.move_states=true"]),
-    "states of the step's mean": (10, [*TEN, f"{GUIDANCE}.point=mean"]),
+    "states moved as well": (10, [*ABLATED, f"{GUIDANCE}.move_states=true"]),
+    "states of the step's mean": (10, [*ABLATED, f"{GUIDANCE}.point=posterior_mean"]),
 }
 
 

@@ -8,6 +8,8 @@ All quantities are in environment units; actions lie in [-1, 1]. Normalisation l
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +115,43 @@ class Policy(Protocol):
 
         Raises UserError where it is neither.
         """
+
+
+class GaussianPolicy(ABC):
+    """What a diagonal Gaussian policy is by its mean and log standard deviation; satisfies :class:`Policy`."""
+
+    @abstractmethod
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``[..., A]`` and log standard deviation, which broadcasts to it, at ``obs [..., O]``."""
+
+    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation: ``[..., O] -> [..., A]`` each; differentiable in ``obs``."""
+        mean, log_std = self.gaussian(obs)
+        return mean, log_std.exp().expand_as(mean)
+
+    def act(self, obs: Tensor) -> Tensor:
+        """The mean: ``[..., O] -> [..., A]``."""
+        return self.gaussian(obs)[0]
+
+    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """mean + std noise, clipped to the action box: ``[..., O], [..., A] -> [..., A]``."""
+        mean, log_std = self.gaussian(obs)
+        return (mean + log_std.exp() * noise).clamp(-1, 1)
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """log N(action; mean, std^2), summed over action dims: ``[..., O], [..., A] -> [...]``."""
+        return normal_log_prob(action, *self.gaussian(obs))
+
+    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+        """(mean - a) / (std^2 + spread), the gradient of :meth:`log_prob` blurred by the variance ``spread``."""
+        mean, log_std = self.gaussian(obs)
+        return (mean - action) / (torch.exp(2 * log_std) + spread)
+
+
+def normal_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(action; mean, std^2), summed over the last axis: ``[..., A] -> [...]``."""
+    standard = (action - mean) * torch.exp(-log_std)
+    return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 class Generator(Protocol):

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.networks.actors import normal_log_prob
+from pgd_lightning.trajectory import GaussianPolicy
 
 MIN_STD = 0.1
 
 
-class OnlinePolicy:
+class OnlinePolicy(GaussianPolicy):
     """A tanh-Gaussian policy as the Gaussian that its tanh, linearised at the mean, makes of it.
 
     The exact density grows without bound at the edge of the box, and its score with it; guidance asks for the score
@@ -23,27 +23,8 @@ class OnlinePolicy:
     def device(self) -> torch.device:
         return next(self.policy.parameters()).device
 
-    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation."""
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation ``[1, ..., A]`` of the linearised tanh."""
         mean, std = self.policy(obs)
         mean = mean.tanh()
-        return mean, (std * (1 - mean**2)).clamp_min(MIN_STD)
-
-    def act(self, obs: Tensor) -> Tensor:
-        """The mean action."""
-        return self.normal(obs)[0]
-
-    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """mean + std noise, kept in the box."""
-        mean, std = self.normal(obs)
-        return (mean + std * noise).clamp(-1, 1)
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log density, summed over action dims."""
-        mean, std = self.normal(obs)
-        return normal_log_prob(action, mean, std.log())
-
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """Gradient of :meth:`log_prob` in the action, after its variance has grown by ``spread``."""
-        mean, std = self.normal(obs)
-        return (mean - action) / (std**2 + spread)
+        return mean, (std * (1 - mean**2)).clamp_min(MIN_STD).log()

@@ -22,6 +22,7 @@ MOVED = {
     "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
     "pgd_lightning.imagination": "pgd_lightning.imagination.learner",
 }
+RULE = "pgd_lightning.generators.guidance.Rule"
 
 
 def build(config: Any) -> Any:
@@ -56,7 +57,17 @@ def _current(node: Any) -> Any:
         return [_current(child) for child in node]
     if not isinstance(node, dict):
         return node
-    return {key: place(value) if key == "_target_" else _current(value) for key, value in node.items()}
+    node = {key: place(value) if key == "_target_" else _current(value) for key, value in node.items()}
+    return _guidance(node) if node.get("_target_") == RULE else node
+
+
+def _guidance(rule: dict[str, Any]) -> dict[str, Any]:
+    """The settings of PolyGRAD's guidance as earlier versions kept them, as they are now."""
+    kept = {key: rule[key] for key in ("coef", "clip", "noise")}
+    ablation = {key: rule[key] for key in ("kind", "point", "move_states")}
+    if ablation == {"kind": "grad", "point": "denoised", "move_states": False}:
+        return kept | {"_target_": "pgd_lightning.generators.guidance.OnPolicy"}
+    return kept | ablation | {"_target_": "pgd_lightning.generators.polygrad.ablations.Ablated"}
 
 
 def place(target: str) -> str:

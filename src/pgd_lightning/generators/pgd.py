@@ -1,16 +1,14 @@
 """Policy-Guided Diffusion (arXiv 2404.06356): windows of the behaviour prior, pulled toward the current policy."""
 
 from dataclasses import replace
-from inspect import signature
 
 import torch
 from torch import Tensor
 
-from pgd_lightning.diffusion.denoiser import Denoise
-from pgd_lightning.diffusion.samplers import Churn, Sampler, normal_noise
+from pgd_lightning.diffusion.samplers import Churn, Sampler, euler_ancestral, normal_noise
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.calibration import Calibrated, Strength
-from pgd_lightning.generators.guidance import Guidance, Rule
+from pgd_lightning.generators.guidance import Guidance, Guided, OnPolicy
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.trajectory import Policy, Trajectory
@@ -69,14 +67,13 @@ class PGD:
         device: torch.device,
     ) -> Tensor:  # fmt: skip
         noise = normal_noise(stream(seed, "pgd", part, device=device))
-        denoise: Denoise = self._denoise
-        guide = None
+        guided = Guided(self._denoise)
         if policy is not None and guidance is not None:
-            denoise, guide = guidance(self._denoise, policy, self.prior.codec)
+            guided = guidance(self._denoise, policy, self.prior.codec)
         sigmas = self.prior.ema.process.schedule(self.num_steps)
         x = sigmas[0] * noise(torch.empty(*shape, self.rows, self.prior.codec.channels, device=device))
-        after = {} if guide is None or guide.rule.before else {"correct": guide.correct}
-        return self.sampler(denoise, x, sigmas, guide, self.churn, noise, **after)
+        after = {} if guided.after is None else {"correct": guided.after}
+        return self.sampler(guided.denoise, x, sigmas, guided.before, self.churn, noise, **after)
 
     def _denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The average's D(x; sigma) in float32, whatever its products are computed in; constants are 0 in and out."""
@@ -95,5 +92,5 @@ def dtype_named(precision: str) -> torch.dtype:
 def require_correction(sampler: Sampler, guidance: Guidance | Calibrated | None) -> None:
     """Raises UserError where ``guidance`` acts after a step and ``sampler`` has no place for it."""
     guidance = guidance.rule if isinstance(guidance, Calibrated) else guidance
-    if isinstance(guidance, Rule) and not guidance.before and "correct" not in signature(sampler).parameters:
-        raise UserError("This guidance acts after a denoising step (guidance.before=false): sampler=euler_ancestral.")
+    if isinstance(guidance, OnPolicy) and getattr(sampler, "func", sampler) is not euler_ancestral:
+        raise UserError("This guidance corrects each denoising step and needs sampler=euler_ancestral.")

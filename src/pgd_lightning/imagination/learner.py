@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pgd_lightning.config.build import build
 from pgd_lightning.errors import UserError
-from pgd_lightning.generators.guidance import Rule
+from pgd_lightning.generators.guidance import OnPolicy
 from pgd_lightning.generators.matching import Bounds, adapted, shape_of, standardised, trouble
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.imagination.actor_critic import ActorCritic, Anchor, alive
@@ -48,7 +48,7 @@ class ImaginationLearner(LightningModule):
         world: WorldModel,
         agent: ActorCritic,
         generator: Callable[..., Generator],  # made of model= and guidance=
-        guidance: Rule,  # its strength is the first one
+        guidance: OnPolicy,  # its strength is the first one
         bounds: Bounds,
         adaptation: float,  # eta, by which the strength follows sigma_a
         tolerance: float,  # of sigma_a, beyond which something is said

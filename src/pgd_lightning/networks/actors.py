@@ -1,6 +1,6 @@
-"""Actors of one learner: each keeps the promises of ``Policy`` (act, log_prob, score) without a seed axis.
+"""Actors of one learner: each satisfies ``Policy`` without a seed axis.
 
-Actions lie in [-1, 1]: the mean is tanh of the last layer. The density is a plain Normal around it, not squashed, so
+Actions lie in [-1, 1]: the mean is tanh of the last layer. The density is a plain Gaussian around it, not squashed, so
 log_prob carries no tanh log-determinant.
 """
 
@@ -11,17 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pgd_lightning.networks.mlp import elu_mlp, mlp
+from pgd_lightning.trajectory import GaussianPolicy
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-def normal_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log N(action; mean, std^2), summed over the last axis: ``[..., A] -> [...]``."""
-    standard = (action - mean) * torch.exp(-log_std)
-    return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
-class GaussianActor(nn.Module):
+class GaussianActor(GaussianPolicy, nn.Module):
     """N(tanh f(s), diag std^2) with a standard deviation that is learned but does not depend on the state."""
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
@@ -29,62 +24,29 @@ class GaussianActor(nn.Module):
         self.body = mlp(obs_dim, hidden, action_dim)
         self.log_std = nn.Parameter(torch.zeros(action_dim))
 
-    def clamped_log_std(self) -> Tensor:
-        """log std ``[A]``, kept in [-20, 2]."""
-        return self.log_std.clamp(*LOG_STD_RANGE)
-
-    def act(self, obs: Tensor) -> Tensor:
-        """The mean: ``[..., O] -> [..., A]``."""
-        return self.body(obs).tanh()
-
-    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation: ``[..., O] -> [..., A]`` each."""
-        mean = self.act(obs)
-        return mean, self.clamped_log_std().exp().expand_as(mean)
-
-    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """mean + std noise, kept in the box: ``[..., O], [..., A] -> [..., A]``."""
-        return (self.act(obs) + self.clamped_log_std().exp() * noise).clamp(-1, 1)
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """``[..., O], [..., A] -> [...]``."""
-        return normal_log_prob(action, self.act(obs), self.clamped_log_std())
-
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """(mean - a) / (std^2 + spread): gradient of log_prob in the action, blurred by the variance ``spread``."""
-        return (self.act(obs) - action) / (torch.exp(2 * self.clamped_log_std()) + spread)
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``[..., A]`` and log std ``[A]``, the latter kept in [-20, 2]."""
+        return self.body(obs).tanh(), self.log_std.clamp(*LOG_STD_RANGE)
 
 
-class DeterministicActor(nn.Module):
+class DeterministicActor(GaussianPolicy, nn.Module):
     """a = tanh f(s); as a density, the unit Gaussian around it (PGD, section 4)."""
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.body = mlp(obs_dim, hidden, action_dim)
 
-    def act(self, obs: Tensor) -> Tensor:
-        """``[..., O] -> [..., A]``."""
-        return self.body(obs).tanh()
-
-    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and a deviation of 1: ``[..., O] -> [..., A]`` each."""
-        mean = self.act(obs)
-        return mean, torch.ones_like(mean)
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """The action ``[..., A]`` and log 1."""
+        mean = self.body(obs).tanh()
+        return mean, torch.zeros_like(mean)
 
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """:meth:`act`: the unit Gaussian is how it counts, not how it acts."""
+        """:meth:`act`: the unit Gaussian is only its density."""
         return self.act(obs)
 
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """log N(a; act(s), 1), ``[..., O], [..., A] -> [...]``."""
-        return normal_log_prob(action, self.act(obs), torch.zeros_like(action))
 
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """(act(s) - a) / (1 + spread): gradient of log_prob in the action, blurred by the variance ``spread``."""
-        return (self.act(obs) - action) / (1.0 + spread)
-
-
-class FlooredActor(nn.Module):
+class FlooredActor(GaussianPolicy, nn.Module):
     """N(tanh f(s), diag std^2) with std = exp(l) + floor, independent of the state (PolyGRAD, arXiv 2312.08533).
 
     Layers are followed by LayerNorm and ELU and start as torch starts them. Draws leave the box: what learns from them
@@ -106,23 +68,11 @@ class FlooredActor(nn.Module):
         """``[A]``, above the floor."""
         return self.log_excess.exp() + self.floor
 
-    def act(self, obs: Tensor) -> Tensor:
-        """The mean: ``[..., O] -> [..., A]``."""
-        return self.body(obs).tanh()
-
-    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation: ``[..., O] -> [..., A]`` each."""
-        mean = self.act(obs)
-        return mean, self.std.expand_as(mean)
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``[..., A]`` and log std ``[A]``."""
+        return self.body(obs).tanh(), self.std.log()
 
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
         """mean + std noise, not clipped: ``[..., O], [..., A] -> [..., A]``."""
-        return self.act(obs) + self.std * noise
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """``[..., O], [..., A] -> [...]``."""
-        return normal_log_prob(action, self.act(obs), self.std.log())
-
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """(mean - a) / (std^2 + spread), see :class:`GaussianActor`."""
-        return (self.act(obs) - action) / (self.std**2 + spread)
+        mean, log_std = self.gaussian(obs)
+        return mean + log_std.exp() * noise

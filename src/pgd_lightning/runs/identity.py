@@ -26,6 +26,9 @@ TRAINS_NOTHING = (  # patterns of dotted keys
 )  # fmt: skip
 NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing
 GONE = {"synthetic": {"lead": 0}}  # settings that only earlier versions had, at the value that is left
+# Classes that replaced an earlier one, with its name and the settings that it had besides.
+_RULE = {"_target_": "Rule", "before": False, "current_action": True, "cosine": None, "raw": True, "normalise": False}
+REPLACED = {"OnPolicy": _RULE | {"kind": "grad", "point": "denoised", "move_states": False}, "Ablated": _RULE}
 NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkpoint_every", "launcher")  # of a command
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
 DENOISING = ("time_max", "spacing", "to_zero")  # of the behaviour model's process: only sampling sees them
@@ -137,12 +140,13 @@ def kept(node: Any, key: str) -> Any:
         return [kept(child, key) for child in node]
     if not isinstance(node, dict):
         return int(node) if isinstance(node, float) and node.is_integer() else node  # 3 and 3.0 train alike
-    return {
+    settings = {
         name: str(child).rpartition(".")[2] if name == "_target_" else kept(child, f"{key}.{name}")
         for name, child in node.items()
         if not any(fnmatchcase(f"{key}.{name}", pattern) for pattern in TRAINS_NOTHING)
         and (f"{key}.{name}", child) not in NEWER.items()
     }
+    return settings | REPLACED.get(settings.get("_target_", ""), {})
 
 
 def plain(node: Any) -> Any:

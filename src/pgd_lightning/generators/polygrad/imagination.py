@@ -18,7 +18,7 @@ from pgd_lightning.diffusion.conditional import WorldDenoiser
 from pgd_lightning.diffusion.samplers import Noise, Step, euler_ancestral, normal_noise
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.guidance import Rule, with_actions
+from pgd_lightning.generators.guidance import OnPolicy, with_actions
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Policy, Trajectory
@@ -48,7 +48,7 @@ def imagine(
     denoiser: WorldDenoiser,
     codec: TrajectoryCodec,
     policy: Policy | None,
-    rule: Rule,
+    guidance: OnPolicy,
     limit: StepLimit | None,
     starts: Tensor,
     rows: int,
@@ -62,12 +62,12 @@ def imagine(
     Raises UserError where a step gives NaN or infinity, naming the step and what was not finite.
     """
     sigmas = denoiser.process.schedule(num_steps)
-    guide = rule(denoise, policy, codec)[1] if policy is not None else None
+    correction = guidance(denoise, policy, codec).after if policy is not None else None
     finite: list[Tensor] = []  # of each step
 
     def correct(step: Step) -> Tensor:
         mean = limit(step, denoiser) if limit else step.mean
-        mean = guide.correct(replace(step, mean=mean, noise=noise)) if guide else mean
+        mean = correction(replace(step, mean=mean, noise=noise)) if correction else mean
         finite.append(_finite(step, mean, codec))
         return mean
 
@@ -81,7 +81,7 @@ def imagine(
     x = with_actions(x, noise(x[..., codec.action_channels]) if action is None else action, codec)
     x[..., 0, : codec.obs_dim] = starts
     x = euler_ancestral(denoise, x, sigmas, noise=free_noise, correct=correct)
-    _check(finite, rule)
+    _check(finite, guidance)
     return x
 
 
@@ -113,7 +113,7 @@ def _finite(step: Step, mean: Tensor, codec: TrajectoryCodec) -> Tensor:
     return torch.stack([part.isfinite().all() for part in parts])
 
 
-def _check(finite: list[Tensor], rule: Rule) -> None:
+def _check(finite: list[Tensor], guidance: OnPolicy) -> None:
     for number, (everything, denoised, actions) in enumerate(torch.stack(finite).tolist()):
         if everything:
             continue
@@ -121,25 +121,25 @@ def _check(finite: list[Tensor], rule: Rule) -> None:
         if not denoised:
             cause = "the world model predicted it: was it trained, and on states like these?"
         elif not actions:
-            cause = f"the action step or the policy made it: strength {rule.coef}."
+            cause = f"the action step or the policy made it: strength {guidance.coef}."
         raise UserError(f"Imagination is not finite at denoising step {number + 1} of {len(finite)}: {cause}")
 
 
 class PolyGRAD:
-    """A trained world model and a rule of guidance make a generator."""
+    """A trained world model and PolyGRAD's guidance make a generator."""
 
     def __init__(
         self,
         model: WorldModel,
-        guidance: Rule,
+        guidance: OnPolicy,
         limit: StepLimit | None,
         num_steps: int,
         rows: int,
         batch_size: int,  # windows imagined at once, over all seeds
         anew: bool = True,  # whether a window begins anew after an end, or stays there; older runs do not say
     ) -> None:
-        if guidance.before:
-            raise UserError("PolyGRAD moves actions after each denoising step: guidance.before=false.")
+        if not isinstance(guidance, OnPolicy):
+            raise UserError("PolyGRAD moves actions after each denoising step: guidance=on_policy.")
         self.model, self.guidance, self.limit = model, guidance, limit
         self.num_steps, self.rows, self.batch_size, self.anew = num_steps, rows, batch_size, anew
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgd_lightning.diffusion.samplers import normal_noise
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow
-from pgd_lightning.generators.guidance import Rule
+from pgd_lightning.generators.guidance import OnPolicy
 from pgd_lightning.generators.polygrad.imagination import imagine
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.trajectory import Trajectory
@@ -34,7 +34,7 @@ class WorldRollout(RowByRow):
 
     purpose = "world rollout"
 
-    def __init__(self, model: StepWorldModel, guidance: Rule, num_steps: int, rows: int) -> None:
+    def __init__(self, model: StepWorldModel, guidance: OnPolicy, num_steps: int, rows: int) -> None:
         self.model: StepWorldModel = model
         self.guidance, self.num_steps, self.rows = guidance, num_steps, rows
 

@@ -1,7 +1,5 @@
 """A policy for maze2d that always goes to one place: a Gaussian around D4RL's controller, whose score is exact."""
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from pgd_lightning.simulators.maze import MAZES, OFF_CENTRE
 from pgd_lightning.simulators.substitutes.navigation import DAMPING, GAIN, SCATTER, Cell, plan
+from pgd_lightning.trajectory import GaussianPolicy
 
 AIM = SCATTER / 2  # below a cell's index: way-points of the recordings lie up to SCATTER below it
 
@@ -25,7 +24,7 @@ def steps_to(name: str, goal: Cell) -> NDArray[np.float32]:
     return steps
 
 
-class GoalPolicy:
+class GoalPolicy(GaussianPolicy):
     """Goes to the cell ``goal`` of maze ``name`` by the shortest way, from wherever it is.
 
     Its mean is the controller that drives the recordings, at the next cell on the way; ``std`` is that of the action in
@@ -40,12 +39,13 @@ class GoalPolicy:
         self.steps = torch.as_tensor(steps_to(name, goal))  # [rows, columns]
         self.std = std
 
-    def act(self, obs: Tensor) -> Tensor:
-        """``[..., 4] -> [..., 2]``."""
+    def gaussian(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean ``[..., 2]`` and log standard deviation at ``obs [..., 4]``."""
         position, velocity = obs[..., :2], obs[..., 2:]
         row, column = self._cell(position)
         aim = self.next_cell[row, column] - AIM
-        return (GAIN * (aim - position) + DAMPING * velocity).clamp(-1, 1)
+        mean = (GAIN * (aim - position) + DAMPING * velocity).clamp(-1, 1)
+        return mean, mean.new_tensor(self.std).log()
 
     def way_left(self, position: Tensor) -> Tensor:
         """Length of the way to the goal in cells, ``[..., 2] -> [...]``; NaN in a wall."""
@@ -57,20 +57,3 @@ class GoalPolicy:
         """Row and column of the cell that ``position [..., 2]`` lies in."""
         cell = torch.minimum((position.nan_to_num() + OFF_CENTRE).round().clamp(min=0), self.size - 1).long()
         return cell[..., 0], cell[..., 1]
-
-    def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """An action of the Gaussian, in the box."""
-        return (self.act(obs) + self.std * noise).clamp(-1, 1)
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """``[..., 4], [..., 2] -> [...]``."""
-        far = (action - self.act(obs)) / self.std
-        return (-0.5 * far**2 - math.log(self.std) - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """Gradient of the log density, blurred by the variance ``spread``, in the action."""
-        return (self.act(obs) - action) / (self.std**2 + spread)
-
-    def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        mean = self.act(obs)
-        return mean, torch.full_like(mean, self.std)
