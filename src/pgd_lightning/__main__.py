@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -71,7 +70,7 @@ def command() -> int:
     if not words or (wants_help and words[0] not in VERBS):
         print(HELP)
         return 0
-    quieten()
+    import_module("pgd_lightning.runs.console").quieten()
     try:
         if wants_help:
             explain(words[0], words[1:])
@@ -158,14 +157,6 @@ def leaving_at_once() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def quieten() -> None:
-    """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B itself: without a network the exit waits for it
-    for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
-        warnings.filterwarnings("ignore", module=module)
 
 
 def explain(verb: str, words: list[str]) -> None:

@@ -26,6 +26,11 @@ class StackedPolicy:
         """Where the weights are, and the observations must be."""
         return next(self.learner.parameters()).device
 
+    @property
+    def num_seeds(self) -> int:
+        """S."""
+        return len(next(iter(self.state_dict().values())))
+
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
         """``[S, ..., O] -> [S, ..., A]``."""

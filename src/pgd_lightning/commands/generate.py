@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
-from pgd_lightning.artifacts.dataset import dataset_of
+from pgd_lightning.artifacts.dataset import Dataset, dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos
 from pgd_lightning.config.saved import settings_of
@@ -48,14 +48,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     parts, rows = chain([first], parts), settings.seeds * config.windows * rows_each
     attributes = {
         "description": f"synthetic windows of {run.record['method']}, {settings.seeds} seeds, not recorded data",
-        "source": dataset.label,
         "run": run.folder.name,
-        "env": dataset.env.name,
     }
-    if config.out.startswith(sources.MINARI):
-        write_minari(config.out, parts, attributes, rows, dataset.env, config.overwrite)
-    else:
-        d4rl.write(out, chunks(parts), attributes, rows, config.overwrite)
+    write(config.out, parts, rows, dataset, attributes, config.overwrite)
     say(f"written: {out}, {rows:,} steps in episodes of {first.batch_size[-1]} steps")
 
 
@@ -72,8 +67,23 @@ def generated(
             progress.show(done + num)
 
 
+def write(
+    out: str, parts: Iterable[Trajectory], rows: int, dataset: Dataset, attributes: dict[str, str], overwrite: bool
+) -> None:
+    """Write ``parts``, each ``[S, n, T]`` and ``rows`` steps in all, to ``out``.
+
+    Raises UserError where that is not possible.
+    """
+    place = destination(out, overwrite)
+    attributes = {**attributes, "source": dataset.label, "env": dataset.env.name}
+    if out.startswith(sources.MINARI):
+        write_minari(out, parts, attributes, rows, dataset.env, overwrite)
+    else:
+        d4rl.write(place, chunks(parts), attributes, rows, overwrite)
+
+
 def write_minari(
-    target: str, parts: Iterator[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec, overwrite: bool
+    target: str, parts: Iterable[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec, overwrite: bool
 ) -> None:
     """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
@@ -86,7 +96,7 @@ def write_minari(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def chunks(parts: Iterator[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
+def chunks(parts: Iterable[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
     """One chunk for each part and seed; a window ends in its own terminal or else in a timeout."""
     for windows in parts:
         for part in windows:

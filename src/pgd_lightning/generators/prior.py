@@ -158,6 +158,7 @@ class DiffusionPrior(WindowModel):
     name = "prior"
     codec: TrajectoryCodec
     decays_from: int | None = None
+    trained_on: Any = None  # the data, for those who trained it from Python
 
     @property
     def open_ended(self) -> bool:

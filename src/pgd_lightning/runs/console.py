@@ -1,8 +1,10 @@
 """What a command says outside a Trainer, and how it stops when asked to. Loads neither torch nor Lightning."""
 
+import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,14 @@ LINE_EVERY = 20.0  # seconds
 
 
 _said: set[str] = set()  # by this command, of what is said once
+
+
+def quieten() -> None:
+    """Set, before the libraries read it, how much they say: their hints are not about what our users do."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to W&B itself: without a network the exit waits for it
+    for module in ("lightning.*", "torch.*", "tensordict.*", "torchrl.*", "wandb.*"):
+        warnings.filterwarnings("ignore", module=module)
 
 
 def say(text: str, once: bool = False) -> None:

@@ -1,0 +1,314 @@
+"""The framework from Python: what ``import pgd_lightning as pgd`` offers.
+
+Each function composes the settings of the command line's verb (``conf/``), changes those that it is given and calls the
+same parts, so that Python and command line find each other's runs and give the same numbers::
+
+    data = pgd.load("hopper-medium")
+    prior = pgd.train_prior(data, steps=20_000)
+    windows = pgd.generate(prior, policy, windows=1024, coef=1.0)
+    print(pgd.fidelity(windows, data, policy))
+
+Shapes: N windows of T steps, O observation dims, A action dims; the policy of a run folder has S seeds and gives
+windows ``[S, N, T]``, any other ``[N, T]``. Actions of :class:`~pgd_lightning.trajectory.Trajectory` lie in [-1, 1].
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from torch import Tensor
+
+from pgd_lightning.agents.adapters import as_policy
+from pgd_lightning.agents.policy import StackedPolicy
+from pgd_lightning.artifacts import agents
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.dataset import Dataset, open_dataset
+from pgd_lightning.artifacts.models import ready_prior
+from pgd_lightning.commands.generate import chunks, write
+from pgd_lightning.commands.train import clone_config
+from pgd_lightning.config.build import build
+from pgd_lightning.config.compose import compose_config
+from pgd_lightning.config.saved import settings_of
+from pgd_lightning.data import d4rl
+from pgd_lightning.data.environments import environments
+from pgd_lightning.data.outputs import expanded
+from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.analysis import Coverage
+from pgd_lightning.evaluation.fidelity import log_likelihood, median, persistence_error, step_errors
+from pgd_lightning.evaluation.rollout import Episodes, rollout
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.randomness import derive_seed
+from pgd_lightning.runs.allocator import keep_memory
+from pgd_lightning.runs.console import quieten
+from pgd_lightning.runs.run import finished_agent
+from pgd_lightning.simulators import make
+from pgd_lightning.training.fit import accelerator
+from pgd_lightning.trajectory import EnvSpec, Policy, Trajectory, Transition
+
+quieten()  # as the command line does at its start
+keep_memory()
+
+Settings = Mapping[str, Any]  # of the command line: {"prior.batch_size": 64}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A recording, cut into windows, and the settings that it was read with."""
+
+    dataset: Dataset
+    settings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        recording = self.dataset.recording
+        return f"{self.dataset.label}: {len(recording):,} steps in {len(recording.ends):,} episodes"
+
+    @property
+    def env(self) -> EnvSpec:
+        """Dimensions, time limit and reference returns of its environment."""
+        return self.dataset.env
+
+    @property
+    def transitions(self) -> Transition:
+        """Every recorded step that has a successor or ends in a terminal, ``[B]``."""
+        return self.dataset.recording.transitions()
+
+    def composed(self, verb: str, *more: str) -> DictConfig:
+        """The settings of ``verb`` for this recording."""
+        return compose_config(verb, [*self.settings, *more])
+
+
+def load(source: str | Path | Mapping[str, Any], env: str | None = None, settings: Settings | None = None) -> Data:
+    """A recording: by the name of its environment, a file in D4RL's layout, ``minari:NAME``, or arrays.
+
+    ``env`` names the environment of a file or of arrays (``env=`` of the command line). Arrays have D4RL's names:
+    ``observations [L, O]``, ``actions [L, A]``, ``rewards [L]``, and the episode boundaries ``terminals [L]`` (the task
+    ended) and ``timeouts [L]`` (the episode was cut). They are kept as a file below ``runs_dir``, by which later runs
+    know them. Raises UserError, in one sentence, where the source cannot be used.
+    """
+    chosen = _typed(settings or {})
+    if isinstance(source, Mapping):
+        source = _kept_arrays(source, compose_config("prior", chosen).runs_dir)
+    if env is None:
+        if str(source) not in environments():
+            raise UserError(f"load({str(source)!r}): name its environment too, e.g. env='hopper-medium'.")
+        chosen = [f"env={source}", *chosen]
+    else:
+        chosen = [f"env={env}", f"data.source={source}", *chosen]
+    return Data(open_dataset(compose_config("prior", chosen)), tuple(chosen))
+
+
+def train_prior(
+    data: Data, steps: int | str | None = None, seed: int = 0, settings: Settings | None = None
+) -> DiffusionPrior:
+    """The diffusion prior of ``data``, a LightningModule: found in its run folder, continued or trained now.
+
+    ``steps`` is a number or ``"auto"``; None takes that of the scale. The run lies below ``runs_dir``
+    (``settings={"runs_dir": …}``).
+    """
+    given = [] if steps is None else [f"prior.steps={steps}"]
+    config = data.composed("prior", *given, f"seed={seed}", *_typed(settings or {}))
+    prior, _ = ready_prior(config, data.dataset)
+    assert isinstance(prior, DiffusionPrior)
+    prior.trained_on = data
+    return prior
+
+
+@torch.no_grad()
+def generate(
+    prior: DiffusionPrior,
+    policy: Any = None,
+    windows: int = 1024,
+    coef: float | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> Trajectory:
+    """Windows ``[N, T]`` of the prior, guided by ``policy``; without one they follow the data.
+
+    ``policy`` is anything that acts (see :func:`pgd_lightning.agents.adapters.as_policy`), or a run folder, of whose S
+    seeds each guides N windows: ``[S, N, T]``. ``coef`` is the strength of guidance; which guidance and sampler it
+    belongs to is in ``settings`` (``{"guidance": "score", "sampler.num_steps": 32}``).
+    """
+    if not isinstance(prior.trained_on, Data):
+        raise UserError("generate needs a prior of pgd_lightning.train_prior, which knows its data.")
+    data = prior.trained_on
+    given = [] if coef is None else [f"guidance.coef={coef}"]
+    config = data.composed("train", "generator=pgd", *given, *_typed(settings or {}))
+    target = None if policy is None else as_target(policy, data)
+    device = accelerator(config) if target is None else target.device
+    starts = torch.zeros(*_seeds(target), windows, config.env.obs_dim, device=device)
+    made: Trajectory = build(config.generator.build)(prior).generate(target, starts, seed)
+    return made.cpu()
+
+
+def as_target(policy: Any, data: Data) -> Policy:
+    """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
+    if isinstance(policy, str | Path):
+        run = finished_agent(str(policy))
+        module = build(settings_of(run).agent)
+        load_agent(module, run)
+        trained: Policy = module.policy
+        return trained
+    return as_policy(policy, data.dataset.env.action_dim)
+
+
+def _seeds(target: Policy | None) -> tuple[int, ...]:
+    """The leading axes of windows for ``target``: ``(S,)`` for an agent of ours, none for another policy."""
+    return (target.num_seeds,) if isinstance(target, StackedPolicy) else ()
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How faithful windows are. Errors are squared and averaged over dims, in variances of the data."""
+
+    windows: int
+    finite: float  # share of the windows
+    log_likelihood: float | None  # mean log pi(a | s) of a step, summed over action dims; None without a policy
+    one_step_error: float | None  # median over steps, against the simulator
+    one_step_error_mean: float | None
+    persistence_error: float  # median of predicting no change, in these windows
+    reward_error: float | None  # median absolute error of the reward, against the simulator
+    data_distance: float  # median distance of a step to the nearest recorded one, in standard deviations
+    outside_data: float  # share of the steps with a value that the recording never reaches
+    reset: str  # exact, or approximate: the observation hides a part of the simulator's state
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name.replace('_', ' '):20} {_shown(value)}" for name, value in vars(self).items())
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@torch.no_grad()
+def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2000, seed: int = 0) -> Fidelity:
+    """Measure ``windows [..., N, T]`` against the simulator, the recording and ``policy``.
+
+    At most ``steps`` of their steps are tried in the simulator (PGD's workshop version, section 4.2).
+    """
+    finite = torch.isfinite(windows.obs).flatten(-2).all(-1) & torch.isfinite(windows.action).flatten(-2).all(-1)
+    kept, dataset = windows[finite].cpu(), data.dataset
+    likelihood = None
+    if policy is not None:
+        target = as_target(policy, data)
+        likelihood = float(log_likelihood(target, windows.to(target.device))[finite].mean())
+    errors = step_errors(make(dataset.env.task, dataset.env.physics), kept, dataset.obs_std, steps, seed)
+    made = kept.transitions()
+    chosen = torch.as_tensor(np.random.default_rng(seed).permutation(len(made))[:steps])
+    covered = Coverage(data.transitions, steps, seed)(made[chosen])
+    return Fidelity(
+        windows=int(finite.sum()),
+        finite=float(finite.float().mean()),
+        log_likelihood=likelihood,
+        one_step_error=median(errors.dynamics),
+        one_step_error_mean=float(errors.dynamics.mean()) if len(errors.dynamics) else None,
+        persistence_error=persistence_error(kept, dataset.obs_std),
+        reward_error=median(errors.reward),
+        data_distance=covered["data_distance"],
+        outside_data=covered["outside_box"],
+        reset="approximate" if errors.approximate else "exact",
+    )
+
+
+def evaluate(policy: Any, data: Data, episodes: int = 10, seed: int = 0) -> Episodes:
+    """Whole episodes of ``policy`` in the simulator: ``returns [S, E]``, ``lengths [S, E]``.
+
+    Episodes begin as those of ``pgd evaluate`` with the same ``seed``.
+    """
+    target = as_target(policy, data)
+    (num_seeds,) = _seeds(target) or (1,)
+    return rollout(data.dataset.env, target, num_seeds, episodes, derive_seed(seed, "evaluate"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained agent: the policy of its S seeds, its run folder, and the scores of its final episodes ``[S, E]``."""
+
+    policy: Policy
+    folder: Path
+    scores: NDArray[np.float64]
+
+
+def train_agent(
+    data: Data,
+    agent: str = "iql",
+    generator: str = "pgd",
+    updates: int | None = None,
+    seeds: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> Trained:
+    """An agent of ours on real and synthetic data: found in its run folder, continued or trained now.
+
+    ``agent`` and ``generator`` are those of the command line; ``generator="none"`` is real data alone.
+    """
+    numbers = {"updates": updates, "seeds": seeds, "seed": seed}
+    given = [
+        *data.settings, f"agent={agent}", f"generator={generator}",
+        *(f"{name}={value}" for name, value in numbers.items() if value is not None), *_typed(settings or {}),
+    ]  # fmt: skip
+    config = compose_config("train", given)
+    behaviour = agents.behaviour_clone(clone_config(given, config), data.dataset)
+    run = agents.train_agent(config, data.dataset, behaviour)
+    module = build_agent(config, data.dataset)
+    load_agent(module, run)
+    rows = agents.final_rows(run, data.dataset)
+    scores = [[row["score"] for row in rows if row["seed"] == number] for number in range(config.seeds)]
+    return Trained(module.to(accelerator(config)).policy, run.folder, np.array(scores))
+
+
+def to_numpy(windows: Trajectory) -> dict[str, NDArray[Any]]:
+    """``windows [..., N, T]`` as arrays of ``N T`` steps in D4RL's layout; each window is an episode."""
+    return next(iter(chunks([windows.reshape(1, -1, windows.batch_size[-1])])))
+
+
+def save(windows: Trajectory, out: str | Path, data: Data, overwrite: bool = False) -> None:
+    """Write ``windows [..., N, T]`` to an HDF5 file in D4RL's layout or a Minari dataset ``minari:NAME``."""
+    write(
+        str(out), [windows.reshape(1, -1, windows.batch_size[-1])], windows.batch_size.numel(), data.dataset,
+        {"description": "synthetic windows, not recorded data"}, overwrite,
+    )  # fmt: skip
+
+
+def _typed(settings: Settings) -> list[str]:
+    """``settings`` as they are typed on the command line."""
+    return [f"{key}={_as_typed(value)}" for key, value in settings.items()]
+
+
+def _as_typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return str(value)
+
+
+def _kept_arrays(arrays: Mapping[str, Any], runs_dir: str) -> Path:
+    """The file that holds ``arrays``; the same arrays have the same file.
+
+    Raises UserError for arrays that do not fit.
+    """
+    needed = ("observations", "actions", "rewards", "terminals", "timeouts")
+    if missing := [name for name in needed if name not in arrays]:
+        raise UserError(f"load: the arrays lack {', '.join(missing)}; needed are {', '.join(needed)}.")
+    columns = {name: np.ascontiguousarray(_array(arrays[name])) for name in arrays}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"load: the arrays have different lengths: {lengths}.")
+    content = hashlib.sha256()
+    for name in sorted(columns):
+        content.update(name.encode() + str(columns[name].dtype).encode() + columns[name].tobytes())
+    path = expanded(runs_dir) / "arrays" / f"{content.hexdigest()[:16]}.hdf5"
+    if not path.exists():
+        d4rl.write(path, [columns], {"description": "arrays of pgd_lightning.load"}, lengths["rewards"])
+    return path
+
+
+def _array(values: Any) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
