@@ -74,7 +74,7 @@ bench: $(STAMP) ## throughput on this machine
 
 lock: $(STAMP) ## resolve requirements.lock again from setup.cfg, keeping its pins (ARGS=--upgrade renews them)
 	@$(BIN)/python -m venv .venv/lock && .venv/lock/bin/python -m pip -qq install pip-tools
-	@echo 'torch==$(TORCH)' > .venv/lock/torch.txt; sed -n '/^#/!q;p' requirements.lock > .venv/lock/header.txt
+	@printf '%s\n' 'torch==$(TORCH)' 'mujoco<3.5' > .venv/lock/torch.txt; sed -n '/^#/!q;p' requirements.lock > .venv/lock/header.txt
 	.venv/lock/bin/pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style=line --unsafe-package torch \
 		--extra dev -c .venv/lock/torch.txt $(ARGS) -o requirements.lock setup.cfg

@@ -223,15 +223,29 @@ def test_non_finite_action_is_a_failure():
         simulator.step(np.array([np.nan, 0.0]))
 
 
-@pytest.mark.parametrize("version, known", [("3.2.7", False), ("3.3.0", True), ("3.4.1", True), ("3.5.0", False),
-                                            ("3.17.0", False), ("4.0.0", False)])  # fmt: skip
+@pytest.mark.parametrize("version, known", [("3.2.7", False), ("3.3.0", True), ("3.4.1", True), ("3.5.0", True),
+                                            ("4.0.0", True), ("4.1.0", False), ("5.0", False)])  # fmt: skip
 def test_another_mujoco_is_refused(version, known, monkeypatch):
     monkeypatch.setattr(mujoco, "__version__", version)
     if known:
         make("maze2d-umaze", "today")
     else:
-        with pytest.raises(UserError, match=rf"MuJoCo {version} is installed.*pip install 'mujoco>=3.3,<3.5'"):
+        with pytest.raises(UserError, match=rf"MuJoCo {version} is installed.*pip install 'mujoco>=3.3,<4.1'"):
             make("maze2d-umaze", "today")
+
+
+@pytest.mark.parametrize("task", ["hopper", "ant", "pen", "maze2d-umaze"])
+def test_a_newer_mujoco_gets_the_contacts_of_the_recordings(task, monkeypatch):
+    """Its margins are sums, and it makes several contacts a pair (experiments/simulators has the errors of a step)."""
+    old = make(task, "today")
+    monkeypatch.setattr(mujoco, "__version__", "4.0.0")
+    monkeypatch.setattr(mujoco.mjtDisableBit, "mjDSBL_MULTICCD", 1 << 19, raising=False)
+    new = make(task, "today")
+    np.testing.assert_array_equal(new.model.geom_margin, old.model.geom_margin / 2)
+    assert new.model.opt.disableflags & (1 << 19)
+    assert old.differs is None
+    differs = {"ant": "integrates free joints otherwise", "pen": "finds other contacts"}.get(task)
+    assert new.differs is None if differs is None else differs in new.differs and "mujoco<" in new.differs
 
 
 def test_a_state_without_its_target_is_refused():

@@ -11,7 +11,7 @@ from pgd_lightning.simulators.kitchen import TASKS as KITCHENS
 from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
-from pgd_lightning.simulators.physics import require_known_contacts
+from pgd_lightning.simulators.physics import changed, require_known_contacts, restore_contacts
 from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
 
 __all__ = [
@@ -36,6 +36,13 @@ def make(task: str, physics: str) -> Simulator:
     physics, or with a MuJoCo that cannot reproduce recordings.
     """
     require_known_contacts(mujoco.__version__)
+    simulator = _made(task, physics)
+    restore_contacts(simulator.model, mujoco.__version__)
+    simulator.differs = "; ".join(filter(None, (simulator.differs, changed(task, mujoco.__version__)))) or None
+    return simulator
+
+
+def _made(task: str, physics: str) -> Simulator:
     if physics not in PHYSICS:
         raise UserError(f"physics={physics} is neither {' nor '.join(PHYSICS)}.")
     if task not in TASKS:

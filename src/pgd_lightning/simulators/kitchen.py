@@ -12,6 +12,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.physics import use_old_capsules
 from pgd_lightning.simulators.robotics import robotics
 from pgd_lightning.simulators.simulator import Array, State, checked
@@ -51,10 +52,16 @@ class Kitchen:
     end_is_seen = False  # nor is it seen which tasks were done before
 
     def __init__(self, name: str, physics: str) -> None:
-        env = robotics(
-            "franka_kitchen.kitchen_env",
-            lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=NOISE),
-        )
+        try:
+            env = robotics(
+                "franka_kitchen.kitchen_env",
+                lambda module: module.KitchenEnv(tasks_to_complete=list(TASKS[name]), robot_noise_ratio=NOISE),
+            )
+        except AssertionError as error:  # it compares a joint's type in a way that newer versions do not know
+            raise UserError(
+                f"gymnasium-robotics cannot build the kitchen with MuJoCo {mujoco.__version__}: pip install "
+                "'mujoco<3.5'."
+            ) from error
         self.robot: Any = env.robot_env
         self.model: Any = self.robot.model
         self.data: Any = self.robot.data
