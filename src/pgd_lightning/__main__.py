@@ -223,7 +223,7 @@ def require_inputs(config: Any) -> None:
     if run := OmegaConf.select(config, "run"):
         require_run(run)
     if source := OmegaConf.select(config, "data.source"):
-        sources.require(source)
+        sources.require(source, bool(OmegaConf.select(config, "data.download")))
 
 
 def launched() -> bool:
