@@ -4,6 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.minari_remote import fetch
 from pgd_lightning.errors import UserError
+from pgd_lightning.report import run_page, run_report
 from pgd_lightning.runs import identity
 
 NAME = "D4RL/pointmaze/umaze-v2"
@@ -139,6 +141,34 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"pip install 'minari\[hdf5,hf\]'"):
         fetch(NAME, print)
+
+
+# --- scores ---
+
+
+def test_scores_by_minaris_references_stand_in_rows_of_their_own():
+    """A score of 50 is a return of 50; between Minari's 20 and 100 that is 37.5."""
+    env = replace(ENV, ref_min_score=0.0, ref_max_score=100.0)
+    rows = [{"seed": s, "index": i, "purpose": "final", "step": 9, "score": 50.0 + s, "simulator": "MuJoCo"}
+            for s in range(3) for i in range(2)]  # fmt: skip
+    config = compose_config("train", ["env=maze2d-umaze", "scale=smoke"])
+    stated = {"ref_min_score": 20.0, "ref_max_score": 100.0}
+    made = {}
+    for name, facts in (("both", stated), ("none", {}), ("one", {"ref_max_score": 100.0})):
+        provenance = {"kind": "minari", "minari": facts}
+        data = SimpleNamespace(env=env, provenance=provenance)
+        made[name] = run_report.summarise({"none": rows}, config, data)
+        assert made[name]["scores"]["none"]["mean"] == pytest.approx(51)
+        assert ("minari" in made[name]) == (name == "both")
+    assert made["both"]["minari"]["scores"]["none"]["mean"] == pytest.approx(100 * 31 / 80)
+    text = run_report.table(made["both"], "title").splitlines()
+    ours = next(line for line in text if line.startswith("real data only"))
+    theirs = text[text.index("scores 0 and 100 are returns of 20 and 100 (the Minari set's own)") + 3]
+    assert "51.0 [" in ours and "38.8 [" not in ours
+    assert theirs.startswith("real data only") and "38.8 [" in theirs
+    assert "(the Minari set's own): real data only 38.8 [" in run_page.minari_scores(made["both"])
+    assert "own" not in run_report.table(made["none"], "title")
+    assert "the Minari set's own are not used" in made["one"]["score_constants"]
 
 
 # --- storage ---
