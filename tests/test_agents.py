@@ -5,7 +5,6 @@ python -m pytest tests/test_agents.py
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,9 +20,12 @@ from torchrl.objectives import IQLLoss, TD3BCLoss, ValueEstimators
 from pgd_lightning.agents import Learner
 from pgd_lightning.agents.bc import BC
 from pgd_lightning.agents.iql import IQL
+from pgd_lightning.agents.rebrac import ReBRAC
 from pgd_lightning.agents.schedules import SCHEDULES
 from pgd_lightning.agents.seeds import call_stacked
 from pgd_lightning.agents.td3_bc import TD3BC
+from pgd_lightning.config.build import build
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
 from pgd_lightning.networks.critics import StateValue, TwinQ
@@ -34,8 +36,12 @@ iql = partial(IQL, OBS, ACTION, HIDDEN, discount=0.99, expectile=0.7, temperatur
 td3_bc = partial(TD3BC, OBS, ACTION, HIDDEN, discount=0.99, q_weight=2.5, noise_clip=0.5, critic_updates=2)
 quiet_td3_bc = partial(td3_bc, policy_noise=0.0)
 noisy_td3_bc = partial(td3_bc, policy_noise=0.2)
+quiet_rebrac = partial(
+    ReBRAC, OBS, ACTION, HIDDEN, discount=0.99, noise_clip=0.5, critic_updates=2, policy_noise=0.0, actor_penalty=0.1,
+    critic_penalty=0.5,
+)  # fmt: skip
 bc = partial(BC, OBS, ACTION, HIDDEN)
-LEARNERS = {"iql": iql, "td3_bc": noisy_td3_bc, "bc": bc}
+LEARNERS = {"iql": iql, "td3_bc": noisy_td3_bc, "rebrac": partial(quiet_rebrac, policy_noise=0.2), "bc": bc}
 
 
 def count(module: nn.Module) -> int:
@@ -283,7 +289,7 @@ class Alone(nn.Module):
                 self.adams[name].step()
 
 
-@pytest.mark.parametrize("learner", [iql, quiet_td3_bc, bc], ids=["iql", "td3_bc", "bc"])
+@pytest.mark.parametrize("learner", [iql, quiet_td3_bc, quiet_rebrac, bc], ids=["iql", "td3_bc", "rebrac", "bc"])
 def test_three_seeds_are_three_runs_of_the_reference_order(learner: partial) -> None:
     """The stack of 3, three runs of one seed, and several Adams in turn: the same weights after 20 updates."""
     batches = [make_batch(3, 16, seed=k) for k in range(20)]
@@ -415,18 +421,10 @@ def test_resume_is_exact(name: str, tmp_path: Path) -> None:
 
 
 def test_configs_build_the_agents() -> None:
-    hydra = pytest.importorskip("hydra")
-    from omegaconf import OmegaConf
-
-    env = SimpleNamespace(obs_dim=11, action_dim=3)
-    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        for name in LEARNERS:
-            learning = {"rate": 3e-4, "temperature": 3.0}
-            facts = {"env": vars(env), "seed": 0, "seeds": 2, "updates": 100, "learning": learning}
-            config = OmegaConf.merge(facts, hydra.compose(overrides=[f"+agent={name}"]))
-            agent = hydra.utils.instantiate(config.agent)
-            assert agent.policy.act(torch.zeros(2, 5, 11)).shape == (2, 5, 3)
-            assert agent.name == name
+    for name in LEARNERS:
+        agent = build(compose_config("train", [f"agent={name}", "scale=smoke"]).agent)
+        assert agent.policy.act(torch.zeros(2, 5, 11)).shape == (2, 5, 3)
+        assert agent.name == name
 
 
 def test_matmul_precision_changes_an_update_by_rounding_and_nothing_else() -> None:

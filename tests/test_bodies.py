@@ -149,7 +149,7 @@ class TestMinari:
         )
         assert dataset.provenance["minari"]["ref_max_score"] == 500
         constants = origin.score_constants(dataset.env, dataset.provenance)
-        assert constants == "-20.2723 and 3234.3 (D4RL's for hopper; the Minari set's own are not used)"
+        assert constants == "-20.2723 and 3234.3 (D4RL's for hopper; scores by the Minari set's own stand apart)"
 
     def test_constants_of_the_user_are_not_called_d4rls(self, folder, capsys):
         changed = ["env.ref_min_score=0", "env.ref_max_score=100", "env.max_episode_steps=50"]
@@ -160,7 +160,7 @@ class TestMinari:
             "used instead: hopper with env.max_episode_steps as set, at most 50 steps an episode, scores 0 and" in said
         )
         constants = origin.score_constants(dataset.env, dataset.provenance)
-        assert constants == "0 and 100 (as set by env.*; the Minari set's own are not used)"
+        assert constants == "0 and 100 (as set by env.*; scores by the Minari set's own stand apart)"
 
     def test_another_environment_is_refused_by_name(self, folder):
         with pytest.raises(

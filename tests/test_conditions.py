@@ -68,6 +68,24 @@ def test_td3_bc_with_score_guidance_and_batches_that_alternate(copied, recording
     assert run_of(copied, "pgd", "td3_bc").finished
 
 
+def test_rebrac_on_every_kind_of_data_and_continued(copied, recording, monkeypatch, capsys):
+    """Real steps, windows, and single steps, which have no next action."""
+    more = ("agent=rebrac", "compare=[none,unguided,synther]", *FEW_STEPS, "checkpoint_every=5")
+    assert pgd(monkeypatch, command(recording, copied, *more)) == 0
+    runs = [run_of(copied, name, "rebrac") for name in ("pgd", "none", "unguided", "synther")]
+    assert all(run.finished for run in runs)
+    first = weights(runs[0])
+    assert len(first["learner.critic.pair.layers.0.weight"]) == 2
+    for path in runs[0].checkpoints.glob("*=0000000[12]?.ckpt"):
+        if "15" not in path.name:
+            path.unlink()
+    (runs[0].folder / "run.json").write_text(json.dumps(runs[0].record | {"state": "killed"}))
+    assert pgd(monkeypatch, command(recording, copied, *more)) == 0
+    assert "continues from step=000000015.ckpt" in capsys.readouterr().out
+    again = weights(run_of(copied, "pgd", "rebrac"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
 def test_prior_of_another_file_is_another_run(copied, tmp_path, monkeypatch):
     other = tmp_path / "maze.hdf5"
     d4rl.write(other, (chunk for chunk, _ in RECIPES["maze2d-umaze"].record(4000, 1, {})), {}, 4000)

@@ -125,6 +125,8 @@ AGENTS = {
     "iql": ("generator=none",),
     "iql, one seed": ("generator=none", "seeds=1"),
     "td3_bc": ("agent=td3_bc", "generator=none"),
+    "rebrac": ("agent=rebrac", "generator=none"),
+    "rebrac on both kinds of data": ("agent=rebrac",),
     "bc": ("agent=bc", "generator=none"),
     "diffusion_dice": ("agent=diffusion_dice", "generator=none"),
     "diffusion_dice, contrastive": (

@@ -57,7 +57,7 @@ def test_models_are_trained(section):
     assert all(p.isfinite().all() for p in trained.parameters())
 
 
-@pytest.mark.parametrize("name", ["iql", "td3_bc", "bc", "diffusion_dice"])
+@pytest.mark.parametrize("name", ["iql", "td3_bc", "rebrac", "bc", "diffusion_dice"])
 def test_an_update_of_an_agent_does_not_wait(name):
     watch = NoWaiting()
     fitted(*agent(f"agent={name}", "generator=none"), 7, "gpu", callbacks=[watch])

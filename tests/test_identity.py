@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 FILE = "0" * 64
 # Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.
 UNSEEN = re.compile(
-    r"(evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
+    r"(learning\.large_batch|evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|imagine|pretraining|dice|seed$|env\.(ref_|file)"
     r"|ensemble|synther|vae|autoregressive|world|step_world|transformer|rssm|data\.(timeout|retries|local_)|trainer\."
     r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(auto|verdict|(log|validate|checkpoint)_every))"
 )
@@ -71,7 +71,7 @@ def test_what_trains_makes_another_run(change):
     ["evaluation.final_episodes=100", "evaluation.every=100", "evaluation.episodes=9", "agent.log_every=7",
      "agent.value_alarm=warn", "agent.value_alarm_factor=9", "agent.value_alarm_floor=9", "env.ref_max_score=1",
      "env.ref_min_score=0", "seed=3",
-     "health.rows=7", "report.windows=9", "logger.wandb=disabled", "data.dir=elsewhere", "data.cache=null",
+     "health.rows=7", "report.windows=9", "logger.wandb=disabled", "data.dir=elsewhere", "data.cache=null", "data.download=true",
      "trainer.devices=2", "checkpoint_every=9", "prior.log_every=1", "compare=[]", "behaviour.updates=7"],
 )  # fmt: skip
 def test_what_only_measures_makes_no_other_run(change):

@@ -3,7 +3,9 @@
 import pytest
 from omegaconf import OmegaConf
 
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
+from pgd_lightning.config.ranges import of_group
 
 
 def leaves(node, prefix=""):
@@ -44,6 +46,12 @@ IQL = {"agent.learner.expectile": 0.7, "agent.learner.temperature": 3.0, "agent.
 TD3_BC = {
     "agent.learner.q_weight": 2.5, "agent.learner.policy_noise": 0.2, "agent.learner.noise_clip": 0.5,
     "agent.learner.critic_updates": 2,
+}  # fmt: skip
+REBRAC = {  # arXiv 2305.09836 and tinkoff-ai/CORL, on locomotion
+    "agent.learning_rate": 1e-3, "agent.adam_eps": 1e-8, "agent.polyak": 0.005, "agent.normalise_obs": False,
+    "agent.learner.hidden": [256, 256, 256], "agent.learner.discount": 0.99, "agent.learner.policy_noise": 0.2,
+    "agent.learner.noise_clip": 0.5, "agent.learner.critic_updates": 2, "synthetic.batch_size": 1024,
+    "synthetic.synthetic_batch": 960,
 }  # fmt: skip
 WORLD = {  # of PolyGRAD, arXiv 2312.08533 and marc-rigter/polygrad-world-models
     "world.batch_size": 256, "world.width": 1024, "world.padded": True, "world.sampling.num_steps": 128,
@@ -114,6 +122,7 @@ SYNTHER = {
     [
         (["agent=iql"], PGD | IQL),
         (["agent=td3_bc"], PGD | TD3_BC),
+        (["agent=rebrac"], PGD | REBRAC),
         (["generator=pets"], PETS),
         (["generator=synther"], SYNTHER),
         (["generator=polygrad"], WORLD | {"world.steps": 1_000_000, "generator.build.generator.limit.size": 0.25}
@@ -153,3 +162,21 @@ def test_polygrad_offline_keeps_the_learner_that_was_published():
 def test_diffusion_dice_has_the_published_strength_of_guidance(env, scale):
     agent = "diffusion_dice_antmaze_published" if env.startswith("antmaze") else "diffusion_dice_published"
     assert composed("train", f"agent={agent}")[f"agent.learner.guidance_scale.table.{env}"] == scale
+
+
+@pytest.mark.parametrize(
+    ("env", "actor", "critic"),
+    [("hopper-medium", 0.01, 0.01), ("hopper-medium-replay", 0.05, 0.5), ("halfcheetah-random", 0.001, 0.1),
+     ("walker2d-random", 0.01, 0.0), ("antmaze-large-play", 0.002, 0.001), ("pen-human", 0.1, 0.5), ("ant-medium", 0.01, 0.01)],
+)  # fmt: skip
+def test_rebrac_has_the_published_penalties(env, actor, critic):
+    """Where nothing is published (ant), those that are published most often."""
+    learner = build(compose_config("train", ["agent=rebrac", "scale=smoke", f"env={env}"]).agent.learner)()
+    assert (learner.actor_penalty, learner.critic_penalty) == (actor, critic)
+
+
+def test_every_published_penalty_is_of_a_dataset_that_exists():
+    learner = compose_config("train", ["agent=rebrac", "scale=smoke"]).agent.learner
+    for table in (learner.actor_penalty.table, learner.critic_penalty.table):
+        assert len(table) == 39
+        assert set(table) <= set(of_group("env"))

@@ -190,7 +190,7 @@ def test_the_camera_is_near_what_acts(task):
 CONTENT = {
     "title": "iql on hopper-medium", "env": "hopper-medium", "notice": "The data are a substitute", "substitute": True,
     "label": "a <substitute>", "what": "iql was trained.", "readings": ["Guided data scored higher."],
-    "rows": [], "conditions": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],
+    "rows": [], "conditions": "", "minari": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],
     "model": {"section": "prior", "method": "edm", "losses": [], "verdict": "warning: poor", "errors": None},
     "windows": ROWS, "num_drawn": 2, "simulated": "the simulator", "channels": ["torso height [m]"], "differences": [],
     "rollout": "data:image/png;base64,AA==", "commands": {"pgd train 'a<b'": ["iql-pgd in runs/…"]}, "facts": [],

@@ -26,7 +26,13 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.report.figures import strip
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = {"dashboard": ["entity=x"], "evaluate": ["run=x"], "generate": ["run=x"], "convert": ["out=x"]}
+NEEDED = {
+    "dashboard": ["entity=x"],
+    "evaluate": ["run=x"],
+    "generate": ["run=x"],
+    "export": ["run=x"],
+    "convert": ["out=x"],
+}
 NUMBERS = [name for name, entry in ranges.declarations().items() if entry.startswith(("whole", "number"))]
 PLACES = {"imagination": "imagine", "learner": "imagine.learner", "env/body": "env", "agent/rewards": "agent.rewards"}
 AWKWARD = "a=b,c #d[e]{f}&g!h;i'j\"k\\l(m)~ü$n:%*?|<>.hdf5"

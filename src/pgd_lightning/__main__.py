@@ -22,6 +22,7 @@ VERBS = {
     "prior": "train the diffusion prior alone (train does it by itself)",
     "evaluate": "evaluate a trained agent again: run=<folder>",
     "generate": "write synthetic data as an HDF5 file in D4RL's layout: run=<folder> out=<file>",
+    "export": "the policy of a trained agent as an ONNX file: run=<folder> out=<file>",
     "collect": "record this project's substitute dataset for a D4RL file",
     "check": "what is in a recording: a summary, a picture, and its one-step error in the simulator",
     "convert": "a recording to D4RL-layout HDF5 or a Minari data set: data.source=<any> out=<file>",
@@ -213,7 +214,7 @@ def require_inputs(config: Any) -> None:
     if run := OmegaConf.select(config, "run"):
         require_run(run)
     if source := OmegaConf.select(config, "data.source"):
-        sources.require(source)
+        sources.require(source, bool(OmegaConf.select(config, "data.download")))
 
 
 def launched() -> bool:

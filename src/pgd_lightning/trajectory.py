@@ -26,6 +26,7 @@ class Transition(TensorClass):
     reward: Tensor  # [...]
     next_obs: Tensor  # [..., O]
     terminated: Tensor  # [...] bool
+    next_action: Tensor | None = None  # [..., A], only where a learner reads it; NaN where the data hold none
 
     def to_torchrl(self) -> TensorDict:
         """The same data under TorchRL's keys (``observation``, ``action``, ``("next", ...)``)."""
@@ -61,12 +62,13 @@ class Trajectory(TensorClass):
     reward: Tensor  # [..., T]
     terminated: Tensor  # [..., T] bool
 
-    def transitions(self, keep_terminal: bool = False) -> Transition:
-        """The ``N * (T-1)`` steps inside the windows, as ``[..., N * (T-1)]``.
+    def transitions(self, keep_terminal: bool = False, next_action: bool = False) -> Transition:
+        """The ``N * (T-1)`` steps inside the windows, as ``[..., N * (T-1)]``, with the action after each if asked for.
 
         The last row has no successor, so PGD drops it, and with it (almost) every synthetic terminal. With
         ``keep_terminal`` a window whose last row is terminal gives up its first row instead: the terminal step is
-        kept, as its own successor, which a terminated target never reads.
+        kept, as its own successor, which a terminated target never reads. Windows of two rows are single steps
+        (:meth:`Transition.as_windows`), after which there is no action.
         """
         lead, num, rows = self.batch_size[:-2], self.batch_size[-2], self.batch_size[-1]
         successor = torch.cat([self.obs[..., 1:, :], self.obs[..., -1:, :]], dim=-2)
@@ -76,12 +78,20 @@ class Trajectory(TensorClass):
             reward=self.reward,
             next_obs=successor,
             terminated=self.terminated,
+            next_action=self._next_actions() if next_action else None,
             batch_size=self.batch_size,
         )
         kept = steps[..., : rows - 1]
         if keep_terminal:
             kept = steps[..., 1:].where(self.terminated[..., -1:].expand(kept.batch_size), kept)
         return kept.reshape(*lead, num * (rows - 1))
+
+    def _next_actions(self) -> Tensor:
+        """The action of the row after each, NaN where there is none: ``[..., T, A]``."""
+        none = torch.full_like(self.action, torch.nan)
+        if self.batch_size[-1] == 2:
+            return none
+        return torch.cat([self.action[..., 1:, :], none[..., -1:, :]], dim=-2)
 
 
 class Policy(Protocol):

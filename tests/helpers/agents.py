@@ -23,6 +23,7 @@ def make_batch(*lead: int, seed: int = 0) -> Transition:
         reward=draw(*lead),
         next_obs=draw(*lead, OBS),
         terminated=torch.rand(*lead, generator=generator) < 0.2,
+        next_action=draw(*lead, ACTION).tanh(),
         batch_size=list(lead),
     )
 

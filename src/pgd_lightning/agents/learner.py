@@ -17,6 +17,7 @@ class Learner(nn.Module):
     actor: nn.Module
     discount: float | None = None  # None: the learner has no value estimate
     shared: tuple[str, ...] = ()  # submodules that all seeds have in common and none trains
+    next_action = False  # whether its losses read ``Transition.next_action``
     polyak_phase: int = 0  # the phase before which the targets move
     across: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)  # rows of this process to the whole batch
 

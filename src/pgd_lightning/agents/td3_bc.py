@@ -38,13 +38,16 @@ class TD3BC(Learner):
         critic_updates: int,  # critic steps per update
     ) -> None:
         super().__init__()
-        self.actor = DeterministicActor(obs_dim, action_dim, hidden)
-        self.critic = TwinQ(obs_dim, action_dim, hidden)
+        self.actor, self.critic = self.networks(obs_dim, action_dim, hidden)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         self.discount, self.q_weight = discount, q_weight
         self.policy_noise, self.noise_clip = policy_noise, noise_clip
         self.critic_updates = critic_updates
+
+    def networks(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> tuple[DeterministicActor, TwinQ]:
+        """An untrained actor and critic."""
+        return DeterministicActor(obs_dim, action_dim, hidden), TwinQ(obs_dim, action_dim, hidden)
 
     def phases(self) -> list[tuple[str, ...]]:
         return [("actor", "critic")] + [("critic",)] * (self.critic_updates - 1)
@@ -65,9 +68,12 @@ class TD3BC(Learner):
     def critic_loss(self, batch: Transition) -> Tensor:
         """sum_j mean (Q_j(s, a) - y)^2, y = r + gamma (1 - d) min_j Q'_j(s', a'), a' the smoothed target action."""
         with torch.no_grad():
-            next_q = self.target_critic(batch.next_obs, self.smoothed_action(batch.next_obs)).min(0).values
-            target = batch.reward + self.discount * ~batch.terminated * next_q
+            target = batch.reward + self.discount * ~batch.terminated * self.next_value(batch)
         return ((self.critic(batch.obs, batch.action) - target) ** 2).mean(-1).sum()
+
+    def next_value(self, batch: Transition) -> Tensor:
+        """min_j Q'_j(s', a') of the smoothed target action a', ``[B]``."""
+        return self.target_critic(batch.next_obs, self.smoothed_action(batch.next_obs)).min(0).values
 
     def smoothed_action(self, obs: Tensor) -> Tensor:
         """clip(pi'(s) + clip(noise, -c, c), -1, 1), ``[B, A]``."""

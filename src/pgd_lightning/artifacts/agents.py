@@ -180,7 +180,7 @@ def fit_agent(
     observers: list[HealthCards] = []
     data = SyntheticDataModule(
         dataset.transitions, generator, SyntheticSettings(**config.synthetic), module.seeds, config.updates, observers,
-        share,
+        share, module.learner.next_action,
     )  # fmt: skip
     if behaviour is not None and ranks.rank() == 0:
         observers.append(

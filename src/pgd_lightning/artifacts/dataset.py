@@ -15,7 +15,7 @@ from torch import Tensor
 from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.config.build import build
-from pgd_lightning.data import d4rl, minari, origin, sources
+from pgd_lightning.data import d4rl, minari, minari_remote, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.d4rl.cache import cache_key, cached
 from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
@@ -134,7 +134,7 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     read: Callable[[d4rl.Reading], Recording]
     path = None
     if data.source.startswith(sources.MINARI):
-        folder = sources.minari_folder(data.source)
+        folder = minari_remote.folder_of(data.source, data.download, say)
         provenance = minari.provenance(folder, env)
         read = partial(minari.load, folder, env)
     else:

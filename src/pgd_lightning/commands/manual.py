@@ -87,6 +87,10 @@ MANUALS = {
         ("pgd generate run=runs/agent/hopper-medium/iql-pgd-0123abcd/0 out=mine.hdf5 windows=4096",),
         {"settings": (*FILE, "windows", "seed", "data.source")},
     ),
+    "export": Manual(
+        ("pgd export run=runs/agent/hopper-medium/iql-pgd-0123abcd/0 out=policy.onnx seed=2",),
+        {"settings": (*FILE, "seed")},
+    ),
     "collect": Manual(
         ("pgd collect env=hopper-medium steps=6000 seed=5",), {"settings": ("env", "steps", "seed", "out", "overwrite")}
     ),

@@ -152,7 +152,8 @@ def untimed(config: DictConfig) -> DictConfig:
 def agent_pace(config: DictConfig, dataset: Dataset) -> float | None:
     """Seconds of an update of the agent of ``config`` on real data."""
     module = build_agent(config, dataset)
-    return pace(config, module, real_batches(config, dataset, module.seeds, config.synthetic.batch_size))
+    size, next_action = config.synthetic.batch_size, module.learner.next_action
+    return pace(config, module, real_batches(config, dataset, module.seeds, size, next_action))
 
 
 def agent_stage(
@@ -189,10 +190,12 @@ def stage_of(title: str, work: str, run: Run, steps: int, pace: float | None) ->
     return Stage(title, work, done, steps, None if pace is None else pace * (steps - done))
 
 
-def real_batches(config: DictConfig, dataset: Dataset, seeds: Any, size: int) -> SyntheticDataModule:
+def real_batches(
+    config: DictConfig, dataset: Dataset, seeds: Any, size: int, next_action: bool = False
+) -> SyntheticDataModule:
     """Batches of real steps alone."""
     settings = SyntheticSettings(**dict(config.synthetic) | {"batch_size": size, "synthetic_batch": 0})
-    return SyntheticDataModule(dataset.transitions, None, settings, seeds, WARM_UP + MOST)
+    return SyntheticDataModule(dataset.transitions, None, settings, seeds, WARM_UP + MOST, next_action=next_action)
 
 
 class Clock(Callback):

@@ -89,7 +89,19 @@ def handed() -> tuple[list[str], DictConfig] | None:
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
     """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
-    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *overrides]]
+    named = [o for override in overrides for o in _of_minari(verb, override, overrides)]
+    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *named]]
+
+
+def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
+    """``env=`` with the public name of a Minari data set: the environment and, unless given, the source of the data."""
+    key, _, value = override.partition("=")
+    name = _unquoted(value)
+    if key != "env" or not sources.PUBLISHED.fullmatch(name) or verb in ("polygrad", "collect", "demo"):
+        return [override]
+    given = any(o.startswith("data.source=") for o in overrides)
+    env = f"env={sources.minari_environment(name, options('env'))}"
+    return [env] if given else [env, f"data.source={sources.MINARI}{name}"]
 
 
 def _for_hydra(verb: str, override: str) -> str:

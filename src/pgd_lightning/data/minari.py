@@ -118,7 +118,7 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
 
 
 def _steps(folder: Path) -> int:
-    steps, size = _metadata(folder).get("total_steps"), sum(p.stat().st_size for p in (folder / "data").iterdir())
+    steps, size = _metadata(folder).get("total_steps"), sum(p.stat().st_size for p in (folder / "data").rglob("*"))
     if not isinstance(steps, int) or not 0 < steps < DENSEST * size:
         raise UserError(f"{folder} claims {steps} steps, which its files cannot hold: fetch the data set again.")
     return steps

@@ -5,7 +5,7 @@ Lightning counts an interrupted pass over a sized loader in its own way and then
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -119,6 +119,7 @@ class SyntheticDataModule(LightningDataModule):
         total_steps: int,
         observers: Sequence[Observer] = (),
         share: Share = ALL,
+        next_action: bool = False,  # whether batches hold the action after each step
     ) -> None:
         super().__init__()
         if settings.batch_size % share.count or settings.num_windows < share.count:
@@ -127,7 +128,9 @@ class SyntheticDataModule(LightningDataModule):
                 f"over {share.count} processes: the first must be a multiple of their number, the second at least as "
                 "large."
             )
-        self.real, self.generator, self.settings, self.share = real, generator, settings, share
+        self.real = replace(real, next_action=True) if next_action and isinstance(real, Steps) else real
+        self.generator, self.settings, self.share = generator, settings, share
+        self.next_action = next_action
         self.mix = mixing_named(settings.mixing)
         self.seeds, self.total_steps, self.observers = seeds, total_steps, observers
         self.synthetic: Transition | None = None
@@ -176,7 +179,7 @@ class SyntheticDataModule(LightningDataModule):
         windows = windows.to(module.device)
         for observe in self.observers:
             observe(step, windows)
-        self.synthetic = finite_only(windows.transitions(self.settings.keep_terminal), step)
+        self.synthetic = finite_only(windows.transitions(self.settings.keep_terminal, self.next_action), step)
         self.generated_at = step
 
     def _starts(self, step: int) -> Tensor:
@@ -193,7 +196,8 @@ class SyntheticDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         tensors = self.synthetic.to_dict() if self.synthetic is not None else {}
-        return {"generated_at": self.generated_at, "synthetic": tensors}
+        held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        return {"generated_at": self.generated_at, "synthetic": held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generated_at, tensors = state["generated_at"], state["synthetic"]
@@ -230,6 +234,8 @@ def finite_only(steps: Transition, at: int) -> Transition:
     Raises UserError if a seed has no finite step.
     """
     finite = _finite(steps.obs) & _finite(steps.action) & _finite(steps.next_obs) & steps.reward.isfinite()
+    if steps.next_action is not None:
+        finite &= ~steps.next_action.isinf().any(-1)
     if finite.all():
         return steps
     print(

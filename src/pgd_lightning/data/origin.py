@@ -87,8 +87,16 @@ def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
     """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them."""
     facts = provenance.get("minari") or {}
     own = "; the Minari set's own are not used" if {"ref_min_score", "ref_max_score"} & set(facts) else ""
+    own = "; scores by the Minari set's own stand apart" if minari_references(provenance) else own
     whose = f"D4RL's for {env.task}" if _changed(env, "ref_min_score", "ref_max_score") is None else "as set by env.*"
     return f"{_range(env.ref_min_score, env.ref_max_score)} ({whose}{own})"
+
+
+def minari_references(provenance: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The returns that a Minari set itself counts as scores 0 and 100; None where it does not say both, or falsely."""
+    facts = provenance.get("minari") or {}
+    low, high = facts.get("ref_min_score"), facts.get("ref_max_score")
+    return (low, high) if low is not None and high is not None and low < high else None
 
 
 def _changed(env: EnvSpec, *names: str) -> str | None:

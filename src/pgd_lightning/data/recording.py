@@ -1,7 +1,7 @@
 """Recorded experience: flat arrays, in memory or mapped from the cache, cut into episodes by their flags."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,11 @@ class Recording:
             after = torch.where(own.unsqueeze(-1), self.successor_values[place], after)  # a mask would wait for a GPU
         return after
 
+    def next_actions(self, rows: Tensor) -> Tensor:
+        """The recorded action after each of ``rows``, NaN where the episode ends: ``[...] -> [..., A]``."""
+        after = self.action[(rows + 1).clamp(max=len(self) - 1)]
+        return after.masked_fill((self.terminated[rows] | self.truncated[rows]).unsqueeze(-1), torch.nan)
+
     @property
     def next_obs(self) -> Tensor:
         """Every row's successor ``[L, O]``, made anew at each call."""
@@ -118,6 +123,7 @@ class Steps:
 
     recording: Recording
     rows: Tensor | None  # [M]; None: all of them
+    next_action: bool = False  # whether batches hold the recorded action after each step
 
     def __len__(self) -> int:
         return len(self.recording) if self.rows is None else len(self.rows)
@@ -132,6 +138,7 @@ class Steps:
             reward=data.reward[rows],
             next_obs=data.successors(rows),
             terminated=data.terminated[rows],
+            next_action=data.next_actions(rows) if self.next_action else None,
             batch_size=rows.shape,
         )
 
@@ -173,7 +180,8 @@ class Steps:
         """The same steps on another device."""
         if self.device == device:
             return self
-        return Steps(self.recording.to(device), None if self.rows is None else self.rows.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        return replace(self, recording=self.recording.to(device), rows=rows)
 
 
 def sparse_successors(obs: NDArray[Any], successor: NDArray[Any], start: int) -> tuple[NDArray[np.int64], NDArray[Any]]:

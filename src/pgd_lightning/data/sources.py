@@ -1,6 +1,8 @@
 """What ``data.source`` names, looked for but not read: neither torch nor HDF5 is loaded for it."""
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pgd_lightning.data.outputs import expanded
@@ -9,12 +11,17 @@ from pgd_lightning.errors import UserError
 MINARI = "minari:"  # before the name or the folder of a Minari data set
 PACKAGE = "d4rl-package"  # what an installed old d4rl returns
 OWN_WORDS = ("auto", "d4rl", "local", PACKAGE)  # everything else is a path
+PUBLISHED = re.compile(r"(?:[\w-]+/)+(?P<body>[\w-]+)/(?P<kind>[\w-]+)-v\d+")  # mujoco/hopper/medium-v0
 
 
-def require(source: str) -> None:
-    """Raises UserError where ``source`` names a file or a local data set that is not there."""
+def require(source: str, download: bool = False) -> None:
+    """Raises UserError where ``source`` names a file or a local data set that is not there.
+
+    A Minari data set need not be if it would be fetched (``download``).
+    """
     if source.startswith(MINARI):
-        minari_folder(source)
+        if not (download and PUBLISHED.fullmatch(source.removeprefix(MINARI))):
+            minari_folder(source)
     elif source not in OWN_WORDS:
         file(source)
 
@@ -37,8 +44,27 @@ def minari_folder(source: str) -> Path:
         if name and (folder / "data" / "metadata.json").is_file():
             return folder
     raise UserError(
-        f"There is no Minari data set '{name}', neither as a folder nor in {minari_root()}: 'minari download {name}' "
-        "fetches a published one; nothing is downloaded unasked."
+        f"There is no Minari data set '{name}', neither as a folder nor in {minari_root()}: data.download=true or "
+        f"'minari download {name}' fetches a published one; nothing is downloaded unasked."
+    )
+
+
+def minari_environment(name: str, environments: Sequence[str]) -> str:
+    """Which of ``environments`` a published Minari data set is of: of ``mujoco/hopper/medium-v0`` it is hopper-medium.
+
+    Raises UserError if it is of none that is here.
+    """
+    found = PUBLISHED.fullmatch(name)
+    body, kind = (found["body"], found["kind"]) if found else (name, "")
+    body = {"pointmaze": "maze2d"}.get(body, body)
+    if f"{body}-{kind}" in environments:
+        return f"{body}-{kind}"
+    of_body = [env for env in environments if env.startswith(f"{body}-")]
+    if not of_body:
+        raise UserError(f"There is no environment here for the Minari data set {name}: see 'pgd train --help'.")
+    raise UserError(
+        f"{name} has no counterpart among D4RL's data sets of {body}: choose one of their environments, such as "
+        f"env={of_body[0]}, and data.source={MINARI}{name}."
     )
 
 

@@ -11,9 +11,9 @@ from pgd_lightning.networks.mlp import EnsembleMLP, mlp, uniform_fan_out_
 class TwinQ(nn.Module):
     """Two independent action values: ``[..., O], [..., A] -> [2, ...]``."""
 
-    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int], norm: bool = False) -> None:
         super().__init__()
-        self.pair = EnsembleMLP(2, obs_dim + action_dim, hidden)
+        self.pair = EnsembleMLP(2, obs_dim + action_dim, hidden, norm)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
         return self.pair(torch.cat([obs, action], dim=-1))
@@ -21,6 +21,11 @@ class TwinQ(nn.Module):
     def first_frozen(self, obs: Tensor, action: Tensor) -> Tensor:
         """Q_1(s, a) ``[...]`` with fixed weights: what a deterministic actor climbs, without training the critic."""
         return self.pair.frozen(torch.cat([obs, action], dim=-1), 0)
+
+    def least_frozen(self, obs: Tensor, action: Tensor) -> Tensor:
+        """min_j Q_j(s, a) ``[...]`` with fixed weights."""
+        joint = torch.cat([obs, action], dim=-1)
+        return torch.minimum(self.pair.frozen(joint, 0), self.pair.frozen(joint, 1))
 
 
 class EnsembleQ(nn.Module):

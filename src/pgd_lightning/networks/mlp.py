@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pgd_lightning.networks.temporal_unet import lecun_normal_
 
@@ -55,19 +56,42 @@ class EnsembleLinear(nn.Module):
         return torch.addmm(self.bias[member].detach(), x, self.weight[member].detach())
 
 
-class EnsembleMLP(nn.Module):
-    """``M`` independent scalar perceptrons of the same input: ``[..., inputs] -> [M, ...]``."""
+class EnsembleLayerNorm(nn.Module):
+    """``M`` layer norms side by side: ``[M, B, width] -> [M, B, width]``."""
 
-    def __init__(self, members: int, inputs: int, hidden: Sequence[int]) -> None:
+    eps = 1e-6  # Flax's
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(members, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), self.weight)
+
+    def frozen(self, x: Tensor, member: int) -> Tensor:
+        """``[B, width] -> [B, width]`` of one member, its weights held fixed."""
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias[member].detach(), normed, self.weight[member].detach())
+
+
+class EnsembleMLP(nn.Module):
+    """``M`` independent scalar perceptrons of the same input: ``[..., inputs] -> [M, ...]``.
+
+    With ``norm`` each hidden layer's ReLU is followed by a layer norm.
+    """
+
+    def __init__(self, members: int, inputs: int, hidden: Sequence[int], norm: bool = False) -> None:
         super().__init__()
         self.members = members
         self.layers = nn.ModuleList(EnsembleLinear(members, *sizes) for sizes in pairwise([inputs, *hidden, 1]))
+        self.norms = nn.ModuleList(EnsembleLayerNorm(members, size) if norm else nn.Identity() for size in hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).expand(self.members, -1, -1)
         *body, head = self.layers
-        for layer in body:
-            flat = layer(flat).relu_()
+        for layer, norm in zip(body, self.norms, strict=True):
+            flat = norm(layer(flat).relu_())
         return head(flat).reshape(self.members, *x.shape[:-1])
 
     def frozen(self, x: Tensor, member: int) -> Tensor:
@@ -75,8 +99,10 @@ class EnsembleMLP(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         layers: Any = self.layers
         *body, head = layers
-        for layer in body:
+        norms: Any = self.norms
+        for layer, norm in zip(body, norms, strict=True):
             flat = layer.frozen(flat, member).relu_()
+            flat = norm.frozen(flat, member) if isinstance(norm, EnsembleLayerNorm) else flat
         out: Tensor = head.frozen(flat, member)
         return out.reshape(x.shape[:-1])
 
@@ -89,6 +115,20 @@ def uniform_fan_in_(network: nn.Module) -> nn.Module:
         elif isinstance(layer, EnsembleLinear):
             _uniform_(layer, layer.weight.shape[1])
     return network
+
+
+def edac_start_(network: nn.Module, last: float) -> None:
+    """First weights of EDAC (arXiv 2110.01548) for a perceptron, in place.
+
+    Hidden weights are uniform in +- 1 / sqrt(inputs) and hidden biases 0.1; the last layer is uniform in +- ``last``.
+    """
+    *body, head = (layer for layer in network.modules() if isinstance(layer, nn.Linear | EnsembleLinear))
+    for layer in body:
+        inputs = layer.weight.shape[1]  # of both: [out, in] and [M, in, out]
+        nn.init.uniform_(layer.weight, -(inputs**-0.5), inputs**-0.5)
+        nn.init.constant_(layer.bias, 0.1)
+    for parameter in (head.weight, head.bias):
+        nn.init.uniform_(parameter, -last, last)
 
 
 def uniform_fan_out_(ensemble: EnsembleMLP) -> EnsembleMLP:

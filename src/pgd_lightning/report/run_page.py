@@ -79,6 +79,7 @@ def write(
         "readings": readings(summary),
         "rows": score_rows(summary, ledgers),
         "conditions": conditions(summary),
+        "minari": minari_scores(summary),
         "data": data_facts(dataset),
         "notes": list(dataset.recording.notes),
         "model": model_facts(model, settings, losses) if model else None,
@@ -208,6 +209,15 @@ def conditions(summary: Mapping[str, Any]) -> str:
         f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · scores 0 and 100 are returns of "
         f"{summary['score_constants']}"
     )
+
+
+def minari_scores(summary: Mapping[str, Any]) -> str:
+    """The scores by a Minari set's own references; empty where it has none."""
+    own = summary.get("minari")
+    if own is None:
+        return ""
+    scores = ", ".join(f"{NAMES.get(name, name)} {Interval(**entry)}" for name, entry in own["scores"].items())
+    return f"Where scores 0 and 100 are returns of {own['score_constants']}: {scores}."
 
 
 def data_facts(dataset: Dataset) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.data.origin import score_constants
+from pgd_lightning.data.origin import minari_references, score_constants
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.fidelity import replayed
 from pgd_lightning.evaluation.ledgers import episodes
@@ -79,7 +79,7 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
     finals = {name: scores[:, :fewest] for name, scores in found.items()}
     first, *others = finals
     differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
-    return {
+    summary = {
         "env": settings.env.name,
         "agent": settings.agent.name,
         "provenance": dataset.provenance,
@@ -90,6 +90,15 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
         "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
     }
+    if references := minari_references(dataset.provenance):
+        low, high = references
+        least, span = dataset.env.ref_min_score, dataset.env.ref_max_score - dataset.env.ref_min_score
+        again = {name: 100 * (least + span * scores / 100 - low) / (high - low) for name, scores in finals.items()}
+        summary["minari"] = {
+            "score_constants": f"{low:g} and {high:g} (the Minari set's own)",
+            "scores": {name: vars(seed_interval(scores)) for name, scores in again.items()},
+        }
+    return summary
 
 
 def table(summary: dict[str, Any], title: str) -> str:
@@ -99,17 +108,25 @@ def table(summary: dict[str, Any], title: str) -> str:
         f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
         f"scores 0 and 100 are returns of {summary['score_constants']}",
         "",
-        f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}",
+        *score_lines(summary["scores"]),
+        "",
     ]
-    for name, entry in summary["scores"].items():
-        interval = Interval(**entry)
-        label = NAMES.get(name, name)
-        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
-    lines.append("")
+    if own := summary.get("minari"):
+        lines += [f"scores 0 and 100 are returns of {own['score_constants']}", "", *score_lines(own["scores"]), ""]
     for difference in run_page.differences(summary):
         interval = Interval(**difference["difference"])
         lines.append(f"{difference['name']:<48}{interval!s:<28}{difference['said']}")
     return "\n".join(lines) + "\n"
+
+
+def score_lines(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """A header, and the score of each condition."""
+    lines = [f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
+    for name, entry in scores.items():
+        interval = Interval(**entry)
+        label = NAMES.get(name, name)
+        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
+    return lines
 
 
 @torch.no_grad()

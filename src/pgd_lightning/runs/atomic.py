@@ -7,12 +7,12 @@ from pathlib import Path
 from pgd_lightning.errors import UserError
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``: whoever reads it sees the old content or the new, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``: whoever reads it sees the old content or the new, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w") as file:
-            file.write(text)
+        with part.open("wb" if isinstance(content, bytes) else "w") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -20,8 +20,10 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
     "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
     "agent.seed",                       # the run's folder is named by it
+    "learning.large_batch*",            # synthetic.batch_size and synthetic_batch repeat them where they count
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
-    "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
+    "data.source", "data.download", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache",
+    "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
 NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing

@@ -1,6 +1,12 @@
 """Agents and sources of experience in words, as tables, figures and progress lines call them."""
 
-AGENTS = {"iql": "IQL", "td3_bc": "TD3+BC", "bc": "behaviour cloning", "diffusion_dice": "Diffusion-DICE"}
+AGENTS = {
+    "iql": "IQL",
+    "td3_bc": "TD3+BC",
+    "rebrac": "ReBRAC",
+    "bc": "behaviour cloning",
+    "diffusion_dice": "Diffusion-DICE",
+}
 NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
 
 
