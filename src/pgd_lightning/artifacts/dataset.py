@@ -109,7 +109,7 @@ def open_dataset(config: DictConfig) -> Dataset:
     for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
-    say(f"simulator: {simulator.physics}")
+    say(f"simulator: {simulator.physics if env.simulated else 'none (env=none): agents are not evaluated'}")
     if simulator.differs:
         say(f"simulator: it differs from D4RL's, so compare scores with care: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation, path)

@@ -27,7 +27,7 @@ from pgd_lightning.runs import identity
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.simulators import PHYSICS, Simulator, make
-from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.channel_names import channels_of
 from pgd_lightning.trajectory import EnvSpec
 
 # relocate: files hold where the object is, its body stands where it was in the episode's first row
@@ -57,7 +57,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
-        names = channels(env.task)
+        names = channels_of(env)
         ranges = {"observation": (names.obs, card["obs"]), "action": (names.action, card["action"])}
         data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
     except OSError as error:
@@ -158,7 +158,7 @@ def text(
         f"  {'episodes':<22}{card['episodes']} in {card['steps']} rows, lengths {lengths['min']:.0f} to "
         f"{lengths['max']:.0f}, median {lengths['median']:.0f}",
         f"  {'return':<22}{returns['mean']:.1f} ± {returns['std']:.1f}, {returns['min']:.1f} to {returns['max']:.1f}; "
-        f"D4RL score {card['score_mean']:.1f}, {env.score(returns['min']):.1f} to {env.score(returns['max']):.1f}",
+        f"{scores(env, card)}",
         f"  {'ends':<22}{card['terminals']} terminals, {card['timeouts']} timeouts or cuts",
         f"  {'reward':<22}{card['reward_min']:.4g} to {card['reward_max']:.4g}",
         f"  {'observations':<22}{span(card['obs'])}",
@@ -173,12 +173,20 @@ def text(
     return "\n".join([*lines, f"  {'physics':<22}{found}"])
 
 
+def scores(env: EnvSpec, card: dict[str, Any]) -> str:
+    """The normalised scores behind the returns."""
+    if not env.scored:
+        return f"no score: {env.name} has no reference returns"
+    low, high = (env.score(card["returns"][end]) for end in ("min", "max"))
+    return f"D4RL score {card['score_mean']:.1f}, {low:.1f} to {high:.1f}"
+
+
 def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
     """What the hash says."""
     digest = provenance["sha256"]
     if provenance["kind"] == "official":
         return f"the published D4RL file, sha256 {digest}"
-    published = f", not the published {env.file.sha256[:8]}…" if env.file.sha256 else ""
+    published = f", not the published {env.file.sha256[:8]}…" if env.file is not None and env.file.sha256 else ""
     return f"{provenance['kind']}, sha256 {digest}{published}"
 
 

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pgd_lightning.config import ranges
+from pgd_lightning.config import environments, ranges
 from pgd_lightning.config.gpu import gpu_is_there
 from pgd_lightning.config.ranges import CONF
 from pgd_lightning.config.ranges import of_group as options
@@ -57,6 +57,7 @@ def composed_config(verb: str, overrides: list[str]) -> DictConfig:
         try:
             config = compose(verb, overrides=composed(verb, overrides))
             _check_typed(verb, config, overrides)
+            environments.complete(config)
             OmegaConf.resolve(config)
         except MissingConfigException as error:
             raise UserError(_unknown_option(str(error))) from error
@@ -89,7 +90,17 @@ def handed() -> tuple[list[str], DictConfig] | None:
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
     """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
-    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *overrides]]
+    typed = [part for override in overrides for part in _of_environment(verb, override)]
+    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *typed]]
+
+
+def _of_environment(verb: str, override: str) -> list[str]:
+    """``override``, or what stands behind ``env=`` with the name of an environment registered with Gymnasium."""
+    key, _, value = override.partition("=")
+    name = value.strip("'\"")
+    if key != "env" or _group(verb, key) != "env" or name in options("env"):
+        return [override]
+    return environments.named(name) or [override]
 
 
 def _for_hydra(verb: str, override: str) -> str:

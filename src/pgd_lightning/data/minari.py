@@ -117,6 +117,15 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
     return {key: values[:rows] for key, values in columns.items()}
 
 
+def widths(folder: Path) -> tuple[int, int]:
+    """The numbers of an observation and of an action. Raises UserError as :func:`load`."""
+    episode = next(_episodes(folder), None)
+    obs = None if episode is None else episode["observations"]
+    if episode is None or not isinstance(obs, np.ndarray) or obs.ndim != 2:
+        raise UserError(f"The observations of {folder} are no plain vectors: name its environment with env=.")
+    return obs.shape[1], np.asarray(episode["actions"]).shape[-1]
+
+
 def _steps(folder: Path) -> int:
     steps, size = _metadata(folder).get("total_steps"), sum(p.stat().st_size for p in (folder / "data").iterdir())
     if not isinstance(steps, int) or not 0 < steps < DENSEST * size:

@@ -25,7 +25,7 @@ def known() -> dict[str, EnvSpec]:
 
 def published(digest: str) -> list[EnvSpec]:
     """The environments whose published file has this SHA-256."""
-    return [env for env in known().values() if env.file.sha256 == digest]
+    return [env for env in known().values() if env.file is not None and env.file.sha256 == digest]
 
 
 def of_task(task: str) -> str:
@@ -84,10 +84,16 @@ def wrong(name: str, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
 
 
 def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
-    """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them."""
+    """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them.
+
+    Empty where returns are not normalised.
+    """
+    if not env.scored:
+        return ""
     facts = provenance.get("minari") or {}
     own = "; the Minari set's own are not used" if {"ref_min_score", "ref_max_score"} & set(facts) else ""
-    whose = f"D4RL's for {env.task}" if _changed(env, "ref_min_score", "ref_max_score") is None else "as set by env.*"
+    changed = env.file is None or _changed(env, "ref_min_score", "ref_max_score") is not None
+    whose = "as set by env.*" if changed else f"D4RL's for {env.task}"
     return f"{_range(env.ref_min_score, env.ref_max_score)} ({whose}{own})"
 
 

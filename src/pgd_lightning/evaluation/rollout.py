@@ -79,7 +79,7 @@ def rollout(
         obs[going], reward, terminated = simulators.step(going, action)
         returns[going] += reward
         lengths[going] += 1
-        going = going[~(terminated | (lengths[going] >= env.max_episode_steps))]
+        going = going[~(terminated | (lengths[going] >= env.limit))]
     shape = (num_seeds, len(numbers))
     return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics)
 
@@ -89,7 +89,7 @@ def episode_states(env: EnvSpec, policy: Policy, num_seeds: int, seed: int) -> N
     """Positions qpos ``[steps, nq]`` of one episode of the first seed's policy, to be drawn."""
     simulator = make(env.task, env.physics)
     obs, states = simulator.reset(seed), []
-    for _ in range(env.max_episode_steps):
+    for _ in range(env.limit):
         states.append(simulator.state()["qpos"])
         same = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).expand(num_seeds, 1, -1)
         obs, _, terminated = simulator.step(policy.act(same)[0, 0].cpu().numpy())
