@@ -145,6 +145,11 @@ class ActionBox:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
+    def __str__(self) -> str:
+        if len(set(self.low)) == len(set(self.high)) == 1:
+            return f"[{self.low[0]:g}, {self.high[0]:g}]"
+        return " × ".join(f"[{low:g}, {high:g}]" for low, high in zip(self.low, self.high, strict=True))
+
     def normalised(self, action: NDArray[Any]) -> NDArray[np.float64]:
         """The environment's actions ``[..., A]`` in [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)
@@ -190,6 +195,11 @@ class EnvSpec:
         return self.task.startswith(GYMNASIUM)
 
     @property
+    def option(self) -> str:
+        """How it is chosen on the command line, ``env=…``."""
+        return self.task.removeprefix(GYMNASIUM).partition(" ")[0] if self.registered else self.name
+
+    @property
     def scored(self) -> bool:
         """Whether returns are normalised to scores."""
         return self.ref_min_score is not None and self.ref_max_score is not None
@@ -210,6 +220,10 @@ class EnvSpec:
         if self.action_low is None or self.action_high is None:
             return None
         return ActionBox(tuple(self.action_low), tuple(self.action_high))
+
+    def own_actions(self, action: NDArray[Any]) -> NDArray[Any]:
+        """Actions ``[..., A]`` in [-1, 1] as the environment takes them and its recordings hold them."""
+        return action if self.box is None else self.box.of_normalised(action).astype(action.dtype)
 
     def score(self, episode_return: float) -> float | None:
         """D4RL's normalised score in percent: 100 (R - min) / (max - min); None without reference returns."""

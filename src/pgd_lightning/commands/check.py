@@ -20,6 +20,7 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.summary import examine
 from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.replay import Replay, replayed
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.data_figure import data_figure
@@ -50,7 +51,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
     card["notes"] += [outside] if outside else []
     replays = compare_physics(config, env, recording, path)
-    found = verdict(replays, config.exact)
+    found = verdict(replays, config.exact) if env.file is not None else reproduced(env, replays, config.exact)
     say(text(env, provenance, card, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def compare_physics(
     if not len(rows):
         return {}
     replays: dict[str, Replay | None] = {}
-    for physics in PHYSICS:
+    for physics in (env.physics,) if env.file is None else PHYSICS:
         try:
             simulator = make(env.task, physics)
         except UserError as error:
@@ -120,6 +121,8 @@ def recorded_states(
     path: Path, simulator: Simulator, recording: Recording, rows: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]] | None:
     """The simulator's state at ``rows`` from the file's infos; None if it lacks a part of it."""
+    if not simulator.state():
+        return None
     states = {}
     starts = recording.starts.numpy()
     first = starts[np.searchsorted(starts, rows, side="right") - 1]
@@ -147,6 +150,16 @@ def verdict(replays: dict[str, Replay | None], exact: float) -> str:
     return f"recorded in neither physics: the nearer is {nearest}, with a median error of {errors[nearest]:.1e}"
 
 
+def reproduced(env: EnvSpec, replays: dict[str, Replay | None], exact: float) -> str:
+    """In one line whether an environment that is none of D4RL's reproduces the file."""
+    replay = next(iter(replays.values()), None)
+    if replay is None:
+        return not_available(make(env.task, env.physics).unresettable or "the file has no rows to step")
+    if replay.median <= exact:
+        return f"{env.name} reproduces it"
+    return f"{env.name} does not reproduce it: the median error is {replay.median:.1e}"
+
+
 def text(
     env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
 ) -> str:
@@ -168,6 +181,9 @@ def text(
         f"  {'successors':<22}{successors(card)}",
     ]
     lines += [f"  {'note':<22}{note}" for note in card["notes"]]
+    if env.file is None:
+        lines += [f"  {'one step':<22}{replay_line(replay)}" for replay in replays.values() if replay]
+        return "\n".join([*lines, f"  {'environment':<22}{found}"])
     for physics, replay in replays.items():
         lines.append(f"  {'one step, ' + physics:<22}{replay_line(replay)}")
     return "\n".join([*lines, f"  {'physics':<22}{found}"])

@@ -55,7 +55,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if config.out.startswith(sources.MINARI):
         write_minari(config.out, parts, attributes, rows, dataset.env, config.overwrite)
     else:
-        d4rl.write(out, chunks(parts), attributes, rows, config.overwrite)
+        d4rl.write(out, chunks(parts, dataset.env), attributes, rows, config.overwrite)
     say(f"written: {out}, {rows:,} steps in episodes of {first.batch_size[-1]} steps")
 
 
@@ -78,7 +78,7 @@ def write_minari(
     """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
     try:
-        d4rl.write(folder / "windows.hdf5", chunks(parts), attributes, rows)
+        d4rl.write(folder / "windows.hdf5", chunks(parts, env), attributes, rows)
         recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error", terminals="recorded")
         description = f"{attributes['description']}; {attributes['source']}"
         minari.write(target, recording, env, description, no_infos, overwrite)
@@ -86,7 +86,7 @@ def write_minari(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def chunks(parts: Iterator[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
+def chunks(parts: Iterator[Trajectory], env: EnvSpec) -> Iterator[dict[str, np.ndarray]]:
     """One chunk for each part and seed; a window ends in its own terminal or else in a timeout."""
     for windows in parts:
         for part in windows:
@@ -95,7 +95,7 @@ def chunks(parts: Iterator[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
             terminal = part.terminated.cpu().numpy()
             yield {
                 "observations": part.obs.cpu().numpy().reshape(-1, part.obs.shape[-1]),
-                "actions": part.action.cpu().numpy().reshape(-1, part.action.shape[-1]),
+                "actions": env.own_actions(part.action.cpu().numpy().reshape(-1, part.action.shape[-1])),
                 "rewards": part.reward.cpu().numpy().reshape(-1),
                 "terminals": terminal.reshape(-1),
                 "timeouts": (last & ~terminal).reshape(-1),

@@ -27,7 +27,7 @@ from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
 from pgd_lightning.evaluation.ledgers import episodes, mean_outcome
-from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.evaluation.rollout import require_simulator, rollout
 from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.imagination.learner import OfflineImagination, Phases, imagining
@@ -53,6 +53,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if ranks.count() > 1:
         raise UserError("pgd imagine is one process, which trains one seed after the other: trainer.devices=1.")
     check(config, overrides)
+    require_simulator(build(config.env))
     dataset = open_dataset(config)
     world = cast(WorldModel, ready_model(config, dataset, WORLD)[0])
     runs = [train_learner(config, dataset, world, number) for number in range(config.seeds)]

@@ -40,7 +40,8 @@ def of_registry(env: DictConfig) -> dict[str, Any]:
 
     if OmegaConf.is_missing(env, "id"):
         raise UserError("env=gym needs env.id=…, the name of an environment registered with Gymnasium.")
-    task = task_of(env.id, env.module, OmegaConf.to_container(env.arguments))  # type: ignore[arg-type]
+    arguments: Any = {} if env.arguments is None else OmegaConf.to_container(env.arguments)
+    task = task_of(env.id, env.module, arguments)
     known = facts(task)
     limit = env.max_episode_steps or known.max_episode_steps
     if limit is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgd_lightning.data.environments import environment, environments
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.trajectory import GYMNASIUM, EnvSpec
 
 ATTRIBUTES = ("env", "env_id", "env_name", "environment", "task", "d4rl_id", "recipe")  # of files, ours and others'
 BODIES = ("hopper", "halfcheetah", "walker2d", "ant", "door", "pen", "hammer", "relocate")
@@ -66,7 +66,7 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     says: dict[str, str | None] = {f"it is the published {other.d4rl_id}": other.task for other in others}
     says |= {f"{where} says '{text}'": task_named(text) for where, text in provenance.get("says", {}).items()}
     for why, task in says.items():
-        if task and task != env.task:
+        if task and (ours := of_registered(env)) and task != ours:
             raise wrong(name, env, [task], why)
     named = [other.d4rl_id for other in others] or [
         text for text in provenance.get("says", {}).values() if text in known() and text != env.name
@@ -75,6 +75,13 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     if facts := provenance.get("minari"):
         notes.append(f"the Minari dataset says: {_facts(facts)}; used instead: {_used(env)}")
     return notes
+
+
+def of_registered(env: EnvSpec) -> str | None:
+    """The task of ``env``; of another environment than D4RL's the one that its name means, None if it means none."""
+    if not env.simulated:
+        return None
+    return task_named(env.task.removeprefix(GYMNASIUM)) if env.registered else env.task
 
 
 def wrong(name: str, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:

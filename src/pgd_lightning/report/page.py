@@ -107,7 +107,8 @@ def provenance(entry: Entry) -> tuple[str, str]:
 
 def notices(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """What must be said of data that are not D4RL's own: sentence -> labels of the data."""
-    found = [(notice(kind), label) for label, kind in map(provenance, entries)]
+    published = [entry for entry in entries if entry.config.env.file is not None]
+    found = [(notice(kind), label) for label, kind in map(provenance, published)]
     texts = each_once(text for text, _ in found)
     return {text: sorted({label for other, label in found if other == text}) for text in texts}
 

@@ -79,7 +79,7 @@ def write(
     content = {
         "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
         "env": settings.env.name,
-        "notice": notice(dataset.provenance["kind"]),
+        "notice": "" if dataset.env.file is None else notice(dataset.provenance["kind"]),
         "substitute": dataset.provenance["kind"] == "local recipe",
         "label": dataset.label,
         "what": what_was_run(runs, settings, dataset),
@@ -147,7 +147,7 @@ def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) ->
 def readings(summary: Mapping[str, Any]) -> list[str]:
     """A sentence for each comparison, or the score where there is nothing to compare."""
     if not summary["scores"]:
-        return [NOT_EVALUATED]
+        return []
     if not summary["differences"]:
         ((name, score),) = list(summary["scores"].items())[:1]
         return [f"{_capital(_experience(name))}: {summary.get('measure', 'score')} {Interval(**score)}."]

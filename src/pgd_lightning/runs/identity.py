@@ -21,7 +21,8 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
     "agent.seed",                       # the run's folder is named by it
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
-    "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
+    "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.mismatch", "data.cache",
+    "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
 NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing

@@ -43,8 +43,11 @@ def task_of(env_id: str, module: str | None, arguments: Mapping[str, Any]) -> st
 
 def is_registered(env_id: str) -> bool:
     """Whether Gymnasium knows ``env_id``, once what stands before its colon is imported."""
+    module, _, name = env_id.rpartition(":")
     try:
-        gymnasium.spec(env_id)
+        if module:
+            import_module(module)
+        gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError, ValueError):
         return False
     return True
@@ -54,7 +57,7 @@ def is_registered(env_id: str) -> bool:
 def facts(task: str) -> Facts:
     """Dimensions, action box and time limit of ``task``. Raises UserError where it cannot be made or learned in."""
     env = opened(task)
-    limit = gymnasium.spec(_parts(task)[0]).max_episode_steps
+    limit = gymnasium.spec(_parts(task)[0].rpartition(":")[2]).max_episode_steps
     env.close()
     obs_space: Any = env.observation_space
     return Facts(int(obs_space.shape[0]), _box(env.action_space), limit)
@@ -205,9 +208,7 @@ class Absent:
     obs_dim = action_dim = 0
 
     def reset(self, seed: int) -> Array:
-        raise UserError(
-            "This needs an environment, and env=none has none: name one with env=, for instance env=gym env.id=…."
-        )
+        raise UserError("env=none cannot be reset.")
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         raise UserError("env=none cannot be stepped.")

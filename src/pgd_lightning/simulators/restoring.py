@@ -130,7 +130,8 @@ def _matched(env: Any) -> Restoring:
             )
             if len(cosines) and len(sines):
                 angles.append((entry, int(cosines[0]), int(sines[0])))
-    initial = np.concatenate([start, np.zeros(model.nv)])
+    resting = (getattr(inner, "init_qpos", start), getattr(inner, "init_qvel", np.zeros(model.nv)))
+    initial = np.concatenate([np.asarray(part, dtype=np.float64) for part in resting])
     return Restoring(initial, index, shift, limit, tuple(angles), model.nq)
 
 

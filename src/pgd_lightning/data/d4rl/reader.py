@@ -183,6 +183,7 @@ def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str
     obs, action, reward = columns["observations"], columns["actions"], columns["rewards"]
     if box is not None:
         np.copyto(action, box.normalised(action))
+        notes.append(f"actions were mapped from {box} to [-1, 1]")
     outside = np.abs(action) > (1 if box is None else 1 + ROUNDING)
     if outside.any() and out_of_box == "error":
         row = int(np.argwhere(outside)[0][0])
