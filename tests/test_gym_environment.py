@@ -203,7 +203,7 @@ class TestResets:
         ("task", "why"),
         [
             ("Pendulum-v1", "does not run in MuJoCo"),
-            ("Pusher-v5", "do not determine its states: that of a restored state is another one"),
+            ("Pusher-v5", "do not determine its states (a restored state has another observation)"),
             ("helpers.own_environments:Moody-v0", "a step from a restored state has another reward"),
         ],
     )

@@ -240,7 +240,8 @@ def _unknown_option(message: str) -> str:
     group, _, option = name.rpartition("/")
     if not group or not (CONF / group).is_dir():
         return f"{first} See 'pgd --help'."
-    return f"There is no {group} '{option}': {nearest(option, options(group))}"
+    more = " Environments of Gymnasium have their names there, such as env=Pusher-v5." if group == "env" else ""
+    return f"There is no {group} '{option}': {nearest(option, options(group))}{more}"
 
 
 def _unknown_key(verb: str, message: str) -> str:

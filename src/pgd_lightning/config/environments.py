@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from pgd_lightning.data import sources
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import NO_SIMULATOR
 
+VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are asked for by env=gym env.id=
+
 
 def named(env: str) -> list[str] | None:
     """The overrides behind ``env=`` with a name of Gymnasium's registry; None for another name."""
+    if not VERSIONED.fullmatch(env):  # looking it up loads Gymnasium
+        return None
     from pgd_lightning.simulators import is_registered
 
     return ["env=gym", f"env.id={env}"] if is_registered(env) else None

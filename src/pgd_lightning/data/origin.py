@@ -153,6 +153,10 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 def _used(env: EnvSpec) -> str:
     constants = _range(env.ref_min_score, env.ref_max_score)
+    if env.file is None:
+        limit = "no known limit" if env.max_episode_steps is None else f"at most {env.max_episode_steps} steps"
+        scores = f", scores 0 and 100 at returns {constants}" if env.scored else ""
+        return f"{env.name}, {limit} an episode{scores}"
     changed = _changed(env, "max_episode_steps", "ref_min_score", "ref_max_score")
     whose = f"{env.task} as D4RL has it" if changed is None else f"{env.task} with env.{changed} as set"
     return f"{whose}, at most {env.max_episode_steps} steps an episode, scores 0 and 100 at returns {constants}"

@@ -93,7 +93,7 @@ def restoring_of(env: gymnasium.Env[Any, Any], name: str) -> Restoring | str:
         difference = _difference(env, found)
     except Exception as error:  # of code that is not ours
         return f"setting a state of {name} failed ({type(error).__name__}: {error})"
-    return f"the observations of {name} do not determine its states: {difference}" if difference else found
+    return f"the observations of {name} do not determine its states ({difference})" if difference else found
 
 
 def _matched(env: Any) -> Restoring:
@@ -155,13 +155,13 @@ def _difference(env: Any, found: Restoring) -> str:
             continue
         set_state(env, state["qpos"], state["qvel"])
         if (np.abs(observation(env) - obs) > ROUNDING * (1 + np.abs(obs))).any():
-            return "that of a restored state is another one"
+            return "a restored state has another observation"
         again, again_paid, again_ended, _, _ = env.step(action)
         shares.append(np.abs(again - after).max() / max(np.abs(after - obs).max(), SMALLEST))
         paid.append(abs(float(again_paid) - float(reward)))
         ends += bool(again_ended) != bool(terminated)
     if not shares:
-        return "every one was clipped"
+        return "all of them were clipped"
     usual = max(float(np.median([abs(float(row[3])) for row in rows])), SMALLEST)
     wrong = ["observation"] if max(shares) > RIGHT else []
     wrong += ["reward"] if np.quantile(paid, MOST) > RIGHT_REWARD * usual else []
