@@ -82,7 +82,7 @@ def test_arrays_are_a_recording(recording, copied):
 
 def test_windows_become_what_other_libraries_read(data, prior, tmp_path):
     windows = pgd.generate(prior, windows=8)
-    columns = pgd.to_numpy(windows)
+    columns = pgd.to_numpy(windows, data)
     assert columns["observations"].shape == (8 * 32, 4) and columns["timeouts"].sum() + columns["terminals"].sum() >= 8
     pgd.save(windows, tmp_path / "windows.hdf5", data)
     with h5py.File(tmp_path / "windows.hdf5") as file:

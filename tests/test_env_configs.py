@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 
-from pgd_lightning.config.compose import CONF, compose_config, options
-from pgd_lightning.data.environments import environment
+from pgd_lightning.config.compose import CONF, compose_config
+from pgd_lightning.data.environments import environment, environments
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make
 from pgd_lightning.trajectory import EnvSpec
@@ -29,12 +29,12 @@ def spec(name: str) -> EnvSpec:
 
 
 def test_the_catalogue_and_the_folder_hold_the_same_sets():
-    ids = sorted(spec(name).d4rl_id for name in options("env"))
+    ids = sorted(spec(name).d4rl_id for name in environments())
     assert ids == sorted([*FACTS, *(f"{task}-human-longhorizon-v1" for task in LONGER)])
     assert len(FACTS) == 57
 
 
-@pytest.mark.parametrize("name", options("env"))
+@pytest.mark.parametrize("name", environments())
 def test_facts(name):
     env = spec(name)
     fact = FACTS[env.d4rl_id.replace("-longhorizon", "")]
@@ -53,14 +53,14 @@ def test_facts(name):
 @pytest.mark.parametrize("task", TASKS)
 def test_dimensions_are_the_simulators(task):
     simulator = make(task, "today")
-    dims = {(env.obs_dim, env.action_dim) for env in map(spec, options("env")) if env.task == task}
+    dims = {(env.obs_dim, env.action_dim) for env in map(spec, environments()) if env.task == task}
     assert dims == {(simulator.obs_dim, simulator.action_dim)}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_only_tasks_that_terminate_can_end(task):
     """Thrown far off, lying in a heap, or at its goal, each simulator ends; those that say never do not."""
-    (terminates,) = {env.terminates for env in map(spec, options("env")) if env.task == task}
+    (terminates,) = {env.terminates for env in map(spec, environments()) if env.task == task}
     simulator, rng = make(task, "today"), np.random.default_rng(0)
     simulator.reset(0)
     still, ended = np.zeros(simulator.action_dim), []
@@ -93,12 +93,12 @@ def test_golden_scores(name, value, score):
 
 
 def test_a_body_alone_is_no_environment():
-    assert not {"hopper", "body"} & set(options("env"))
+    assert not {"hopper", "body"} & set(environments())
     with pytest.raises((HydraException, UserError)):
         spec("hopper")
 
 
-@pytest.mark.parametrize("name", options("env"))
+@pytest.mark.parametrize("name", environments())
 def test_the_same_without_hydra(name):
     assert environment(name, "today") == spec(name)
 

@@ -188,6 +188,7 @@ def test_the_camera_is_near_what_acts(task):
 # --- the page ---
 
 CONTENT = {
+    "measure": "score", "not_evaluated": "", "not_stepped": "",
     "title": "iql on hopper-medium", "env": "hopper-medium", "notice": "The data are a substitute", "substitute": True,
     "label": "a <substitute>", "what": "iql was trained.", "readings": ["Guided data scored higher."],
     "rows": [], "conditions": "", "minari": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],

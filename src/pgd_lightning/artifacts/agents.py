@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +16,7 @@ from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
-from pgd_lightning.evaluation.ledgers import episodes, scores_of
+from pgd_lightning.evaluation.ledgers import episodes, mean_outcome, scores_of
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed, learner_seeds
@@ -89,9 +88,9 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         fit_agent(run, config, dataset, module, generator, behaviour)
         rows = final_episodes(config, dataset, module)
         run.append("ledger.jsonl", rows)
-        run.update(state="finished", score=fmean(row["score"] for row in rows))
-        if ranks.rank() == 0:
-            say(f"{label}: score {seed_interval(scores_of(rows, 'final'))}")
+        run.update(state="finished", **mean_outcome(rows, dataset.env))
+        if ranks.rank() == 0 and rows:
+            say(f"{label}: {dataset.env.measure} {seed_interval(scores_of(rows, 'final'))}")
     return run
 
 
@@ -104,7 +103,7 @@ def measure(run: Run, config: DictConfig, dataset: Dataset) -> None:
 
 def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``."""
-    if ranks.rank() > 0:
+    if ranks.rank() > 0 or not dataset.env.simulated:
         return
     wanted, env = config.evaluation.final_episodes, dataset.env
     rows = final_rows(run, dataset)
@@ -118,7 +117,7 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
         more = rollout(env, module.policy, config.seeds, wanted, seed, workers=workers, first=there)
         run.append("ledger.jsonl", more.ledger(env, config.updates, "final"))
         rows = final_rows(run, dataset)
-    run.update(score=fmean(row["score"] for row in rows if row["index"] < wanted))
+    run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
 
 
 def final_rows(run: Run, dataset: Dataset) -> list[dict[str, Any]]:
@@ -127,7 +126,9 @@ def final_rows(run: Run, dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[dict[str, Any]]:
-    """The ledger's rows of the last checkpoint."""
+    """The ledger's rows of the last checkpoint; none without an environment."""
+    if not dataset.env.simulated:
+        return []
     result = rollout(
         dataset.env,
         module.policy,
@@ -204,6 +205,6 @@ def fit_agent(
     fit(
         run, config, dataset.provenance, module, data, title=agent_label(config),
         steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
-        callbacks=[evaluation] if behaviour else [],
+        callbacks=[evaluation] if behaviour and dataset.env.simulated else [],
         spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -109,7 +110,7 @@ def open_dataset(config: DictConfig) -> Dataset:
     for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
-    say(f"simulator: {simulator.physics}")
+    say(f"simulator: {simulator.physics if env.simulated else 'none (env=none): agents are not evaluated'}")
     if simulator.differs:
         say(f"simulator: it differs from D4RL's, so compare scores with care: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation, path)
@@ -147,9 +148,46 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
         recording = make()
     else:
         facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps, env.terminates]
+        facts += [] if env.box is None else [vars(env.box)]
         key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
         recording = cached(expanded(data.cache), key, make, lambda text: say(f"data: {text}"))
+    if env.registered:
+        said += steps_reproduced(recording, env, provenance, path, data.mismatch)
     return replace(recording, notes=(*said, *recording.notes)), provenance, path
+
+
+def steps_reproduced(
+    recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None, mismatch: str
+) -> tuple[str, ...]:
+    """Whether recorded steps follow from the registered environment ``env``, where its states can be set.
+
+    Raises UserError, unless ``mismatch`` is ``note``, where they clearly do not.
+    """
+    usable = recording.has_successor.nonzero().flatten()
+    rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
+    if not len(rows):
+        return ()
+    simulator = make(env.task, env.physics)
+    states = {
+        name: d4rl.infos(path, name, np.shape(value), rows.numpy()) if path else None
+        for name, value in simulator.state().items()
+    }
+    known = {name: values for name, values in states.items() if values is not None}
+    columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
+    compared = bodies.Rows(*(column.double().numpy() for column in columns))
+    error = bodies.step_error(simulator, compared, known if states and len(known) == len(states) else None)
+    if error is None or error < bodies.WRONG:
+        return ()
+    why = (
+        f"one step from recorded states of {provenance['path']} misses by {error:.0%} of what the step changes in "
+        f"{env.name}"
+    )
+    if mismatch == "note":
+        return (why,)
+    raise UserError(
+        f"{why}: name the environment that it was recorded in, with the arguments that it had (env.arguments=), or set "
+        "data.mismatch=note to use it all the same."
+    )
 
 
 def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:

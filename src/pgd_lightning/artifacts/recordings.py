@@ -18,7 +18,7 @@ from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import Counter, say
-from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe
+from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe, random_actions
 from pgd_lightning.trajectory import EnvSpec
 
 
@@ -43,7 +43,9 @@ def has_recipe(env: EnvSpec) -> bool:
 
 
 def recipe_of(env: EnvSpec) -> Recipe:
-    """The recipe for ``env``. Raises UserError if this project has none."""
+    """The recipe for ``env``: of an environment of Gymnasium's random actions. Raises UserError if there is none."""
+    if env.registered:
+        return random_actions(env.task, env.limit)
     if not has_recipe(env):
         raise UserError(f"There is no recipe for '{env.name}'; recipes: {', '.join(sorted(RECIPES))}.")
     return RECIPES[env.name]
@@ -71,12 +73,21 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int, overwrite: bo
                 left.unlink()
             kept = path.with_name(f".{path.name}.chunks")
             with Counter(f"recording {env.name} ({recipe.description})", total, "steps") as counter:
-                d4rl.write(path, _chunks(recipe, total, seed, kept, counter), attributes, total, overwrite)
+                chunks = (_own_actions(chunk, env) for chunk in _chunks(recipe, total, seed, kept, counter))
+                d4rl.write(path, chunks, attributes, total, overwrite)
             shutil.rmtree(kept, ignore_errors=True)
             lock.unlink(missing_ok=True)  # whoever waits for it finds the file
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error}. Choose a folder you may write to.") from error
     return True
+
+
+def _own_actions(chunk: Chunk, env: EnvSpec) -> Chunk:
+    """``chunk`` with actions as the environment takes them, whose density is another one."""
+    if env.box is None:
+        return chunk
+    kept = {key: values for key, values in chunk.items() if key != "infos/action_log_probs"}
+    return kept | {"actions": env.own_actions(chunk["actions"])}
 
 
 def _holds(path: Path, identity: dict[str, Any], total: int, overwrite: bool) -> bool:

@@ -24,6 +24,7 @@ from pgd_lightning.commands.check import replay_rows, sampled_rows
 from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
+from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.replay import Replay
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.analysis_figure import analysis_figure
@@ -224,11 +225,14 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Repla
     )
     resets = {row["reset"] for row in rows if row["windows"]}
     lost = sum(row["rows_not_resettable"] for row in rows if row["windows"])
+    stepped = f"{analyst.simulator.physics}; resets {' and '.join(sorted(resets))}, {lost} rows could not be reset"
+    if analyst.simulator.unresettable:
+        stepped = not_available(analyst.simulator.unresettable)
     return (
         "\n".join(
             [
                 title,
-                f"{analyst.simulator.physics}; resets {' and '.join(sorted(resets))}, {lost} rows could not be reset",
+                stepped,
                 "",
                 head,
                 *(line(row) for row in rows),

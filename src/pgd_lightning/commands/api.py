@@ -9,7 +9,8 @@ same parts, so that Python and command line find each other's runs and give the 
     print(pgd.fidelity(windows, data, policy))
 
 Shapes: N windows of T steps, O observation dims, A action dims; the policy of a run folder has S seeds and gives
-windows ``[S, N, T]``, any other ``[N, T]``. Actions of :class:`~pgd_lightning.trajectory.Trajectory` lie in [-1, 1].
+windows ``[S, N, T]``, any other ``[N, T]``. Actions of :class:`~pgd_lightning.trajectory.Trajectory` lie in [-1, 1];
+policies, recordings and what :func:`save` writes are in the environment's units.
 """
 
 import hashlib
@@ -42,6 +43,7 @@ from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import log_likelihood, median, persistence_error, step_errors
+from pgd_lightning.evaluation.ledgers import outcome
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed
@@ -155,7 +157,9 @@ def as_target(policy: Any, data: Data) -> Policy:
         load_agent(module, run)
         trained: Policy = module.policy
         return trained
-    return as_policy(policy, data.dataset.env.action_dim)
+    box = data.env.box
+    bounds = () if box is None else (torch.tensor(box.low), torch.tensor(box.high))
+    return as_policy(policy, data.env.action_dim, *bounds)
 
 
 def _seeds(target: Policy | None) -> tuple[int, ...]:
@@ -176,7 +180,7 @@ class Fidelity:
     reward_error: float | None  # median absolute error of the reward, against the simulator
     data_distance: float  # median distance of a step to the nearest recorded one, in standard deviations
     outside_data: float  # share of the steps with a value that the recording never reaches
-    reset: str  # exact, or approximate: the observation hides a part of the simulator's state
+    reset: str  # exact; approximate, where the observation hides a part of the state; or why there is none
 
     def __str__(self) -> str:
         return "\n".join(f"{name.replace('_', ' '):20} {_shown(value)}" for name, value in vars(self).items())
@@ -198,7 +202,8 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
     if policy is not None:
         target = as_target(policy, data)
         likelihood = float(log_likelihood(target, windows.to(target.device))[finite].mean())
-    errors = step_errors(make(dataset.env.task, dataset.env.physics), kept, dataset.obs_std, steps, seed)
+    simulator = make(dataset.env.task, dataset.env.physics)
+    errors = None if simulator.unresettable else step_errors(simulator, kept, dataset.obs_std, steps, seed)
     made = kept.transitions()
     chosen = torch.as_tensor(np.random.default_rng(seed).permutation(len(made))[:steps])
     covered = Coverage(data.transitions, steps, seed)(made[chosen])
@@ -206,13 +211,17 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
         windows=int(finite.sum()),
         finite=float(finite.float().mean()),
         log_likelihood=likelihood,
-        one_step_error=median(errors.dynamics),
-        one_step_error_mean=float(errors.dynamics.mean()) if len(errors.dynamics) else None,
+        one_step_error=None if errors is None else median(errors.dynamics),
+        one_step_error_mean=None if errors is None or not len(errors.dynamics) else float(errors.dynamics.mean()),
         persistence_error=persistence_error(kept, dataset.obs_std),
-        reward_error=median(errors.reward),
+        reward_error=None if errors is None else median(errors.reward),
         data_distance=covered["data_distance"],
         outside_data=covered["outside_box"],
-        reset="approximate" if errors.approximate else "exact",
+        reset=f"not available, because {simulator.unresettable}"
+        if errors is None
+        else "approximate"
+        if errors.approximate
+        else "exact",
     )
 
 
@@ -228,7 +237,10 @@ def evaluate(policy: Any, data: Data, episodes: int = 10, seed: int = 0) -> Epis
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained agent: the policy of its S seeds, its run folder, and the scores of its final episodes ``[S, E]``."""
+    """A trained agent: the policy of its S seeds, its run folder, and the scores of its final episodes ``[S, E]``.
+
+    Returns where the environment has no reference returns; none (E = 0) without an environment.
+    """
 
     policy: Policy
     folder: Path
@@ -259,13 +271,16 @@ def train_agent(
     module = build_agent(config, data.dataset)
     load_agent(module, run)
     rows = agents.final_rows(run, data.dataset)
-    scores = [[row["score"] for row in rows if row["seed"] == number] for number in range(config.seeds)]
+    scores = [[outcome(row) for row in rows if row["seed"] == number] for number in range(config.seeds)]
     return Trained(module.to(accelerator(config)).policy, run.folder, np.array(scores))
 
 
-def to_numpy(windows: Trajectory) -> dict[str, NDArray[Any]]:
-    """``windows [..., N, T]`` as arrays of ``N T`` steps in D4RL's layout; each window is an episode."""
-    return next(iter(chunks([windows.reshape(1, -1, windows.batch_size[-1])])))
+def to_numpy(windows: Trajectory, data: Data) -> dict[str, NDArray[Any]]:
+    """``windows [..., N, T]`` as arrays of ``N T`` steps in D4RL's layout; each window is an episode.
+
+    Actions are in the units of the environment of ``data``.
+    """
+    return next(iter(chunks([windows.reshape(1, -1, windows.batch_size[-1])], data.env)))
 
 
 def save(windows: Trajectory, out: str | Path, data: Data, overwrite: bool = False) -> None:

@@ -20,6 +20,7 @@ from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.summary import examine
 from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.replay import Replay, replayed
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.data_figure import data_figure
@@ -27,7 +28,7 @@ from pgd_lightning.runs import identity
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.simulators import PHYSICS, Simulator, make
-from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.channel_names import channels_of
 from pgd_lightning.trajectory import EnvSpec
 
 # relocate: files hold where the object is, its body stands where it was in the episode's first row
@@ -50,14 +51,14 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
     card["notes"] += [outside] if outside else []
     replays = compare_physics(config, env, recording, path)
-    found = verdict(replays, config.exact)
+    found = verdict(replays, config.exact) if env.file is not None else reproduced(env, replays, config.exact)
     say(text(env, provenance, card, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
-        names = channels(env.task)
+        names = channels_of(env)
         ranges = {"observation": (names.obs, card["obs"]), "action": (names.action, card["action"])}
         data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
     except OSError as error:
@@ -73,7 +74,7 @@ def compare_physics(
     if not len(rows):
         return {}
     replays: dict[str, Replay | None] = {}
-    for physics in PHYSICS:
+    for physics in (env.physics,) if env.file is None else PHYSICS:
         try:
             simulator = make(env.task, physics)
         except UserError as error:
@@ -120,6 +121,8 @@ def recorded_states(
     path: Path, simulator: Simulator, recording: Recording, rows: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]] | None:
     """The simulator's state at ``rows`` from the file's infos; None if it lacks a part of it."""
+    if not simulator.state():
+        return None
     states = {}
     starts = recording.starts.numpy()
     first = starts[np.searchsorted(starts, rows, side="right") - 1]
@@ -147,6 +150,16 @@ def verdict(replays: dict[str, Replay | None], exact: float) -> str:
     return f"recorded in neither physics: the nearer is {nearest}, with a median error of {errors[nearest]:.1e}"
 
 
+def reproduced(env: EnvSpec, replays: dict[str, Replay | None], exact: float) -> str:
+    """In one line whether an environment that is none of D4RL's reproduces the file."""
+    replay = next(iter(replays.values()), None)
+    if replay is None:
+        return not_available(make(env.task, env.physics).unresettable or "the file has no rows to step")
+    if replay.median <= exact:
+        return f"{env.name} reproduces it"
+    return f"{env.name} does not reproduce it: the median error is {replay.median:.1e}"
+
+
 def text(
     env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
 ) -> str:
@@ -158,7 +171,7 @@ def text(
         f"  {'episodes':<22}{card['episodes']} in {card['steps']} rows, lengths {lengths['min']:.0f} to "
         f"{lengths['max']:.0f}, median {lengths['median']:.0f}",
         f"  {'return':<22}{returns['mean']:.1f} ± {returns['std']:.1f}, {returns['min']:.1f} to {returns['max']:.1f}; "
-        f"D4RL score {card['score_mean']:.1f}, {env.score(returns['min']):.1f} to {env.score(returns['max']):.1f}",
+        f"{scores(env, card)}",
         f"  {'ends':<22}{card['terminals']} terminals, {card['timeouts']} timeouts or cuts",
         f"  {'reward':<22}{card['reward_min']:.4g} to {card['reward_max']:.4g}",
         f"  {'observations':<22}{span(card['obs'])}",
@@ -168,9 +181,20 @@ def text(
         f"  {'successors':<22}{successors(card)}",
     ]
     lines += [f"  {'note':<22}{note}" for note in card["notes"]]
+    if env.file is None:
+        lines += [f"  {'one step':<22}{replay_line(replay)}" for replay in replays.values() if replay]
+        return "\n".join([*lines, f"  {'environment':<22}{found}"])
     for physics, replay in replays.items():
         lines.append(f"  {'one step, ' + physics:<22}{replay_line(replay)}")
     return "\n".join([*lines, f"  {'physics':<22}{found}"])
+
+
+def scores(env: EnvSpec, card: dict[str, Any]) -> str:
+    """The normalised scores behind the returns."""
+    if not env.scored:
+        return f"no score: {env.name} has no reference returns"
+    low, high = (env.score(card["returns"][end]) for end in ("min", "max"))
+    return f"D4RL score {card['score_mean']:.1f}, {low:.1f} to {high:.1f}"
 
 
 def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
@@ -178,7 +202,7 @@ def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
     digest = provenance["sha256"]
     if provenance["kind"] == "official":
         return f"the published D4RL file, sha256 {digest}"
-    published = f", not the published {env.file.sha256[:8]}…" if env.file.sha256 else ""
+    published = f", not the published {env.file.sha256[:8]}…" if env.file is not None and env.file.sha256 else ""
     return f"{provenance['kind']}, sha256 {digest}{published}"
 
 

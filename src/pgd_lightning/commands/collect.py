@@ -22,4 +22,4 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         say(f"{key:>16}  {value}")
     if known := recipe_of(env).d4rl_return:
         say(f"{'D4RL':>16}  mean return of {env.d4rl_id}: about {known:.0f}")
-    say(f"\nwritten: {path}\nnext:    {program()} train env={env.name} data.source={path}")
+    say(f"\nwritten: {path}\nnext:    {program()} train env={env.option} data.source={path}")

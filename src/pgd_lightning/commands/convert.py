@@ -41,9 +41,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         written = f"minari:{minari.write(config.out, recording, env, label, infos, config.overwrite)}"
     else:
         attributes = {"converted_from": provenance["label"], "env": env.name}
-        d4rl.write(out, chunks(recording, infos), attributes, len(recording), config.overwrite)
+        d4rl.write(out, chunks(recording, env, infos), attributes, len(recording), config.overwrite)
         written = str(out)
-    say(f"\nwritten: {out}\nnext:    {program()} check env={env.name} data.source={written}")
+    say(f"\nwritten: {out}\nnext:    {program()} check env={env.option} data.source={written}")
 
 
 def destination(out: str, overwrite: bool) -> Path:
@@ -63,7 +63,7 @@ def no_infos(start: int, stop: int) -> dict[str, NDArray[Any]]:
 
 
 def chunks(
-    recording: Recording, infos: Callable[[int, int], dict[str, NDArray[Any]]]
+    recording: Recording, env: EnvSpec, infos: Callable[[int, int], dict[str, NDArray[Any]]]
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """The recording under D4RL's keys; ``next_observations`` only if every successor is known."""
     complete = bool(recording.has_successor.all())
@@ -71,7 +71,7 @@ def chunks(
         rows = slice(start, min(start + ROWS_AT_ONCE, len(recording)))
         chunk = {
             "observations": recording.obs[rows].numpy(),
-            "actions": recording.action[rows].numpy(),
+            "actions": env.own_actions(recording.action[rows].numpy()),
             "rewards": recording.reward[rows].numpy(),
             "terminals": recording.terminated[rows].numpy(),
             "timeouts": recording.truncated[rows].numpy(),

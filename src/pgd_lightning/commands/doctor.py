@@ -162,6 +162,8 @@ def slurm(config: DictConfig, env: Mapping[str, str] = os.environ) -> Iterator[F
 def simulator(config: DictConfig) -> Iterator[Finding]:
     """One episode's first step."""
     env: EnvSpec = build(config.env)
+    if not env.simulated:
+        return
     try:
         world = make(env.task, env.physics)
         world.reset(0)
@@ -174,8 +176,12 @@ def simulator(config: DictConfig) -> Iterator[Finding]:
 def opengl(config: DictConfig) -> Iterator[Finding]:
     """Whether a picture can be drawn; without one only the pictures are missing."""
     env: EnvSpec = build(config.env)
+    if not env.simulated:
+        return
     world = make(env.task, env.physics)
     world.reset(0)
+    if "qpos" not in world.state():
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         drawn = render(env.task, world.state()["qpos"][None])
@@ -202,6 +208,8 @@ def data(config: DictConfig) -> Iterator[Finding]:
 
 def _published(config: DictConfig, env: EnvSpec) -> Finding:
     folder = expanded(config.data.dir)
+    if env.file is None:
+        return Finding("data", "error", f"no recording is named for {env.name}", "data.source=… names it")
     name = Path(env.file.path).name
     if config.data.source != "local" and any((folder / n).is_file() for n in (name, env.file.path)):
         return Finding("data", "ok", f"{folder / name}")

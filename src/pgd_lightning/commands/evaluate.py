@@ -30,9 +30,12 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     load_agent(module, run)
     seed = derive_seed(config.seed, "evaluate")
     result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
-    interval = seed_interval(np.vectorize(env.score)(result.returns))
-    label = run.record["provenance"]["label"]
-    say(f"{run.record['method']} on {label}: score {interval}, return {result.returns.mean():.1f}")
+    label, returns = run.record["provenance"]["label"], seed_interval(result.returns)
+    if env.scored:
+        interval = seed_interval(np.vectorize(env.score)(result.returns))
+        say(f"{run.record['method']} on {label}: score {interval}, return {returns.mean:.1f}")
+    else:
+        say(f"{run.record['method']} on {label}: return {returns} (no score: {env.name} has no reference returns)")
     path = run.folder / f"evaluation-{config.seed}-{config.episodes}.json"
     if config.out is not None:
         path = expanded(config.out)

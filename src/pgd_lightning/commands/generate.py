@@ -79,7 +79,7 @@ def write(
     if out.startswith(sources.MINARI):
         write_minari(out, parts, attributes, rows, dataset.env, overwrite)
     else:
-        d4rl.write(place, chunks(parts), attributes, rows, overwrite)
+        d4rl.write(place, chunks(parts, dataset.env), attributes, rows, overwrite)
 
 
 def write_minari(
@@ -88,7 +88,7 @@ def write_minari(
     """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
     try:
-        d4rl.write(folder / "windows.hdf5", chunks(parts), attributes, rows)
+        d4rl.write(folder / "windows.hdf5", chunks(parts, env), attributes, rows)
         recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error", terminals="recorded")
         description = f"{attributes['description']}; {attributes['source']}"
         minari.write(target, recording, env, description, no_infos, overwrite)
@@ -96,7 +96,7 @@ def write_minari(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def chunks(parts: Iterable[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
+def chunks(parts: Iterable[Trajectory], env: EnvSpec) -> Iterator[dict[str, np.ndarray]]:
     """One chunk for each part and seed; a window ends in its own terminal or else in a timeout."""
     for windows in parts:
         for part in windows:
@@ -105,7 +105,7 @@ def chunks(parts: Iterable[Trajectory]) -> Iterator[dict[str, np.ndarray]]:
             terminal = part.terminated.cpu().numpy()
             yield {
                 "observations": part.obs.cpu().numpy().reshape(-1, part.obs.shape[-1]),
-                "actions": part.action.cpu().numpy().reshape(-1, part.action.shape[-1]),
+                "actions": env.own_actions(part.action.cpu().numpy().reshape(-1, part.action.shape[-1])),
                 "rewards": part.reward.cpu().numpy().reshape(-1),
                 "terminals": terminal.reshape(-1),
                 "timeouts": (last & ~terminal).reshape(-1),

@@ -26,8 +26,8 @@ from pgd_lightning.data.modules import StartsDataModule
 from pgd_lightning.data.windows import PaddedWindows, split_padded
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
-from pgd_lightning.evaluation.ledgers import episodes
-from pgd_lightning.evaluation.rollout import rollout
+from pgd_lightning.evaluation.ledgers import episodes, mean_outcome
+from pgd_lightning.evaluation.rollout import require_simulator, rollout
 from pgd_lightning.evaluation.statistics import paired_interval, seed_interval
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.imagination.learner import OfflineImagination, Phases, imagining
@@ -53,6 +53,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if ranks.count() > 1:
         raise UserError("pgd imagine is one process, which trains one seed after the other: trainer.devices=1.")
     check(config, overrides)
+    require_simulator(build(config.env))
     dataset = open_dataset(config)
     world = cast(WorldModel, ready_model(config, dataset, WORLD)[0])
     runs = [train_learner(config, dataset, world, number) for number in range(config.seeds)]
@@ -131,7 +132,7 @@ def train_learner(config: DictConfig, dataset: Dataset, world: WorldModel, numbe
         )  # fmt: skip
         final = last_episodes(run, config, dataset, module, number, first=0)
         run.append("health.jsonl", [{"step": turns, **health(config, dataset, module, seed)}])
-        run.update(state="finished", score=fmean(row["score"] for row in final))
+        run.update(state="finished", **mean_outcome(final, dataset.env))
     return run
 
 
@@ -146,7 +147,7 @@ def measure(run: Run, config: DictConfig, dataset: Dataset, world: WorldModel, n
             module = build_learner(config, world, *learner_seeds(config.seed, [number]))
             load_agent(module, run)
             final += last_episodes(run, config, dataset, module, number, first=len(final))
-        run.update(score=fmean(row["score"] for row in final if row["index"] < wanted))
+        run.update(**mean_outcome([row for row in final if row["index"] < wanted], dataset.env))
 
 
 def last_episodes(
@@ -201,7 +202,7 @@ def report(runs: list[Run], config: DictConfig, dataset: Dataset) -> tuple[Path,
         f"clone of the data's policy  {interval['clone']}\n"
         f"improved in imagination     {interval['final']}\n"
         f"difference, paired          {gain}{'' if gain.excludes_zero else '  not distinguishable'}\n"
-        f"imagined windows            {health_line(card)}\n"
+        f"imagined windows            {health_line(card, make(dataset.env.task, dataset.env.physics).unresettable)}\n"
     )
     write_atomic(folder / "table.txt", table)
     facts = {"scores": {k: vars(v) for k, v in interval.items()}, "difference": vars(gain), "windows": card}

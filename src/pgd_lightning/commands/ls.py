@@ -63,7 +63,7 @@ def line(run: RunFolder, state: str) -> str:
     """State, steps, score, age and folder of one run; of a failed one also its sentence."""
     record, beat = run.record, run.heartbeat
     steps = f"{beat['step']}/{beat['total']}" if "total" in beat else ""
-    score = f"{record['score']:.1f}" if "score" in record else ""
+    score = f"{record['score']:.1f}" if "score" in record else f"r {record['return']:.4g}" if "return" in record else ""
     row = f"  {state:<9}{steps:>17}{score:>8}{age(run.last_heard):>7}  {run.folder.parent.name}/{run.folder.name}"
     return row + (f"\n           {record['reason']}" if state == "failed" else "")
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import as_text
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.ledgers import mean_outcome
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.generators.matching import standardised
@@ -39,10 +40,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if ranks.count() > 1:
         raise UserError("pgd polygrad is one process, for one simulator feeds it: run each seed= as a job of its own.")
     env: EnvSpec = build(config.env)
-    if config.data.horizon >= env.max_episode_steps:
+    if config.data.horizon >= env.limit:
         raise UserError(
-            f"data.horizon={config.data.horizon} is longer than an episode of {env.task} "
-            f"({env.max_episode_steps} steps): lower it."
+            f"data.horizon={config.data.horizon} is longer than an episode of {env.task} ({env.limit} steps): lower it."
         )
     method = f"polygrad-{config.online.learner.name}"
     run = Run.at(config.runs_dir, "online", env.name, method, identity.online(config), config.seed)
@@ -58,7 +58,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         rows = final_episodes(config, env, module)
         run.append("ledger.jsonl", rows)
         paths = report(run, config, env, module, data)
-        run.update(state="finished", score=fmean(row["score"] for row in rows))
+        run.update(state="finished", **mean_outcome(rows, env))
     mirror_figures(config, run, provenance, paths)
     say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
@@ -96,7 +96,7 @@ def data_module(config: DictConfig, env: EnvSpec, module: ImaginationLearner) ->
     online = config.online
     return OnlineDataModule(
         environment=make(env.task, env.physics),
-        limit=env.max_episode_steps,
+        limit=env.limit,
         rows=config.data.horizon,
         prefill=online.prefill,
         steps=online.turn,

@@ -86,7 +86,8 @@ def summarise(points: list[Point]) -> None:
     """One line a point. Raises UserError that names those that are not trained."""
     say("")
     for point in points:
-        scores = [f"{run.record['score']:.1f}" for run in point.runs() if run is not None and run.finished]
+        records = [run.record for run in point.runs() if run is not None and run.finished]
+        scores = [f"{record[key]:.1f}" for record in records for key in ("score", "return") if key in record]
         say(f"  {'finished' if point.finished else 'MISSING':<10}{' '.join(scores):<20}{point.label}")
     missing = [_named(point) for point in points if not point.finished]
     if missing:

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pgd_lightning.config import ranges
+from pgd_lightning.config import environments, ranges
 from pgd_lightning.config.gpu import gpu_is_there
 from pgd_lightning.config.ranges import CONF
 from pgd_lightning.config.ranges import of_group as options
@@ -57,6 +57,7 @@ def composed_config(verb: str, overrides: list[str]) -> DictConfig:
         try:
             config = compose(verb, overrides=composed(verb, overrides))
             _check_typed(verb, config, overrides)
+            environments.complete(config)
             OmegaConf.resolve(config)
         except MissingConfigException as error:
             raise UserError(_unknown_option(str(error))) from error
@@ -89,8 +90,9 @@ def handed() -> tuple[list[str], DictConfig] | None:
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
     """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
-    named = [o for override in overrides for o in _of_minari(verb, override, overrides)]
-    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *named]]
+    named = [part for o in overrides for part in _of_minari(verb, o, overrides)]
+    typed = [part for o in named for part in _of_environment(verb, o)]
+    return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *typed]]
 
 
 def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
@@ -102,6 +104,15 @@ def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
     given = any(o.startswith("data.source=") for o in overrides)
     env = f"env={sources.minari_environment(name, options('env'))}"
     return [env] if given else [env, f"data.source={sources.MINARI}{name}"]
+
+
+def _of_environment(verb: str, override: str) -> list[str]:
+    """``override``, or what stands behind ``env=`` with the name of an environment registered with Gymnasium."""
+    key, _, value = override.partition("=")
+    name = value.strip("'\"")
+    if key != "env" or _group(verb, key) != "env" or name in options("env"):
+        return [override]
+    return environments.named(name) or [override]
 
 
 def _for_hydra(verb: str, override: str) -> str:
@@ -241,7 +252,8 @@ def _unknown_option(message: str) -> str:
     group, _, option = name.rpartition("/")
     if not group or not (CONF / group).is_dir():
         return f"{first} See 'pgd --help'."
-    return f"There is no {group} '{option}': {nearest(option, options(group))}"
+    more = " Environments of Gymnasium have their names there, such as env=Pusher-v5." if group == "env" else ""
+    return f"There is no {group} '{option}': {nearest(option, options(group))}{more}"
 
 
 def _unknown_key(verb: str, message: str) -> str:

@@ -10,11 +10,13 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import DataFile, EnvSpec
 
 CONF = files("pgd_lightning.conf") / "env"
+OPEN = ("gym", "none")  # any environment of Gymnasium's, and a recording without one
 
 
 def environments() -> list[str]:
-    """The names that :func:`environment` and ``env=`` know."""
-    return sorted(path.name.removesuffix(".yaml") for path in CONF.iterdir() if path.name.endswith(".yaml"))
+    """D4RL's names, which :func:`environment` and ``env=`` know."""
+    names = (path.name.removesuffix(".yaml") for path in CONF.iterdir() if path.name.endswith(".yaml"))
+    return sorted(name for name in names if name not in OPEN)
 
 
 def environment(name: str, physics: str) -> EnvSpec:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,7 @@ from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import MINARI, minari_root
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 ENV = "pgd_lightning_env"  # our entry in a Minari set's metadata: what it was read as
 KNOWN = "has_successor"  # our entry in a Minari episode's infos
@@ -57,7 +57,8 @@ def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
                 digest.update(piece)
     metadata = _metadata(folder)
     name = str(metadata.get("dataset_id", folder.name))[:200]
-    label = f"{name} (Minari) as {env.name}, not D4RL (sha256 {digest.hexdigest()[:8]})"
+    read_as = env.name if env.file is None else f"as {env.name}, not D4RL"
+    label = f"{name} (Minari) {read_as} (sha256 {digest.hexdigest()[:8]})"
     found = {"path": name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name}
     facts = minari_facts(metadata)
     says = {"its environment": facts.get("environment"), f"its '{ENV}'": metadata.get(ENV)}
@@ -115,6 +116,15 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
                 f"as its steps ({odd}): they cannot be one recording."
             )
     return {key: values[:rows] for key, values in columns.items()}
+
+
+def widths(folder: Path) -> tuple[int, int]:
+    """The numbers of an observation and of an action. Raises UserError as :func:`load`."""
+    episode = next(_episodes(folder), None)
+    obs = None if episode is None else episode["observations"]
+    if episode is None or not isinstance(obs, np.ndarray) or obs.ndim != 2:
+        raise UserError(f"The observations of {folder} are no plain vectors: name its environment with env=.")
+    return obs.shape[1], np.asarray(episode["actions"]).shape[-1]
 
 
 def _steps(folder: Path) -> int:
@@ -224,7 +234,7 @@ def write(
         made = storage.new(part / "data", *_spaces(env), data_format="hdf5")
         name = folder.relative_to(minari_root()).as_posix() if folder.is_relative_to(minari_root()) else folder.name
         made.update_metadata({**_description(name, description), ENV: env.name})
-        made.update_episodes(_buffers(recording, infos))
+        made.update_episodes(_buffers(recording, env, infos))
         destination(target, overwrite)  # another command may have been faster
         if folder.exists():
             folder.rename(old)
@@ -242,11 +252,12 @@ def write(
 def _spaces(env: EnvSpec) -> tuple[Any, Any]:
     from minari.serialization import deserialize_space
 
-    def box(size: int, low: float, high: float) -> Any:
-        space = {"type": "Box", "dtype": "float32", "shape": [size], "low": [low] * size, "high": [high] * size}
+    def box(low: Sequence[float], high: Sequence[float]) -> Any:
+        space = {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": list(low), "high": list(high)}
         return deserialize_space(json.dumps(space))
 
-    return box(env.obs_dim, -np.inf, np.inf), box(env.action_dim, -1.0, 1.0)
+    bounds = ActionBox((-1.0,) * env.action_dim, (1.0,) * env.action_dim) if env.box is None else env.box
+    return box([-np.inf] * env.obs_dim, [np.inf] * env.obs_dim), box(bounds.low, bounds.high)
 
 
 def _description(dataset_id: str, description: str) -> dict[str, Any]:
@@ -255,7 +266,7 @@ def _description(dataset_id: str, description: str) -> dict[str, Any]:
     return {"dataset_id": dataset_id, "minari_version": version("minari"), "description": description}
 
 
-def _buffers(recording: Recording, infos: Callable[[int, int], dict[str, NDArray[Any]]]) -> Iterator[Any]:
+def _buffers(recording: Recording, env: EnvSpec, infos: Callable[[int, int], dict[str, NDArray[Any]]]) -> Iterator[Any]:
     from minari.data_collector import EpisodeBuffer
 
     for start, end in zip(recording.starts.tolist(), recording.ends.tolist(), strict=True):
@@ -263,7 +274,7 @@ def _buffers(recording: Recording, infos: Callable[[int, int], dict[str, NDArray
         last = recording.successors(torch.tensor([end]))
         yield EpisodeBuffer(
             observations=torch.cat([recording.obs[rows], last]).numpy(),  # type: ignore[arg-type]
-            actions=recording.action[rows].numpy(),
+            actions=env.own_actions(recording.action[rows].numpy()),
             rewards=recording.reward[rows].numpy(),
             terminations=recording.terminated[rows].numpy(),
             truncations=recording.truncated[rows].numpy(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgd_lightning.data.environments import environment, environments
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.trajectory import GYMNASIUM, EnvSpec
 
 ATTRIBUTES = ("env", "env_id", "env_name", "environment", "task", "d4rl_id", "recipe")  # of files, ours and others'
 BODIES = ("hopper", "halfcheetah", "walker2d", "ant", "door", "pen", "hammer", "relocate")
@@ -25,7 +25,7 @@ def known() -> dict[str, EnvSpec]:
 
 def published(digest: str) -> list[EnvSpec]:
     """The environments whose published file has this SHA-256."""
-    return [env for env in known().values() if env.file.sha256 == digest]
+    return [env for env in known().values() if env.file is not None and env.file.sha256 == digest]
 
 
 def of_task(task: str) -> str:
@@ -66,7 +66,7 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     says: dict[str, str | None] = {f"it is the published {other.d4rl_id}": other.task for other in others}
     says |= {f"{where} says '{text}'": task_named(text) for where, text in provenance.get("says", {}).items()}
     for why, task in says.items():
-        if task and task != env.task:
+        if task and (ours := of_registered(env)) and task != ours:
             raise wrong(name, env, [task], why)
     named = [other.d4rl_id for other in others] or [
         text for text in provenance.get("says", {}).values() if text in known() and text != env.name
@@ -77,6 +77,13 @@ def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def of_registered(env: EnvSpec) -> str | None:
+    """The task of ``env``; of another environment than D4RL's the one that its name means, None if it means none."""
+    if not env.simulated:
+        return None
+    return task_named(env.task.removeprefix(GYMNASIUM)) if env.registered else env.task
+
+
 def wrong(name: str, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
     """The refusal of a recording of one of ``tasks`` that is read as ``env``."""
     choices = "; or ".join(of_task(task) for task in tasks)
@@ -84,11 +91,17 @@ def wrong(name: str, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
 
 
 def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
-    """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them."""
+    """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them.
+
+    Empty where returns are not normalised.
+    """
+    if not env.scored:
+        return ""
     facts = provenance.get("minari") or {}
     own = "; the Minari set's own are not used" if {"ref_min_score", "ref_max_score"} & set(facts) else ""
     own = "; scores by the Minari set's own stand apart" if minari_references(provenance) else own
-    whose = f"D4RL's for {env.task}" if _changed(env, "ref_min_score", "ref_max_score") is None else "as set by env.*"
+    changed = env.file is None or _changed(env, "ref_min_score", "ref_max_score") is not None
+    whose = "as set by env.*" if changed else f"D4RL's for {env.task}"
     return f"{_range(env.ref_min_score, env.ref_max_score)} ({whose}{own})"
 
 
@@ -148,6 +161,10 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 def _used(env: EnvSpec) -> str:
     constants = _range(env.ref_min_score, env.ref_max_score)
+    if env.file is None:
+        limit = "no known limit" if env.max_episode_steps is None else f"at most {env.max_episode_steps} steps"
+        scores = f", scores 0 and 100 at returns {constants}" if env.scored else ""
+        return f"{env.name}, {limit} an episode{scores}"
     changed = _changed(env, "max_episode_steps", "ref_min_score", "ref_max_score")
     whose = f"{env.task} as D4RL has it" if changed is None else f"{env.task} with env.{changed} as set"
     return f"{whose}, at most {env.max_episode_steps} steps an episode, scores 0 and 100 at returns {constants}"

@@ -5,18 +5,20 @@ agrees; a dense reward is no sparse one. Kitchen: the observation holds the goal
 observations hide the state.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators import BODIES, MAZES, Simulator, make, one_step
+from pgd_lightning.simulators import BODIES, MAZES, Simulator, make, one_step, replay
 from pgd_lightning.simulators.antmaze import cells_of as ant_cells
 from pgd_lightning.simulators.kitchen import TASKS as KITCHENS
 from pgd_lightning.simulators.kitchen import goal_of
 from pgd_lightning.simulators.maze import GOALS, cells_of, in_wall, reward_of
 
 Array = NDArray[np.float64]
+ALL = slice(None)
 STEPPED, FEWEST = 64, 8  # rows of a one-step error
 RIGHT, WRONG = 0.2, 0.5  # median one-step error, as a share of what the step changes; under the other physics to 0.07
 SEEN = 0.01  # share of rows in walls from which on the maze is another one
@@ -80,14 +82,28 @@ def _error(task: str, rows: Rows) -> float | None:
     body: Simulator = make(task, "today")
     if (body.obs_dim, body.action_dim) != (rows.obs.shape[1], rows.action.shape[1]):
         return None
-    chosen = np.random.default_rng(0).permutation(len(rows.obs))[: 20 * STEPPED]
-    exact = [i for i in chosen if body.state_from_obs(rows.obs[i])[1]][:STEPPED]
-    if len(exact) < FEWEST:
-        return None
     seen = slice(body.obs_dim - (BODIES[task].contact_zeros if task in BODIES else 0))  # contact forces are no state
-    found = one_step(body, rows.obs[exact], rows.action[exact])[0][:, seen]
-    wrong = np.abs(found - rows.next_obs[exact][:, seen]).max(-1)
-    moved = np.abs(rows.next_obs[exact] - rows.obs[exact])[:, seen].max(-1)
+    return step_error(body, rows, None, seen)
+
+
+def step_error(simulator: Simulator, rows: Rows, states: Mapping[str, Array] | None, seen: slice = ALL) -> float | None:
+    """Median one-step error of ``rows``, in the entries ``seen``, as a share of what the step changes.
+
+    From recorded ``states`` (each ``[N, …]``) or else from observations; None where too few of these tell the state.
+    """
+    chosen = np.random.default_rng(0).permutation(len(rows.obs))[: 20 * STEPPED]
+    if states is not None:
+        used = chosen[:STEPPED]
+        found = replay(simulator, {name: values[used] for name, values in states.items()}, rows.action[used])[0]
+    elif simulator.unresettable:
+        return None
+    else:
+        used = np.array([i for i in chosen if simulator.state_from_obs(rows.obs[i])[1]][:STEPPED], dtype=np.int64)
+        found = one_step(simulator, rows.obs[used], rows.action[used])[0]
+    if len(used) < FEWEST:
+        return None
+    wrong = np.abs(found - rows.next_obs[used])[:, seen].max(-1)
+    moved = np.abs(rows.next_obs[used] - rows.obs[used])[:, seen].max(-1)
     share = np.where(np.isfinite(wrong), wrong / np.maximum(moved, 1e-9), np.inf)
     return float(np.median(share))
 

@@ -127,6 +127,8 @@ def replayed(simulator: Simulator, obs: Array, action: Array) -> Array:
     Each starts from its own first observation, and ends, in NaN, where the episode does.
     """
     real = np.full(obs.shape, np.nan)
+    if simulator.unresettable:
+        return real
     for window, (rows, actions) in enumerate(zip(obs, action, strict=True)):
         reset_from_obs(simulator, rows[0])
         real[window, 0] = rows[0]
@@ -226,8 +228,16 @@ def error_of_no_change(obs: Tensor, next_obs: Tensor, obs_std: Tensor) -> float:
     return float(((next_obs - obs).cpu() / in_own_units(obs_std.cpu())).square().mean(-1).median())
 
 
-def health_line(card: dict[str, float | None]) -> str:
-    """A :func:`health_card` in one line: errors and likelihoods, and whatever is wrong with this synthetic dataset."""
+def not_available(why: str) -> str:
+    """In place of a one-step error."""
+    return f"one-step error: not available, because {why}"
+
+
+def health_line(card: dict[str, float | None], unresettable: str | None = None) -> str:
+    """A :func:`health_card` in one line: errors and likelihoods, and whatever is wrong with this synthetic dataset.
+
+    ``unresettable`` is the simulator's reason for having no errors.
+    """
 
     def named(template: str, *keys: str) -> str | None:
         values = [card[key] for key in keys]
@@ -237,6 +247,7 @@ def health_line(card: dict[str, float | None]) -> str:
         return named(template, *keys) if (card[keys[0]] or 0) >= SAID else None
 
     parts = (
+        not_available(unresettable) if unresettable else None,
         named("median one-step error {:.2g} (predicting no change: {:.2g})", "dynamics_error", "persistence_error"),
         named("log-likelihood of actions {:.2f} under the agent's policy", "log_likelihood_target"),
         named("{:.2f} under the behaviour-cloned policy", "log_likelihood_behaviour"),

@@ -6,6 +6,7 @@ headline; ``monitor`` chooses nothing; ``select`` are episodes that influenced a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,31 @@ ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data s
 
 
 def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[dict[str, Any]]:
-    """Each episode of a ledger once, as it was written last, its score by the constants of ``env``."""
+    """Each episode of a ledger once, as it was written last, its score (or None) by the constants of ``env``."""
     found = {(row["purpose"], row["step"], row["seed"], row["index"], row["simulator"]): row for row in rows}
     return [{**row, "score": env.score(row["return"])} for row in found.values()]
 
 
+def outcome(row: Mapping[str, Any]) -> float:
+    """The score of an episode, or its return where returns are not normalised."""
+    return float(row["return"] if row["score"] is None else row["score"])
+
+
+def mean_outcome(rows: Sequence[Mapping[str, Any]], env: EnvSpec) -> dict[str, float]:
+    """Mean ``score`` of episodes, or ``return``, for the record of a run; nothing of none."""
+    return {env.measure: fmean(map(outcome, rows))} if rows else {}
+
+
 def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> Array:
-    """Scores ``[S, E]`` of the ledger's episodes of one purpose, at one step or at the last there is."""
+    """Scores ``[S, E]`` of the ledger's episodes of one purpose, at one step or at the last there is.
+
+    Returns where they are not normalised.
+    """
     chosen = [row for row in rows if row["purpose"] == purpose]
     last = max((row["step"] for row in chosen), default=0) if step is None else step
     chosen = sorted((r for r in chosen if r["step"] == last), key=lambda r: (r["seed"], r["index"]))
     seeds = len({row["seed"] for row in chosen})
-    return np.array([row["score"] for row in chosen]).reshape(max(seeds, 1), -1)
+    return np.array([outcome(row) for row in chosen]).reshape(max(seeds, 1), -1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Scores:
     """One method on one data set."""
 
     keys: tuple[Key, ...]  # [S]
-    score: Array  # [S, E] percent
+    score: Array  # [S, E] percent; returns where they are not normalised
     returns: Array  # [S, E] environment units
 
 
@@ -114,7 +128,8 @@ def by_learner(ledger: Ledger, purpose: str, step: int | None) -> dict[int, list
 
 def column(found: Mapping[Key, list[Mapping[str, Any]]], keys: Sequence[Key], name: str) -> Array:
     """``[S, E]`` of one entry of the rows, ``[0, 0]`` if there are none."""
-    return np.array([[row[name] for row in found[key]] for key in keys], dtype=float).reshape(
+    value = outcome if name == "score" else lambda row: row[name]
+    return np.array([[value(row) for row in found[key]] for key in keys], dtype=float).reshape(
         len(keys), -1 if keys else 0
     )
 

@@ -59,6 +59,7 @@ def rollout(
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
     Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
     """
+    require_simulator(env)
     seed_global(seed, "policy", *([first] if first else []))  # what a policy that draws its actions draws
     numbers = range(first + share[0], num_episodes, share[1])
     if not numbers:
@@ -79,9 +80,18 @@ def rollout(
         obs[going], reward, terminated = simulators.step(going, action)
         returns[going] += reward
         lengths[going] += 1
-        going = going[~(terminated | (lengths[going] >= env.max_episode_steps))]
+        going = going[~(terminated | (lengths[going] >= env.limit))]
     shape = (num_seeds, len(numbers))
     return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics)
+
+
+def require_simulator(env: EnvSpec) -> None:
+    """Raises UserError where there is nothing in which a policy could act."""
+    if not env.simulated:
+        raise UserError(
+            "Evaluation needs an environment, and env=none has none: name one with env=, for instance env=gym "
+            "env.id=Pendulum-v1."
+        )
 
 
 @torch.no_grad()
@@ -89,7 +99,7 @@ def episode_states(env: EnvSpec, policy: Policy, num_seeds: int, seed: int) -> N
     """Positions qpos ``[steps, nq]`` of one episode of the first seed's policy, to be drawn."""
     simulator = make(env.task, env.physics)
     obs, states = simulator.reset(seed), []
-    for _ in range(env.max_episode_steps):
+    for _ in range(env.limit):
         states.append(simulator.state()["qpos"])
         same = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).expand(num_seeds, 1, -1)
         obs, _, terminated = simulator.step(policy.act(same)[0, 0].cpu().numpy())

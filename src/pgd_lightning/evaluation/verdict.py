@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import persistence_error, step_errors
+from pgd_lightning.evaluation.fidelity import not_available, persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -15,12 +15,15 @@ from pgd_lightning.trajectory import Trajectory
 class Verdict:
     """Medians of squared one-step errors, in variances of the data."""
 
-    error: float  # of the prior's windows
+    error: float | None  # of the prior's windows; None where no simulator can be put into their states
     persistence: float  # of predicting no change, on held-out windows
-    floor: float  # of held-out windows as they were recorded
+    floor: float | None  # of held-out windows as they were recorded
+    unavailable: str | None = None  # why there is no error
 
     def sentence(self, limit: float) -> str:
         """The errors in words; a warning where the prior's is above ``limit`` times the persistence error."""
+        if self.error is None or self.floor is None:
+            return not_available(self.unavailable or "no row could be restored")
         highest = limit * self.persistence
         beside = f"(predicting no change: {self.persistence:.2g}; held-out data: {self.floor:.2g})"
         if self.floor > highest:
@@ -44,6 +47,8 @@ def verdict(
 
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
+    if simulator.unresettable:
+        return Verdict(None, persistence_error(held_out, obs_std), None, simulator.unresettable)
     finite = torch.isfinite(made.obs).flatten(1).all(-1) & torch.isfinite(made.action).flatten(1).all(-1)
     enough = finite.float().mean() > 0.5
     return Verdict(

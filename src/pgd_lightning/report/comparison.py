@@ -68,7 +68,7 @@ class Entry:
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
             "physics": env.physics,
             "step limit": env.max_episode_steps,
-            "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}",
+            "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}" if env.scored else "none",
             "updates": self.config.updates,
         }
         learners = self.record.get("learners", ())
@@ -110,6 +110,11 @@ class Row:
     score: Interval
     against: dict[str, Interval]  # generator of the baseline -> this minus it, on equal seeds
     oracle: tuple[Interval, int] | None
+
+    @property
+    def measure(self) -> str:
+        """``score``, or ``return`` where returns are not normalised."""
+        return "return" if self.ledgers[0].conditions["score constants"] == "none" else "score"
 
     @property
     def ledgers(self) -> list[Ledger]:

@@ -18,6 +18,7 @@ LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and t
 MARKS = "os^x"
 SIMULATED = "the simulator, given the window's first state and its actions"
 SCORE = "normalised score [%]"
+MEASURES = {"score": SCORE, "return": "return"}  # axes of what tables show of an episode
 
 
 class Curve(NamedTuple):
@@ -50,12 +51,13 @@ def draw_curves(axis: Any, curves: Mapping[str, Curve]) -> None:
 
 @styled
 def learning_curves(
-    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates"
-) -> Path:
-    """Score against the ledger's steps for each generator."""
+    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates",
+    measure: str = "score",
+) -> Path:  # fmt: skip
+    """Score, or return, against the ledger's steps for each generator."""
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
     draw_curves(axis, {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()})
-    axis.set(xlabel=xlabel, ylabel=SCORE)
+    axis.set(xlabel=xlabel, ylabel=MEASURES[measure])
     legend_below(figure, [axis])
     return save(figure, title, path)
 

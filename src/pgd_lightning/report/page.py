@@ -107,7 +107,8 @@ def provenance(entry: Entry) -> tuple[str, str]:
 
 def notices(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """What must be said of data that are not D4RL's own: sentence -> labels of the data."""
-    found = [(notice(kind), label) for label, kind in map(provenance, entries)]
+    published = [entry for entry in entries if entry.config.env.file is not None]
+    found = [(notice(kind), label) for label, kind in map(provenance, published)]
     texts = each_once(text for text, _ in found)
     return {text: sorted({label for other, label in found if other == text}) for text in texts}
 
@@ -118,6 +119,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]
     return {
         "dataset": dataset,
         "agent": agent,
+        "measure": rows[0].measure,
         "conditions": {name: conditions[name] for name in ("data", "simulator", "updates", "score constants")},
         "rows": [
             score_row(
@@ -137,7 +139,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]
 
 def aggregates(agent: str, found: Tables, config: DictConfig) -> list[dict[str, Any]]:
     """Over the data sets on which each method of ``agent`` ran; empty where that is fewer than two."""
-    mine = {dataset: rows for (dataset, a), rows in found.items() if a == agent}
+    mine = {dataset: rows for (dataset, a), rows in found.items() if a == agent and rows[0].measure == "score"}
     methods = list(dict.fromkeys(r.method for rows in mine.values() for r in rows))
     shared = [d for d, rows in mine.items() if {m.label for m in methods} == {r.method.label for r in rows}]
     if len(shared) < 2:
@@ -177,7 +179,7 @@ def selections(found: Tables, config: DictConfig) -> list[dict[str, Any]]:
     settings, made = config.selection, []
     for dataset, pairs in grouped(found.items(), lambda item: item[0][0]).items():
         policies = np.concatenate([row.scores.score for _, rows in pairs for row in rows])
-        if len(policies) < 2:
+        if len(policies) < 2 or pairs[0][1][0].measure != "score":
             continue
         curve = budgeted_selection(
             policies, settings.candidates, settings.pulls, settings.repeats, settings.alpha, config.resamples, SEED
@@ -258,7 +260,7 @@ def text(content: dict[str, Any]) -> str:
             "",
             f"{table['agent']} on {table['conditions']['data']}",
             f"{table['conditions']['updates']} updates, last checkpoint, {table['conditions']['simulator']}",
-            f"{'experience':<40}{'score [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
+            f"{'experience':<40}{table['measure'] + ' [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
         ]
         for row in table["rows"]:
             score, mark = row["score"], " *" if row["bold"] else ""

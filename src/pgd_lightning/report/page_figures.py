@@ -15,7 +15,7 @@ from pgd_lightning.evaluation.statistics import profile, profile_band, seed_inte
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.comparison import Entry, Row, grouped
 from pgd_lightning.report.drawing import colours, panel
-from pgd_lightning.report.figures import SCORE, Curve, draw_curves
+from pgd_lightning.report.figures import MEASURES, SCORE, Curve, draw_curves
 from pgd_lightning.report.templates import photograph
 
 Array = NDArray[np.float64]
@@ -60,7 +60,7 @@ def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict
     for (dataset, agent), rows in found.items():
         curves = {row.method.label: curve(row) for row in rows if monitored_steps(row.ledgers)}
         if curves:
-            made[f"learning-{dataset}-{agent}"] = curves_panel(curves)
+            made[f"learning-{dataset}-{agent}"] = curves_panel(curves, rows[0].measure)
     for part in content["aggregates"]:
         if part["rows"]:
             scores = {row["method"]: np.array(row["scores"]) for row in part["rows"]}
@@ -77,9 +77,9 @@ def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict
     return made
 
 
-def curves_panel(curves: Mapping[str, Curve]) -> str:
+def curves_panel(curves: Mapping[str, Curve], measure: str) -> str:
     """Learning curves as SVG."""
-    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)
+    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure])
 
 
 def fidelity_panels(rows: list[dict[str, Any]]) -> tuple[str, str]:

@@ -20,17 +20,19 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.generators import model_behind
 from pgd_lightning.artifacts.models import PRIOR, verdict_key
+from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
 from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.drawing import inline, panel, saved
-from pgd_lightning.report.figures import SCORE, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
+from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.report.templates import notice, photograph, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run
-from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.channel_names import channels_of
 
+NOT_EVALUATED = "Evaluation: not available, because there is no environment (env=none)."
 EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}
 Losses = dict[str, tuple[list[int], list[float]]]  # "training", "held-out" -> steps, values
 
@@ -42,7 +44,8 @@ class Measured:
     rows: list[dict[str, Any]]  # see evaluation.analysis.measure
     drawn: dict[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
     replayed: dict[str, NDArray[Any]]  # kind -> obs [n, T, O] of the simulator under the same actions
-    states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn
+    states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn; [0, 0] where there is none
+    unresettable: str | None = None  # why nothing could be stepped
 
 
 def write(
@@ -57,26 +60,32 @@ def write(
     """Write the page of ``runs[0]``, which the others are compared with, into ``folder``; returns its path."""
     model = model_of(runs[0], settings)
     curves = {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()}
-    pictures = {"learning": panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=SCORE)}
+    pictures = {}
+    if ledgers:
+        label = MEASURES[summary["measure"]]
+        pictures["learning"] = panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=label)
     losses = losses_of(model) if model else {}
     if losses:
         pictures["losses"] = panel(lambda axis: draw_losses(axis, losses), xlabel="training step", ylabel="loss")
-    shown = channels(dataset.env.task).drawn if windows else []
-    if windows:
+    shown = channels_of(dataset.env).drawn if windows else []
+    if windows and not windows.unresettable:
         measured = [row for row in windows.rows if row["windows"]]
         pictures["plane"] = panel(lambda axis: draw_plane(axis, measured), xlabel=LIKELIHOOD, ylabel=ERROR)
         pictures["by_row"] = panel(lambda axis: draw_error_by_row(axis, measured), xlabel=POSITION, ylabel=ERROR)
+    if windows:
         for channel in shown:
             pictures[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
     strip = folder / "rollout.png"
     content = {
         "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
         "env": settings.env.name,
-        "notice": notice(dataset.provenance["kind"]),
+        "notice": "" if dataset.env.file is None else notice(dataset.provenance["kind"]),
         "substitute": dataset.provenance["kind"] == "local recipe",
         "label": dataset.label,
         "what": what_was_run(runs, settings, dataset),
         "readings": readings(summary),
+        "measure": summary["measure"],
+        "not_evaluated": "" if ledgers else NOT_EVALUATED,
         "rows": score_rows(summary, ledgers),
         "conditions": conditions(summary),
         "minari": minari_scores(summary),
@@ -84,6 +93,7 @@ def write(
         "notes": list(dataset.recording.notes),
         "model": model_facts(model, settings, losses) if model else None,
         "windows": windows.rows if windows else [],
+        "not_stepped": not_available(windows.unresettable) if windows and windows.unresettable else "",
         "num_drawn": len(next(iter(windows.drawn.values()))[0]) if windows else 0,
         "simulated": SIMULATED,
         "channels": [name for _, _, name in shown],
@@ -137,9 +147,11 @@ def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) ->
 
 def readings(summary: Mapping[str, Any]) -> list[str]:
     """A sentence for each comparison, or the score where there is nothing to compare."""
+    if not summary["scores"]:
+        return []
     if not summary["differences"]:
         ((name, score),) = list(summary["scores"].items())[:1]
-        return [f"{_capital(_experience(name))}: score {Interval(**score)}."]
+        return [f"{_capital(_experience(name))}: {summary.get('measure', 'score')} {Interval(**score)}."]
     found = []
     for name, difference in summary["differences"].items():
         first, other = name.split(" - ", 1)
@@ -205,10 +217,14 @@ def told(difference: Interval) -> str:
 
 def conditions(summary: Mapping[str, Any]) -> str:
     """Under which the scores were measured."""
-    return (
-        f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · scores 0 and 100 are returns of "
-        f"{summary['score_constants']}"
-    )
+    return f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · {constants(summary)}"
+
+
+def constants(summary: Mapping[str, Any]) -> str:
+    """What scores mean, or why there are none."""
+    if summary["measure"] == "score":
+        return f"scores 0 and 100 are returns of {summary['score_constants']}"
+    return "returns are not normalised: the environment has no reference returns (env.ref_min_score, env.ref_max_score)"
 
 
 def minari_scores(summary: Mapping[str, Any]) -> str:
@@ -227,8 +243,8 @@ def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
         ("data", dataset.label),
         ("episodes", f"{card['episodes']:,} of {card['length_min']} to {card['length_max']} steps, "
                      f"{card['steps']:,} steps in all"),
-        ("return", f"mean {card['return_mean']:.1f}, {card['return_min']:.1f} to {card['return_max']:.1f}; "
-                   f"mean score {dataset.env.score(card['return_mean']):.1f}"),
+        ("return", f"mean {card['return_mean']:.1f}, {card['return_min']:.1f} to {card['return_max']:.1f}"
+                   + (f"; mean score {dataset.env.score(card['return_mean']):.1f}" if dataset.env.scored else "")),
         ("episode boundaries", f"{card['terminals']} terminals, {card['timeouts']} timeouts"),
         ("reward", f"{card['reward_min']:.4g} to {card['reward_max']:.4g}"),
         ("windows", f"{len(dataset.train):,} to train on, {held:,} held out"),

@@ -28,7 +28,7 @@ from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
-from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.simulators.channel_names import channels_of
 from pgd_lightning.simulators.rendering import render
 from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Policy, Trajectory
@@ -54,12 +54,16 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
     settings = settings_of(runs[0])
-    ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), dataset.env) for run in runs}
+    env = dataset.env
+    evaluated = runs if env.simulated else []
+    ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), env) for run in evaluated}
     summary = summarise(ledgers, settings, dataset)
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
     title = f"{agent_name(settings.agent.name)} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
-    paths = [figures.learning_curves(ledgers, title, folder / "learning_curves.png")]
+    paths = []
+    if ledgers:
+        paths.append(figures.learning_curves(ledgers, title, folder / "learning_curves.png", measure=env.measure))
     (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
     if windows:
         paths += window_figures(windows, dataset, title, folder)
@@ -75,15 +79,16 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
         name: figures.scores_of([row for row in rows if row["index"] < asked], "final")
         for name, rows in ledgers.items()
     }
-    fewest = min(scores.shape[1] for scores in found.values())
+    fewest = min((scores.shape[1] for scores in found.values()), default=0)
     finals = {name: scores[:, :fewest] for name, scores in found.items()}
-    first, *others = finals
+    (first, *others) = finals or [""]
     differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
     summary = {
         "env": settings.env.name,
         "agent": settings.agent.name,
         "provenance": dataset.provenance,
         "updates": settings.updates,
+        "measure": dataset.env.measure,
         "score_constants": score_constants(dataset.env, dataset.provenance),
         "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
         "differences": differences,
@@ -92,8 +97,7 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
     }
     if references := minari_references(dataset.provenance):
         low, high = references
-        least, span = dataset.env.ref_min_score, dataset.env.ref_max_score - dataset.env.ref_min_score
-        again = {name: 100 * (least + span * scores / 100 - low) / (high - low) for name, scores in finals.items()}
+        again = {name: 100 * (dataset.env.returned(scores) - low) / (high - low) for name, scores in finals.items()}
         summary["minari"] = {
             "score_constants": f"{low:g} and {high:g} (the Minari set's own)",
             "scores": {name: vars(seed_interval(scores)) for name, scores in again.items()},
@@ -106,22 +110,31 @@ def table(summary: dict[str, Any], title: str) -> str:
     lines = [
         title,
         f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
-        f"scores 0 and 100 are returns of {summary['score_constants']}",
+        run_page.constants(summary),
+    ]
+    if not summary["scores"]:
+        return "\n".join([lines[0], f"{summary['updates']} updates", run_page.NOT_EVALUATED]) + "\n"
+    lines += [
         "",
-        *score_lines(summary["scores"]),
+        *score_lines(summary["scores"], summary["measure"]),
         "",
     ]
     if own := summary.get("minari"):
-        lines += [f"scores 0 and 100 are returns of {own['score_constants']}", "", *score_lines(own["scores"]), ""]
+        lines += [
+            f"scores 0 and 100 are returns of {own['score_constants']}",
+            "",
+            *score_lines(own["scores"], "score"),
+            "",
+        ]
     for difference in run_page.differences(summary):
         interval = Interval(**difference["difference"])
         lines.append(f"{difference['name']:<48}{interval!s:<28}{difference['said']}")
     return "\n".join(lines) + "\n"
 
 
-def score_lines(scores: dict[str, dict[str, Any]]) -> list[str]:
-    """A header, and the score of each condition."""
-    lines = [f"{'experience':<24}{'score [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
+def score_lines(scores: dict[str, dict[str, Any]], measure: str) -> list[str]:
+    """A header, and the score or return of each condition."""
+    lines = [f"{'experience':<24}{measure + ' [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
     for name, entry in scores.items():
         interval = Interval(**entry)
         label = NAMES.get(name, name)
@@ -155,24 +168,29 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
         k: (w.obs[0, :drawn].cpu().double().numpy(), w.action[0, :drawn].cpu().double().numpy())
         for k, w in kinds.items()
     }
-    states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
-    return run_page.Measured(rows, pairs, {name: replayed(simulator, *pair) for name, pair in pairs.items()}, states)
+    states = np.empty((0, 0))
+    if "qpos" in simulator.state():
+        states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
+    again = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
+    return run_page.Measured(rows, pairs, again, states, simulator.unresettable)
 
 
 def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, folder: Path) -> list[Path]:
     """The fidelity plane and a look at some windows; their numbers go to ``fidelity.json``."""
     write_atomic(folder / "fidelity.json", json.dumps({row["label"]: row for row in windows.rows}, indent=2))
-    drawn = channels(dataset.env.task).drawn
-    return [
-        analysis_figure(windows.rows, title, folder / "fidelity.png"),
-        figures.trajectories(windows.drawn, windows.replayed, drawn, title, folder / "trajectories.png"),
-    ]
+    drawn = channels_of(dataset.env).drawn
+    trajectories = figures.trajectories(windows.drawn, windows.replayed, drawn, title, folder / "trajectories.png")
+    if windows.unresettable:  # there is no error to be drawn
+        return [trajectories]
+    return [analysis_figure(windows.rows, title, folder / "fidelity.png"), trajectories]
 
 
 def rollout_strip(
     states: NDArray[np.float64], settings: DictConfig, dataset: Dataset, title: str, folder: Path
 ) -> list[Path]:
     """Frames of an episode of positions ``states [steps, nq]``; nothing where the machine cannot draw."""
+    if not len(states):
+        return []
     every = max(len(states) // settings.report.frames, 1)
     images = render(dataset.env.task, states[::every][: settings.report.frames])
     if images is None:

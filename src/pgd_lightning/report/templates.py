@@ -17,12 +17,13 @@ NOTICES = {  # by the kind of a recording's provenance
     "unverified": "The file has the name of a D4RL file, but no published checksum confirms it.",
     "legacy package": "The data were read by the d4rl package; their checksum could not be verified.",
 }
+OWN = "own environment"  # the kind of a recording of an environment that is none of D4RL's
 FOREIGN = "The data are not D4RL's: scores cannot be compared with published ones."
 
 
 def notice(kind: str) -> str:
     """What a reader of scores must know of data of this kind; nothing of D4RL's own."""
-    return "" if kind == "official" else NOTICES.get(kind, FOREIGN)
+    return "" if kind in ("official", OWN) else NOTICES.get(kind, FOREIGN)
 
 
 def render(template: str, pictures: Mapping[str, str], **content: Any) -> str:

@@ -1,4 +1,4 @@
-"""D4RL's environments on today's MuJoCo, with exact resets."""
+"""D4RL's environments on today's MuJoCo, with exact resets, and any other that is registered with Gymnasium."""
 
 import mujoco
 
@@ -12,11 +12,13 @@ from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.physics import changed, require_known_contacts, restore_contacts
+from pgd_lightning.simulators.registered import Absent, Registered, facts, is_registered, task_of
 from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
+from pgd_lightning.trajectory import GYMNASIUM, NO_SIMULATOR
 
 __all__ = [
-    "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "make", "one_step", "replay",
-    "reset_from_obs",
+    "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "facts", "is_registered", "make",
+    "one_step", "replay", "reset_from_obs", "task_of",
 ]  # fmt: skip
 PHYSICS = ("today", "d4rl")
 TASKS = (
@@ -29,22 +31,27 @@ TASKS = (
 
 
 def make(task: str, physics: str) -> Simulator:
-    """The simulator of a task, one of ``TASKS``.
+    """The simulator of a task: one of ``TASKS``, ``gym:`` and a name of Gymnasium's registry, or ``none``.
 
     ``physics`` is ``today`` (MuJoCo as it is) or ``d4rl`` (as it was when D4RL was recorded; it makes a difference to
     Hopper, HalfCheetah, Walker2d, the ants and the kitchen's kettle and doors). Raises UserError for another task or
     physics, or with a MuJoCo that cannot reproduce recordings.
     """
-    require_known_contacts(mujoco.__version__)
     simulator = _made(task, physics)
-    restore_contacts(simulator.model, mujoco.__version__)
-    simulator.differs = "; ".join(filter(None, (simulator.differs, changed(task, mujoco.__version__)))) or None
+    if task != NO_SIMULATOR and not task.startswith(GYMNASIUM):  # those of users keep the physics that is installed
+        restore_contacts(simulator.model, mujoco.__version__)
+        simulator.differs = "; ".join(filter(None, (simulator.differs, changed(task, mujoco.__version__)))) or None
     return simulator
 
 
 def _made(task: str, physics: str) -> Simulator:
     if physics not in PHYSICS:
         raise UserError(f"physics={physics} is neither {' nor '.join(PHYSICS)}.")
+    if task == NO_SIMULATOR:
+        return Absent()
+    if task.startswith(GYMNASIUM):
+        return Registered(task)
+    require_known_contacts(mujoco.__version__)
     if task not in TASKS:
         raise UserError(f"There is no simulator for '{task}'; there are {', '.join(TASKS)}.")
     if task in BODIES:

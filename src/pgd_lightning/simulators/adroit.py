@@ -135,6 +135,7 @@ class Adroit:
     """One of ``TASKS``."""
 
     differs: str | None = None
+    unresettable: str | None = None
     end_is_seen = True
 
     def __init__(self, task: str) -> None:

@@ -34,6 +34,7 @@ class AntMaze:
     """One of ``GOALS``."""
 
     differs: str | None = DIFFERS
+    unresettable: str | None = None
     end_is_seen = False  # the goal is no part of an observation
 
     def __init__(self, name: str, physics: str) -> None:

@@ -11,7 +11,15 @@ import numpy as np
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.simulator import Array, Batched, Simulator, checked, one_step_by_row, replay_by_row
+from pgd_lightning.simulators.simulator import (
+    Array,
+    Batched,
+    Simulator,
+    checked,
+    nothing_stepped,
+    one_step_by_row,
+    replay_by_row,
+)
 
 BLOCK = 4096  # rows at once, a matter of memory
 ROWS_A_THREAD = 64  # fewer are not worth a thread and its data
@@ -32,6 +40,8 @@ def one_step(
 
     As :func:`one_step_by_row` says, in ``threads`` (None: :func:`threads_here`).
     """
+    if simulator.unresettable:
+        return nothing_stepped(obs)
     if not isinstance(simulator, Batched) or not len(obs):
         return one_step_by_row(simulator, obs, action)
     obs, action = np.asarray(obs, dtype=np.float64), np.asarray(action)

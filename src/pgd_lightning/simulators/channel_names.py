@@ -8,6 +8,8 @@ lie in [-1, 1] and are shares of what the actuator can do.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from pgd_lightning.trajectory import EnvSpec
+
 XYZ, WXYZ = ("x", "y", "z"), ("w", "x", "y", "z")
 BOX = "[-1 to 1]"
 
@@ -72,6 +74,14 @@ class Channels:
     def drawn(self) -> list[tuple[str, int, str]]:
         """What a figure of trajectories draws: ``("obs" or "action", dim, name)``, the first action last."""
         return [*(("obs", self.obs.index(name), name) for name in self.telling), ("action", 0, self.action[0])]
+
+
+def channels_of(env: EnvSpec) -> Channels:
+    """The names of an environment's dims: of D4RL's tasks :func:`channels`, of all others numbers from 0."""
+    if env.simulated and not env.registered:
+        return channels(env.task)
+    obs = tuple(f"observation {dim}" for dim in range(env.obs_dim))
+    return Channels(obs, tuple(f"action {dim} {BOX}" for dim in range(env.action_dim)), obs[:4])
 
 
 def channels(task: str) -> Channels:

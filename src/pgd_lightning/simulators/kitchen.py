@@ -49,6 +49,7 @@ class Kitchen:
     """One of ``TASKS``."""
 
     differs: str | None = DIFFERS
+    unresettable: str | None = None
     end_is_seen = False  # nor is it seen which tasks were done before
 
     def __init__(self, name: str, physics: str) -> None:

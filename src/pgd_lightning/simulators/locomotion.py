@@ -71,6 +71,7 @@ class Locomotion:
     """One of ``BODIES``, with today's inertia of capsules or D4RL's (see :mod:`pgd_lightning.simulators.physics`)."""
 
     differs: str | None = None
+    unresettable: str | None = None
     end_is_seen = True
 
     def __init__(self, task: str, physics: str) -> None:

@@ -87,6 +87,7 @@ class Maze:
     """One of ``MAZES``; the observation is (position, velocity), the whole state."""
 
     differs: str | None = None
+    unresettable: str | None = None
     end_is_seen = True  # there is none
     substeps = 1
     root = None

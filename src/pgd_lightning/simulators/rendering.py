@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgd_lightning.trajectory import GYMNASIUM
+
 SIZE = 240  # pixels
 
 
@@ -65,6 +67,9 @@ def _draw(task: str, states: str, frames: str) -> None:
 def aim(camera: Any, task: str, simulator: Any) -> None:
     """Point the camera at what acts."""
     model, data = simulator.model, simulator.data
+    if task.startswith(GYMNASIUM):
+        camera.lookat, camera.distance, camera.elevation = data.subtree_com[0], 1.5 * model.stat.extent, -20
+        return
     if task.startswith("maze2d"):
         walls = model.geom_pos[model.geom_bodyid == 0]
         extent = float((walls.max(0) - walls.min(0)).max()) + 1

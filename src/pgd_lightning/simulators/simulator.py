@@ -15,7 +15,7 @@ UNSTABLE = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}")) for what in ("Q
 
 
 class Simulator(Protocol):
-    """One environment with D4RL's rules and without a time limit, which is the caller's to keep.
+    """One environment, of D4RL's with its rules, without a time limit, which is the caller's to keep.
 
     Actions are clipped to [-1, 1] before anything else; a non-finite one raises UserError.
     """
@@ -24,9 +24,16 @@ class Simulator(Protocol):
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
     differs: str | None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
-    end_is_seen: bool  # whether an observation and an action decide if the step ends the episode
     obs_dim: int
     action_dim: int
+
+    @property
+    def unresettable(self) -> str | None:
+        """Why no state can be restored from an observation; None where one can."""
+
+    @property
+    def end_is_seen(self) -> bool:
+        """Whether an observation and an action decide if the step ends the episode."""
 
     def reset(self, seed: int) -> Array:
         """A start state that ``seed`` alone decides; returns its observation ``[O]``."""
@@ -93,6 +100,12 @@ def reset_from_obs(simulator: Simulator, obs: Array) -> bool:
     state, exact = simulator.state_from_obs(obs)
     simulator.set_state(state)
     return exact
+
+
+def nothing_stepped(obs: Array) -> tuple[Array, Array, NDArray[Any], NDArray[Any], Array]:
+    """As :func:`one_step_by_row`, of ``obs [N, O]`` from which no state can be restored."""
+    unknown, none = np.full(len(obs), np.nan), np.zeros(len(obs), dtype=bool)
+    return np.full(obs.shape, np.nan), unknown, none, none, unknown
 
 
 def one_step_by_row(

@@ -43,4 +43,6 @@ class Evaluation(Callback):
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
-            module.log_dict({"eval/return": mean, "eval/score": self.env.score(mean)}, sync_dist=True)
+            score = self.env.score(mean)
+            logged = {"eval/return": mean} | ({} if score is None else {"eval/score": score})
+            module.log_dict(logged, sync_dist=True)

@@ -38,5 +38,5 @@ class HealthCards:
         )  # fmt: skip
         used = self.data.used if self.data else None
         self.run.append("health.jsonl", [{"step": step, **card, **(used.record() if used else {})}])
-        line = ", ".join([health_line(card), *([str(used)] if used else [])])
+        line = ", ".join([health_line(card, self.simulator.unresettable), *([str(used)] if used else [])])
         say(f"  synthetic dataset of update {step:,}: {line}")

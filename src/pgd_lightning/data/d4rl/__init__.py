@@ -10,6 +10,7 @@ from pgd_lightning.data.d4rl.reader import (
     locate,
     provenance,
     recipe,
+    widths,
 )
 from pgd_lightning.data.d4rl.writer import write
 
@@ -23,5 +24,6 @@ __all__ = [
     "locate",
     "provenance",
     "recipe",
+    "widths",
     "write",
 ]

@@ -31,6 +31,8 @@ def locate(env: EnvSpec, source: str, folder: Path, base_url: str, timeout: floa
     """
     if source != "d4rl":
         return sources.file(source)
+    if env.file is None:
+        raise UserError(f"There is no published recording of {env.name}: data.source=… names yours.")
     name = Path(env.file.path).name
     for path in (folder / name, folder / env.file.path):
         if path.is_file():

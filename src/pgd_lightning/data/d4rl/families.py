@@ -36,14 +36,14 @@ def gym(columns: Columns, env: EnvSpec) -> list[str]:
     notes = []
     lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
     timed_out = columns["timeouts"][columns["terminals"] | columns["timeouts"]]
-    early = int((lengths[timed_out][:-1] < env.max_episode_steps).sum()) if timed_out.any() else 0
+    early = int((lengths[timed_out][:-1] < env.limit).sum()) if timed_out.any() else 0
     if early:
         notes.append(
-            f"{early} of {int(timed_out.sum())} timeouts come before step {env.max_episode_steps}: these episodes were "
+            f"{early} of {int(timed_out.sum())} timeouts come before step {env.limit}: these episodes were "
             "cut, so their returns are partial"
         )
-    if lengths.max() > env.max_episode_steps:
-        notes.append(f"the longest episode has {lengths.max()} rows, more than the limit of {env.max_episode_steps}")
+    if lengths.max() > env.limit:
+        notes.append(f"the longest episode has {lengths.max()} rows, more than the limit of {env.limit}")
     if env.task == "ant" and columns["observations"].shape[1] == env.obs_dim:
         touched = int(_any_row(columns["observations"][:, -CONTACT_FORCES:]))
         if touched:
@@ -106,8 +106,8 @@ def kitchen(columns: Columns, env: EnvSpec) -> list[str]:
 def adroit(columns: Columns, env: EnvSpec) -> list[str]:
     """Human demonstrations outlast the registered horizon (issue 137)."""
     lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
-    long = int((lengths > env.max_episode_steps).sum())
-    return [f"{long} episodes are longer than the horizon of {env.max_episode_steps}"] if long else []
+    long = int((lengths > env.limit).sum())
+    return [f"{long} episodes are longer than the horizon of {env.limit}"] if long else []
 
 
 FAMILIES: dict[str, Finding] = {

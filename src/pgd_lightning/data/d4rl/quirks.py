@@ -39,17 +39,17 @@ def infer_ends(columns: Columns, env: EnvSpec, missing_timeouts: str, name: str)
     if family(env.task) == "kitchen":
         return ["no 'timeouts' in the file: 'terminals' mark where a demonstration ends, not where a task is done"]
     longest = int(np.diff(np.flatnonzero(np.concatenate([[True], terminals[:-1], [True]]))).max())
-    if family(env.task) != "gym" or longest <= env.max_episode_steps + 1:
+    if family(env.task) != "gym" or longest <= env.limit + 1:
         return ["the file has no 'timeouts': episodes end at terminals alone"]
     if missing_timeouts == "error":
         raise UserError(
             f"{name} has neither 'timeouts' nor 'next_observations', and {longest} rows without a terminal where "
-            f"{env.max_episode_steps} are the limit: nobody can tell where its episodes end. Take the v2 file, or set "
-            f"data.missing_timeouts=horizon to cut after {env.max_episode_steps} rows as d4rl does."
+            f"{env.limit} are the limit: nobody can tell where its episodes end. Take the v2 file, or set "
+            f"data.missing_timeouts=horizon to cut after {env.limit} rows as d4rl does."
         )
-    cut = _cut_at_horizon(terminals, env.max_episode_steps)
+    cut = _cut_at_horizon(terminals, env.limit)
     columns["timeouts"] |= cut
-    return [f"the file has no 'timeouts': {int(cut.sum())} cuts after {env.max_episode_steps} rows are guesses"]
+    return [f"the file has no 'timeouts': {int(cut.sum())} cuts after {env.limit} rows are guesses"]
 
 
 def _cut_at_horizon(terminals: NDArray[Any], limit: int) -> NDArray[np.bool_]:
@@ -82,7 +82,7 @@ def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[
     D4RL sets the timeout alone at the last step, Gymnasium both flags. Fills in ``recorded_terminals`` [E]. Raises
     UserError where terminals are certainly none and ``choice`` is ``checked``.
     """
-    terminals, timeouts, limit = columns["terminals"], columns["timeouts"], env.max_episode_steps
+    terminals, timeouts, limit = columns["terminals"], columns["timeouts"], env.limit
     columns["recorded_terminals"] = np.flatnonzero(terminals)
     notes = []
     both = terminals & timeouts
@@ -121,10 +121,9 @@ def _suspicion(env: EnvSpec, lengths: NDArray[Any], real: NDArray[np.bool_], ful
         each = f", each after {lengths[0]} rows" if constant else ""
         return f"{some}{each}, but {env.task} never ends before its time limit"
     if (real & full).any():
-        beyond = " or one row later" if lengths[real & full].max() > env.max_episode_steps else ""
+        beyond = " or one row later" if lengths[real & full].max() > env.limit else ""
         return (
-            f"{int((real & full).sum())} of {number} terminals come exactly at the limit of {env.max_episode_steps} "
-            f"steps{beyond}"
+            f"{int((real & full).sum())} of {number} terminals come exactly at the limit of {env.limit} steps{beyond}"
         )
     return f"all {number} terminals come after exactly {lengths[0]} rows" if constant else ""
 
@@ -136,9 +135,9 @@ def _undone(columns: Columns, env: EnvSpec, both: NDArray[np.bool_]) -> str:
         return f"{int(both.sum())} terminals at the end of a path were computed from the next path's start: ignored"
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
     lengths = np.diff(np.concatenate([[-1], ends]))[both[ends]]
-    early = int((lengths < env.max_episode_steps).sum())
+    early = int((lengths < env.limit).sum())
     doubt = (
-        f" ({early} of them before step {env.max_episode_steps}; data.terminals=recorded keeps them)"
+        f" ({early} of them before step {env.limit}; data.terminals=recorded keeps them)"
         if early and env.terminates
         else ""
     )
@@ -150,13 +149,13 @@ def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
 
     Kitchen's data count tasks otherwise than its score, which :func:`kitchen` says.
     """
-    if family(env.task) == "kitchen":
+    if family(env.task) == "kitchen" or not env.scored:
         return []
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
     total = np.concatenate([[0.0], columns["rewards"].cumsum(dtype=np.float64)])
     starts = np.concatenate([[0], ends[:-1] + 1])
-    returns = (total[ends + 1] - total[starts]) * np.minimum(1, env.max_episode_steps / (ends - starts + 1))
-    scores = np.array([env.score(value) for value in (returns.min(), returns.max())])
+    returns = (total[ends + 1] - total[starts]) * np.minimum(1, env.limit / (ends - starts + 1))
+    scores = np.array([env.score(value) for value in (returns.min(), returns.max())], dtype=np.float64)
     if scores[0] >= POSSIBLE[0] and scores[1] <= POSSIBLE[1]:
         return []
     return [
@@ -189,7 +188,7 @@ def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
         return []
     columns["unknown_rows"] = ends[:0]
     lengths = np.diff(np.concatenate([[-1], ends]))
-    full = (family(env.task) == "gym") & columns["timeouts"][ends] & (lengths == env.max_episode_steps)
+    full = (family(env.task) == "gym") & columns["timeouts"][ends] & (lengths == env.limit)
     reset = np.isin(ends, columns["recorded_terminals"])
     certain = ends[(reset | full) & (ends < len(columns["rewards"]) - 1)]
     shifted = ~np.isin(certain, columns["successor_rows"])

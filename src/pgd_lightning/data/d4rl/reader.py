@@ -21,11 +21,12 @@ from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_wri
 from pgd_lightning.data.origin import ATTRIBUTES, published
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 __all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe"]
 
 KEYS = ("observations", "actions", "rewards", "terminals")
+ROUNDING = 1e-6  # of float32, by which actions at the bounds of a box may leave it
 RECIPE = ("recipe", "recipe_version", "recipe_seed")  # attributes
 CHOICES = {
     "out_of_box": ("clip", "error"),
@@ -107,7 +108,7 @@ def read(
     notes += families.align_rewards(columns, env, reading.rewards, path.name)
     notes += quirks.forget_foreign_successors(columns, env)
     notes += quirks.impossible_returns(columns, env)
-    return _cut(columns, path, reading.out_of_box, notes)
+    return _cut(columns, path, reading.out_of_box, notes, env.box)
 
 
 def _width(get: Callable[[str], Any], key: str) -> int:
@@ -178,13 +179,17 @@ def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path
     return {"successor_rows": np.concatenate(rows), "successor_values": np.concatenate(values)}
 
 
-def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str]) -> Recording:
+def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str], box: ActionBox | None) -> Recording:
     obs, action, reward = columns["observations"], columns["actions"], columns["rewards"]
-    outside = np.abs(action) > 1
+    if box is not None:
+        np.copyto(action, box.normalised(action))
+        notes.append(f"actions were mapped from {box} to [-1, 1]")
+    outside = np.abs(action) > (1 if box is None else 1 + ROUNDING)
     if outside.any() and out_of_box == "error":
         row = int(np.argwhere(outside)[0][0])
         raise UserError(
-            f"'actions' in {path} leave [-1, 1], first at row {row} ({action[row].tolist()}): rescale them, or set "
+            f"'actions' in {path} leave {'[-1, 1]' if box is None else 'the action box'}, first at row {row} "
+            f"({(action if box is None else box.of_normalised(action))[row].tolist()}): rescale them, or set "
             "data.out_of_box=clip."
         )
     np.clip(action, -1, 1, out=action)
@@ -215,6 +220,16 @@ def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]
             chosen = (rows >= start) & (rows < start + len(piece))
             found[chosen] = piece[rows[chosen] - start]
     return found
+
+
+def widths(path: Path) -> tuple[int, int]:
+    """The numbers of an observation and of an action in a file. Raises UserError for a file that has no such arrays."""
+    with opened(path) as file:
+        found = {key: array(file, key, path) for key in ("observations", "actions")}
+    for key, data in found.items():
+        if data is None or len(data.shape) != 2:
+            raise UserError(f"{path} has no '{key}' of two axes (steps, numbers): it is not in D4RL's layout.")
+    return int(found["observations"].shape[1]), int(found["actions"].shape[1])  # type: ignore[union-attr]
 
 
 def info_rows(path: Path, start: int, stop: int) -> dict[str, NDArray[Any]]:
@@ -262,6 +277,8 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
         recipe = _attributes(file, RECIPE)
         says = {f"its attribute '{k}'": v for k, v in _attributes(file, ATTRIBUTES).items() if isinstance(v, str)}
     found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe, **({"says": says} if says else {})}
+    if env.file is None:
+        return found | {"kind": "own environment", "label": f"{path.name}, {env.name} (sha256 {digest[:8]})"}
     if digest == env.file.sha256:
         return found | {"kind": "official", "label": f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"}
     if recipe.get("recipe") == env.name:

@@ -28,6 +28,7 @@ Chunk = dict[str, NDArray[Any]]
 Place = dict[str, Any]
 """Where a recording stands, as JSON can hold it: the rest follows from it and the seed."""
 ROWS_A_CHUNK = 10_000
+RANDOM_STEPS = 100_000  # of a recording of random actions
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ def uniform_policy(task: str) -> list[Act]:
     """Actions uniform in the box, as D4RL's ``random`` sets."""
     dims = make(task, "today").action_dim
     return [lambda obs, rng: (rng.uniform(-1, 1, dims), -dims * np.log(2.0))]
+
+
+def random_actions(task: str, limit: int) -> Recipe:
+    """For an environment that is none of D4RL's."""
+    record = partial(record_policies, task, limit, partial(uniform_policy, task))
+    return Recipe(1, RANDOM_STEPS, "actions uniform in the box", task, record)
 
 
 def shipped_policies(task: str, data_set: str) -> list[Act]:
