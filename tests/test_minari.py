@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,8 @@ from pgd_lightning.runs import identity
 
 NAME = "D4RL/pointmaze/umaze-v2"
 ENV = environment("maze2d-umaze", "today")
-pytest.importorskip("minari", reason="minari is not installed: pip install 'minari[hdf5]'")
+minari_library = pytest.importorskip("minari", reason="minari is not installed: pip install 'minari[hdf5]'")
+EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,32 @@ def test_a_public_name_is_an_environment_and_a_source(name, env):
 def test_a_name_without_an_environment_here_says_what_to_do(name, said):
     with pytest.raises(UserError, match=said):
         compose_config("train", [f"env={name}", "scale=smoke"])
+
+
+def test_a_set_of_another_environment_brings_its_own(tmp_path, monkeypatch):
+    """Pendulum is none of D4RL's: the local set names it, with its time limit and its references."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env, buffers = gymnasium.make("Pendulum-v1", g=9.81), []
+    for seed in range(3):
+        observations, actions, rewards = [env.reset(seed=seed)[0]], [], []
+        for _ in range(200):
+            actions.append(env.action_space.sample())
+            obs, reward, *_ = env.step(actions[-1])
+            observations.append(obs)
+            rewards.append(reward)
+        ends = np.arange(200) == 199
+        columns = map(np.array, (observations, actions, rewards))
+        buffers.append(EpisodeBuffer(seed, None, None, *columns, np.zeros(200, dtype=bool), ends, {}))
+    minari_library.create_dataset_from_buffers(
+        "classic/pendulum/random-v0", buffers, env=env, ref_min_score=-1500.0, ref_max_score=-100.0, algorithm_name="random",
+        author="a", author_email="a@b.c", code_permalink="https://a.b", description="random actions",
+    )  # fmt: skip
+    config = compose_config("train", ["env=classic/pendulum/random-v0", "scale=smoke"])
+    assert config.env.task == 'gym:Pendulum-v1 {"g": 9.81}'
+    assert (config.env.max_episode_steps, config.env.ref_max_score) == (200, -100.0)
+    data = open_dataset(config)
+    assert len(data.recording) == 600 and data.env.box is not None
+    assert float(data.recording.action.abs().max()) <= 1
 
 
 # --- downloads, from a folder that plays the remote ---

@@ -96,14 +96,22 @@ def composed(verb: str, overrides: list[str]) -> list[str]:
 
 
 def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
-    """``env=`` with the public name of a Minari data set: the environment and, unless given, the source of the data."""
+    """``env=`` with the public name of a Minari data set: the environment and, unless given, the source of the data.
+
+    What is none of D4RL's is the Gymnasium environment that a local data set names.
+    """
     key, _, value = override.partition("=")
     name = _unquoted(value)
     if key != "env" or not sources.PUBLISHED.fullmatch(name) or verb in ("polygrad", "collect", "demo"):
         return [override]
     given = any(o.startswith("data.source=") for o in overrides)
-    env = f"env={sources.minari_environment(name, options('env'))}"
-    return [env] if given else [env, f"data.source={sources.MINARI}{name}"]
+    try:
+        env = [f"env={sources.minari_environment(name, options('env'))}"]
+    except UserError:
+        env = environments.of_minari(name)
+        if not env:
+            raise
+    return env if given else [*env, f"data.source={sources.MINARI}{name}"]
 
 
 def _of_environment(verb: str, override: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning.data import sources
+from pgd_lightning.data import origin, sources
 from pgd_lightning.errors import UserError
 
 VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are asked for by env=gym env.id=
@@ -21,6 +22,26 @@ def named(env: str) -> list[str] | None:
     from pgd_lightning.simulators import is_registered
 
     return ["env=gym", f"env.id={env}"] if is_registered(env) else None
+
+
+def of_minari(name: str) -> list[str]:
+    """The overrides of the Gymnasium environment in which the local Minari data set ``name`` was recorded.
+
+    With the set's own reference returns; empty where the set is not there or does not say.
+    """
+    try:
+        metadata = json.loads((sources.minari_folder(name) / "data" / "metadata.json").read_text())
+    except (UserError, OSError, ValueError):
+        return []
+    facts = origin.minari_facts(metadata)
+    if "environment" not in facts:
+        return []
+    own = {"id": facts["environment"], "max_episode_steps": facts.get("max_episode_steps")}
+    references = ("ref_min_score", "ref_max_score")
+    own |= {key: facts[key] for key in references} if set(references) <= set(facts) else {}
+    arguments = ",".join(f"{key}:{json.dumps(value)}" for key, value in facts.get("arguments", {}).items())
+    named = [f"env.{key}={value}" for key, value in own.items() if value is not None]
+    return ["env=gym", *named, *([f"env.arguments={{{arguments}}}"] if arguments else [])]
 
 
 def complete(config: DictConfig) -> None:

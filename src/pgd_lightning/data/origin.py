@@ -119,7 +119,8 @@ def _changed(env: EnvSpec, *names: str) -> str | None:
 
 
 def minari_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a Minari set says of its environment: ``environment``, ``evaluated_in``, ``max_episode_steps``, scores.
+    """What a Minari set says of its environment: ``environment``, its ``arguments``, ``evaluated_in``,
+    ``max_episode_steps``, scores.
 
     Only what is there and makes sense.
     """
@@ -128,6 +129,7 @@ def minari_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "environment": recorded.get("id"),
         "evaluated_in": evaluated.get("id"),
+        "arguments": recorded.get("kwargs") or None,
         "max_episode_steps": limit if isinstance(limit, int) else None,
         **{key: _number(metadata.get(key)) for key in ("ref_min_score", "ref_max_score")},
     }
