@@ -19,6 +19,7 @@ from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES, label
 from pgd_lightning.runs.run import Run, open_run, readable
+from pgd_lightning.trajectory import NO_SIMULATOR
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
@@ -129,8 +130,11 @@ def find_entries(where_from: Any, chosen: DictConfig | None) -> list[Entry]:
     patterns = [where_from] if isinstance(where_from, str) else list(where_from)
     records = sorted({path for pattern in patterns for path in records_below(str(pattern))})
     entries = [Entry(run) for run in readable(records)]
-    entries = [e for e in entries if e.record["stage"] == "agent" and e.run.finished and has_final(e)]
+    entries = [e for e in entries if e.record["stage"] == "agent" and e.run.finished]
     named = ", ".join(map(str, patterns))
+    if without := [e for e in entries if e.config.env.task == NO_SIMULATOR]:
+        say(f"{len(without)} runs without an environment (env=none) are left out: there is nothing to compare")
+    entries = [e for e in entries if has_final(e)]
     if not entries:
         raise UserError(f"There is no finished agent run in '{named}': give their folder or a glob, e.g. RUNS=runs.")
     wanted = dict(flat(OmegaConf.to_container(chosen))) if chosen is not None else {}
