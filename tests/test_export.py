@@ -25,6 +25,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.channel_names import channels
+from pgd_lightning.trajectory import ActionBox
 
 ROOT = Path(__file__).resolve().parents[1]
 td3 = {"discount": 0.99, "policy_noise": 0.2, "noise_clip": 0.5, "critic_updates": 2}
@@ -61,6 +62,14 @@ def test_the_file_acts_as_each_learner(name, normalise_obs, runtime):
         (taken,), (given,) = session.get_inputs(), session.get_outputs()
         assert (taken.name, taken.shape, taken.type) == ("observation", ["batch", OBS], "tensor(float)")
         assert (given.name, given.shape, given.type) == ("action", ["batch", ACTION], "tensor(float)")
+
+
+def test_actions_are_in_the_box_of_the_environment(runtime):
+    agent, obs = make_agent(LEARNERS["td3_bc"], num_seeds=1), torch.randn(5, OBS)
+    low, high = (0.0, -2.0, -1.0)[:ACTION], (1.0, 2.0, 3.0)[:ACTION]
+    box = ActionBox(low, high)
+    (action,) = runtime.InferenceSession(onnx_policy(agent, 0, box)).run(None, {"observation": obs.numpy()})
+    np.testing.assert_allclose(action, box.of_normalised(agent.policy.act(obs[None])[0].numpy()), rtol=1e-5, atol=1e-6)
 
 
 def test_a_policy_that_samples_is_not_exported():

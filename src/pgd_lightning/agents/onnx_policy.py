@@ -5,20 +5,23 @@ The graph is written node by node: torch's exporters need more packages, or are 
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
+from pgd_lightning.trajectory import ActionBox
 
 INPUT, OUTPUT, BATCH = "observation", "action", "batch"
 OPSET = 17  # of ONNX 1.12 and later
 
 
-def onnx_policy(agent: Agent, learner: int) -> bytes:
+def onnx_policy(agent: Agent, learner: int, box: ActionBox | None = None) -> bytes:
     """The model file of the policy of learner number ``learner``: ``observation [batch, O] -> action [batch, A]``.
 
-    float32, in environment units, what ``Policy.act`` returns: the mean of a Gaussian policy. Raises UserError for an
+    float32, what ``Policy.act`` returns (the mean of a Gaussian policy), in the environment's ``box`` if it is not
+    [-1, 1]. Raises UserError for an
     actor that is not a perceptron and where the package ``onnx`` is missing.
     """
     actor = agent.learner.actor
@@ -51,8 +54,13 @@ def onnx_policy(agent: Agent, learner: int) -> bytes:
             apply("Relu", f"layer{number}")
         else:
             raise UserError(f"A policy with a layer {type(layer).__name__} is not exported.")
-    apply("Tanh", OUTPUT)
-    shapes = {INPUT: agent.obs_shift.shape[-1], OUTPUT: constants[-1].dims[0]}
+    action_dim = constants[-1].dims[0]
+    apply("Tanh", OUTPUT if box is None else "squashed")
+    if box is not None:
+        low, high = torch.tensor(box.low), torch.tensor(box.high)
+        apply("Mul", "scaled", (high - low) / 2)
+        apply("Add", OUTPUT, (high + low) / 2)
+    shapes = {INPUT: agent.obs_shift.shape[-1], OUTPUT: action_dim}
     inputs, outputs = (
         [helper.make_tensor_value_info(name, 1, [BATCH, shapes[name]])]  # 1: float32
         for name in (INPUT, OUTPUT)

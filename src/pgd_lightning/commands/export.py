@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -22,8 +21,8 @@ from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.checkpoints import last_checkpoint
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run, finished_agent
-from pgd_lightning.simulators.channel_names import channels
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.simulators.channel_names import channels_of
+from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:
@@ -40,8 +39,9 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"seed={config.seed} is not one of the run's {settings.seeds}, which are counted from 0.")
     module: Agent = build(settings.agent)  # its checkpoint holds what it knows of the data
     load_agent(module, run)
-    model = onnx_policy(module, config.seed)
-    described = contract(module, run, settings, build(settings.env), config.seed)
+    env: EnvSpec = build(settings.env)
+    model = onnx_policy(module, config.seed, env.box)
+    described = contract(module, run, settings, env, config.seed)
     described["file"] = {"name": out.name, "sha256": sha256(model).hexdigest()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,19 +54,17 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 
 def contract(module: Agent, run: Run, settings: DictConfig, env: EnvSpec, learner: int) -> dict[str, Any]:
     """What a user of the file must know: names, shapes and units, the box of actions, and what it was trained on."""
-    try:
-        named = asdict(channels(env.task))
-    except KeyError:  # an environment whose channels have no names here
-        named = {}
+    named = channels_of(env)
+    box = env.box or ActionBox((-1.0,) * env.action_dim, (1.0,) * env.action_dim)
     provenance = run.record["provenance"]
     return {
         "observation": {
             "name": INPUT, "dtype": "float32", "shape": [BATCH, env.obs_dim], "units": "the environment's",
-            "channels": named.get("obs"), "normalised": "inside the file" if module.normalise_obs else "no",
+            "channels": list(named.obs), "normalised": "inside the file" if module.normalise_obs else "no",
         },
         "action": {
-            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim], "channels": named.get("action"),
-            "low": [-1.0] * env.action_dim, "high": [1.0] * env.action_dim,
+            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim], "channels": list(named.action),
+            "low": list(box.low), "high": list(box.high),
             "kind": "mean" if isinstance(module.learner.actor, GaussianActor) else "deterministic",
         },
         "environment": {
