@@ -19,12 +19,14 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
     "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
     "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
+    "world.published",                  # a table that other settings are read from
     "agent.seed",                       # the run's folder is named by it
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
     "data.source", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.cache", "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
-NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing
+# Settings that earlier versions lacked, where they change nothing.
+NEWER = {"agent.matmul_precision": "highest", "learning.batch_size": 256}
 GONE = {"synthetic": {"lead": 0}}  # settings that only earlier versions had, at the value that is left
 NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkpoint_every", "launcher")  # of a command
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
