@@ -25,7 +25,7 @@ OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call optio
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  ENV=hopper-medium AGENT=td3_bc SCALE=smoke|laptop|paper GENERATOR=none|unguided|pgd|pets|… SEED=0 SEEDS=4"
+	@echo "  ENV=hopper-medium AGENT=td3_bc SCALE=smoke|laptop|workstation|paper GENERATOR=none|unguided|pgd|pets|… SEED=0 SEEDS=4"
 	@echo "  DATA=auto|d4rl|local|PATH RUN=folder RUNS=folder|glob STEPS=number ARGS=\"guidance.coef=2\"    all optional, after the target"
 	@echo "  PYTHON=/path/to/python3 TORCH_INDEX=https://...    choose what is installed from"
 

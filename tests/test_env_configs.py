@@ -108,6 +108,16 @@ def test_an_unknown_environment_gets_the_nearest_name():
         environment("hoper-medium", "today")
 
 
+def test_a_workstation_trains_longer_and_by_the_published_rates():
+    workstation, laptop, paper = (compose_config("train", [f"scale={s}"]) for s in ("workstation", "laptop", "paper"))
+    assert laptop.updates < workstation.updates == paper.updates // 10
+    assert (workstation.prior.steps, workstation.learning) == ("auto", paper.learning)
+    for same in ("network", "sampler", "guidance", "seeds"):
+        assert workstation[same] == laptop[same]
+    online = [compose_config("polygrad", [f"scale={s}"]).online.steps for s in ("laptop", "workstation", "paper")]
+    assert online == sorted(set(online))
+
+
 @pytest.mark.parametrize(
     ("sampler", "steps"), [([], 16), (["sampler=euler_ancestral"], 16), (["sampler=heun_churn"], 256)]
 )

@@ -215,7 +215,7 @@ def test_windows_depend_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("scale", "more", "network", "sampler", "muon"),
     [("laptop", [], "TemporalResNet", "euler_ancestral", True), ("smoke", [], "TemporalResNet", "euler_ancestral", True),
-     ("paper", [], "TemporalUNet", "heun_churn", False),
+     ("workstation", [], "TemporalResNet", "euler_ancestral", True), ("paper", [], "TemporalUNet", "heun_churn", False),
      ("laptop", ["network=temporal_unet", "sampler=dpmpp_2m"], "TemporalUNet", "dpmpp_2m", True)],
 )  # fmt: skip
 def test_the_published_network_and_sampler_stay_at_the_published_scale(scale, more, network, sampler, muon):

@@ -167,6 +167,10 @@ def on_policy(coef: float | Tensor, clip: float | None = 3.0, **ablation) -> OnP
                       [1.0158371, 1.2464915, 1.2775221, 0.0696311]], [1.0390367, 1.1914535, 1.1529599]),
      ({"move_states": True}, [[0.5, -0.4, 1.6143544, 1.6674812], [0.7534592, 0.335856, -0.1249711, -0.2009928],
                               [-0.0975436, 0.6381125, 0.7750716, 0.3851143]], [2.0327309, 0.824811, 0.3782676]),
+     ({"point": "posterior_mean"}, [[0.5, -0.4, 1.6154463, 1.6634378], [0.5158924, -0.8923415, -1.5882605, -0.630648],
+                                    [0.6221236, 1.0653214, 0.9206128, 0.0236238]], [2.0216228, 0.5881773, 0.5838964]),
+     ({"point": "posterior_mean", "clip": None}, [[0.5, -0.4, 1.5237211, 1.582467], [-0.332969, -0.9355567, -1.7459461, -1.0099821],
+                                    [0.1226536, 0.9428385, -0.5423872, -0.769262]], [1.795079, -0.179444, -0.772038]),
      ({"kind": "none"}, [[0.5, -0.4, -0.6791036, -0.5752092], [-1.0895054, -1.0130719, -0.9002767, -0.7628205],
                          [-0.4617886, -0.3439688, -0.2263209, -0.0814357]], [-0.6545443, -0.9739965, -0.2129457])],
 )  # fmt: skip
@@ -185,15 +189,15 @@ def test_imagination_with_injected_noise(changes, rows, actions):
 
 
 def test_the_posterior_mean_is_ddpms():
-    """c1 x0 + c2 x_t in DDPM's own coordinates, the first state as given (arXiv 2312.08533, ablations)."""
+    """c1 x0 + c2 x_t in DDPM's own coordinates, where the first state has no noise (arXiv 2312.08533, ablations)."""
     process, codec = cosine(16), world_codec(2, 1, [0.0] * 5, [1.0] * 5)
     torch.manual_seed(0)
     vp, x0 = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     t = 7
     bar, before = process.alphabar[t], process.alphabar[t - 1]
     alpha = bar / before
+    vp[..., 0, :2] = x0[..., 0, :2]
     expected = (before.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - before) * vp) / (1 - bar)
-    expected[..., 0, :2] = x0[..., 0, :2]
     sigmas = ((1 - torch.stack([bar, before])) / torch.stack([bar, before])).sqrt()
     mean = stepped(vp / bar.sqrt(), x0, sigmas[0], ancestral(*sigmas)[0])
     step = Step(0, sigmas, vp / bar.sqrt(), x0, mean, torch.randn_like, sigmas.tolist())

@@ -60,6 +60,7 @@ WORLD = {  # of PolyGRAD, arXiv 2312.08533 and marc-rigter/polygrad-world-models
     "world.model.learning_rate": 3e-4, "world.model.ema_decay": 0.99, "world.model.ema_every": 10,
     "world.model.ema_after": 2000,
 }  # fmt: skip
+TRANSFORMER = "network@world.network=window_transformer"
 RULE = {  # its guidance
     "_target_": "pgd_lightning.generators.guidance.OnPolicy", "coef": 0.005, "clip": 3.0, "noise": 1.0,
 }  # fmt: skip
@@ -96,7 +97,7 @@ DICE = {
     "agent.learner.max_weight": 100.0, "agent.learner.guidance_hidden": [256] * 4, "agent.learner.time": "fourier30",
     "agent.learner.guidance_start": "torch", "agent.learner.guidance_rule": "in_sample",
     "agent.learner.sampler._target_": "pgd_lightning.diffusion.samplers.dpmpp_2s", "agent.learner.num_steps": 15,
-    "agent.learner.candidates": 1, "agent.learner.decision": "guide_then_select",
+    "agent.learner.candidates": 1, "agent.learner.decision": "guide_then_select", "synthetic.batch_size": 512,
 }  # fmt: skip
 LOCOMOTION = {"agent.learner.ensemble": 10, "agent.learner.noise_copies": 16, "agent.learner.selection": "max"}
 ANTMAZE = {"agent.learner.ensemble": 0, "agent.learner.noise_copies": 32, "agent.learner.selection": "softmax"}
@@ -127,6 +128,9 @@ SYNTHER = {
         (["generator=synther"], SYNTHER),
         (["generator=polygrad"], WORLD | {"world.steps": 1_000_000, "generator.build.generator.limit.size": 0.25}
          | {f"generator.build.guidance.{key}": value for key, value in RULE.items()}),
+        *((["generator=polygrad", f"env={env}", *more], {"world.temperature": tau, "world.model.learning_rate": rate})
+          for env, more, tau, rate in (("hopper-medium", [], 0.1, 3e-4), ("halfcheetah-medium", [], 1, 3e-4),
+                                       ("hopper-medium", [TRANSFORMER], 1, 1e-4), ("walker2d-medium", [TRANSFORMER], 1, 1e-4))),
         (["agent=diffusion_dice_published"], BEHAVIOUR | DICE | LOCOMOTION),
         (["agent=diffusion_dice_antmaze_published", "env=antmaze-umaze"], BEHAVIOUR | DICE | ANTMAZE),
     ],
@@ -140,8 +144,9 @@ def test_the_papers_scale_has_the_published_numbers(overrides, numbers):
     ("overrides", "numbers"),
     [
         (["env=hopper"], ONLINE),
-        (["env=halfcheetah", "online.steps=1500000", "world.temperature=1"],
-         ONLINE | {"world.temperature": 1, "online.steps": 1_500_000}),
+        (["env=halfcheetah"], ONLINE | {"world.temperature": 1, "online.steps": 1_500_000}),
+        (["env=walker2d"], ONLINE | {"world.temperature": 1, "online.steps": 1_500_000}),
+        (["env=ant"], ONLINE | {"world.temperature": 1}),
     ],
 )  # fmt: skip
 def test_polygrad_online_has_the_published_numbers(overrides, numbers):

@@ -8,11 +8,14 @@ import pytest
 import torch
 from helpers.commands import command, equal, pgd, run_of
 
+from pgd_lightning.artifacts.dataset import dataset_of
 from pgd_lightning.commands import generate
+from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data import d4rl, minari
 from pgd_lightning.data.d4rl.reader import Reading
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.sources import minari_folder
+from pgd_lightning.report import run_page, run_report
 from pgd_lightning.runs.checkpoints import newest_checkpoint
 from pgd_lightning.runs.run import Run
 
@@ -48,6 +51,18 @@ def test_report_draws_and_says_what_the_run_has(copied, monkeypatch, capsys):
     assert "2 seeds are too few to compare guided data with real data alone" in page
     assert "one-step error" in page  # the verdict on the prior
     assert "ball velocity x [m/s]" in page
+
+
+def test_a_comparison_that_grows_is_written_again_without_drawing_its_windows_again(copied, monkeypatch):
+    run = run_of(copied, "pgd")
+    dataset = dataset_of(run, settings_of(run), None)
+    windows = run_report.measure_windows(run, dataset)
+    drawn = run_report.write([run], dataset, windows)
+    for room, name in ((run_report, "window_figures"), (run_report, "rollout_strip"), (run_page, "channel_figure")):
+        monkeypatch.setattr(room, name, None)
+    assert run_report.write(run_report.siblings(run), dataset, windows) == drawn
+    page = (run.folder / "report" / "index.html").read_text()
+    assert all(text in page for text in ("ball velocity x [m/s]", "real data alone"))
 
 
 def test_ledger_and_health_cards(finished):

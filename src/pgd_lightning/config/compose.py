@@ -29,6 +29,7 @@ from pgd_lightning.errors import UserError
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
 OmegaConf.register_new_resolver("step_channels", lambda obs, action: 2 * int(obs) + int(action) + 2, replace=True)
+OmegaConf.register_new_resolver("class_name", lambda target: str(target).rpartition(".")[2], replace=True)
 
 HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank reads instead of composing
 

@@ -99,6 +99,7 @@ def save(figure: Any, title: str, path: Path) -> Path:
     part = path.with_name(f".{path.name}")
     figure.savefig(part, dpi=150, bbox_inches="tight", format="png", facecolor="white")
     part.replace(path)
+    figure.set_layout_engine("none")  # it is laid out: arranging it again for the SVG takes as long as drawing it
     part.write_text(_drawn(figure, path.name).replace("<svg ", f"{HEAD}{ON_WHITE} ", 1))
     part.replace(path.with_suffix(".svg"))
     plt.close(figure)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,6 +46,8 @@ class Measured:
     replayed: dict[str, NDArray[Any]]  # kind -> obs [n, T, O] of the simulator under the same actions
     states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn; [0, 0] where there is none
     unresettable: str | None = None  # why nothing could be stepped
+    figures: list[Path] = field(default_factory=list)  # drawn of them, once
+    panels: dict[str, str] = field(default_factory=dict)  # the same for the page
 
 
 def write(
@@ -68,13 +70,8 @@ def write(
     if losses:
         pictures["losses"] = panel(lambda axis: draw_losses(axis, losses), xlabel="training step", ylabel="loss")
     shown = channels_of(dataset.env).drawn if windows else []
-    if windows and not windows.unresettable:
-        measured = [row for row in windows.rows if row["windows"]]
-        pictures["plane"] = panel(lambda axis: draw_plane(axis, measured), xlabel=LIKELIHOOD, ylabel=ERROR)
-        pictures["by_row"] = panel(lambda axis: draw_error_by_row(axis, measured), xlabel=POSITION, ylabel=ERROR)
     if windows:
-        for channel in shown:
-            pictures[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
+        pictures |= window_panels(windows, shown)
     strip = folder / "rollout.png"
     content = {
         "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
@@ -131,6 +128,20 @@ def write_short(
     page = folder / "index.html"
     write_atomic(page, render("short_page.html", {name: saved(path) for name, path in drawn.items()}, **content))
     return page
+
+
+def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> dict[str, str]:
+    """``name -> SVG`` of ``windows`` and of their ``shown`` channels, drawn by the first call."""
+    if not windows.panels:
+        measured = [row for row in windows.rows if row["windows"]]
+        if not windows.unresettable:
+            windows.panels["plane"] = panel(lambda axis: draw_plane(axis, measured), xlabel=LIKELIHOOD, ylabel=ERROR)
+            windows.panels["by_row"] = panel(
+                lambda axis: draw_error_by_row(axis, measured), xlabel=POSITION, ylabel=ERROR
+            )
+        for channel in shown:
+            windows.panels[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
+    return windows.panels
 
 
 # --- what it says ---

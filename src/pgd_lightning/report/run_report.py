@@ -49,7 +49,8 @@ def siblings(run: Run) -> list[Run]:
 def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) -> list[Path]:
     """The report of ``runs`` into the folder of the first, ``index.html`` last; returns its figures.
 
-    ``windows``: what :func:`measure_windows` found of the first run.
+    ``windows``: what :func:`measure_windows` found of the first run. Its figures are drawn by the first call and stay,
+    so that a comparison is cheap to write again with each run that is finished.
     """
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
@@ -64,10 +65,13 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     paths = []
     if ledgers:
         paths.append(figures.learning_curves(ledgers, title, folder / "learning_curves.png", measure=env.measure))
-    (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may not be able to draw it
+    if windows is None or not windows.figures:
+        (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may be unable to draw it
     if windows:
-        paths += window_figures(windows, dataset, title, folder)
-        paths += rollout_strip(windows.states, settings, dataset, title, folder)
+        if not windows.figures:
+            windows.figures.extend(window_figures(windows, dataset, title, folder))
+            windows.figures.extend(rollout_strip(windows.states, settings, dataset, title, folder))
+        paths += windows.figures
     run_page.write(runs, settings, dataset, summary, ledgers, windows, folder)
     return paths
 

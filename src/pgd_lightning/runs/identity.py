@@ -19,6 +19,7 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
     "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
     "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
+    "world.published",                  # a table that other settings are read from
     "agent.seed",                       # the run's folder is named by it
     "learning.large_batch*",            # synthetic.batch_size and synthetic_batch repeat them where they count
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
@@ -27,7 +28,8 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "data.local_*",
     "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.compile",
 )  # fmt: skip
-NEWER = {"agent.matmul_precision": "highest"}  # settings that earlier versions lacked, where they change nothing
+# Settings that earlier versions lacked, where they change nothing.
+NEWER = {"agent.matmul_precision": "highest", "learning.batch_size": 256}
 GONE = {"synthetic": {"lead": 0}}  # settings that only earlier versions had, at the value that is left
 # Classes that replaced an earlier one, with its name and the settings that it had besides.
 _RULE = {"_target_": "Rule", "before": False, "current_action": True, "cosine": None, "raw": True, "normalise": False}

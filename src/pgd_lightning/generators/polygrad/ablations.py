@@ -56,12 +56,16 @@ class Ablated(OnPolicy):
 
 
 def posterior_mean(step: Step, codec: TrajectoryCodec) -> Tensor:
-    """The mean of DDPM's posterior, to which ``step`` leads, in the scale of the data; the first state is given.
+    """c1 x0 + c2 x, the mean of DDPM's posterior, to which ``step`` leads, as the authors ask the policy at it.
 
-    DDPM's x is x / sqrt(1 + sigma^2) here.
+    DDPM's x is x / sqrt(1 + sigma^2) here. The first state is given and noiseless, in DDPM's coordinates too: there
+    the mean is (c1 + c2) s0.
     """
-    mean = step.mean * (1 + step.sigmas[step.number + 1] ** 2).rsqrt()
-    mean[..., 0, : codec.obs_dim] = step.denoised[..., 0, : codec.obs_dim]
+    sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
+    scale, kept = (1 + sigma_next**2).rsqrt(), (sigma_next / sigma) ** 2
+    mean = scale * step.mean
+    given = scale * ((1 - kept) + kept * (1 + sigma**2).sqrt())
+    mean[..., 0, : codec.obs_dim] = given * step.denoised[..., 0, : codec.obs_dim]
     return mean
 
 
