@@ -21,35 +21,36 @@ def main() -> None:
 
 
 def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        groups[line["data"], line["condition"]].append(line)
-    machines, torches = (" and ".join(sorted({line[key] for line in lines})) for key in ("machine", "torch"))
+        groups[line["data"], line["machine"], line["condition"]].append(line)
+    torches = " and ".join(sorted({line["torch"] for line in lines}))
     budgets = ", ".join(sorted({f"{line['budget_s']:g} s" for line in lines}))
     yield (
-        f"{len(lines)} runs of {budgets} processor time each, one thread of {machines}, torch {torches}; of several "
-        "seeds the geometric mean."
+        f"{len(lines)} runs of {budgets} processor time each, one thread, torch {torches}; of several seeds the "
+        "geometric mean. Processors differ in speed, so only rows of the same one can be compared; the ratio is to the "
+        "U-Net's seeds on it."
     )
     yield from ["", "### Networks and recipes", ""]
-    yield "| data | condition | seeds | steps | left at 0.01 / 0.1 / 1 | error, median | mean | U-Net's / its | diversity | distance |"  # noqa: E501
-    yield "|---|---|---|---:|---|---:|---:|---:|---:|---:|"
-    for data in dict.fromkeys(data for data, _ in groups):
-        usual = groups.get((data, "unet"), [])
-        for condition in (c for d, c in groups if d == data):
-            runs = groups[data, condition]
+    yield "| data | processor | condition | seeds | steps | left at 0.01 / 0.1 / 1 | error, median | mean | U-Net's / its | diversity | distance |"  # noqa: E501
+    yield "|---|---|---|---|---:|---|---:|---:|---:|---:|---:|"
+    for data in dict.fromkeys(data for data, *_ in groups):
+        for machine, condition in ((m, c) for d, m, c in sorted(groups, key=lambda key: key[1]) if d == data):
+            runs, usual = groups[data, machine, condition], groups.get((data, machine, "unet"), [])
             seeds = {run["seed"] for run in runs}
-            same = [run for run in usual if run["seed"] in seeds]
-            ratio = f"{sampled(same, 'median') / sampled(runs, 'median'):.1f}" if len(same) == len(runs) else ""
+            same = [run for run in usual if run["seed"] in seeds] or usual
+            ratio = f"{sampled(same, 'median') / sampled(runs, 'median'):.1f}" if same else ""
             left = " / ".join(f"{mean(run['left']['ramped'][s] for run in runs):.2g}" for s in ("0.01", "0.1", "1.0"))
             error, average, diversity = (f"{sampled(runs, k):.2g}" for k in ("median", "mean", "diversity"))
             steps = f"{mean(run['steps'] for run in runs):.0f}"
             distance = f"{mean(run['sampled'][USUAL]['energy'] for run in runs):.4f}"
             numbers = ", ".join(map(str, sorted(seeds)))
-            cells = [data, condition, numbers, steps, left, error, average, ratio, diversity, distance]
+            processor = "Intel, AVX-512 and AMX" if machine.startswith("Intel") else machine
+            cells = [data, processor, condition, numbers, steps, left, error, average, ratio, diversity, distance]
             yield f"| {' | '.join(cells)} |"
         real = [line["real"] for line in lines if line["data"] == data]
         yield (
-            f"| {data} | *nothing changes; the data* | | | | {mean(r['persistence_median'] for r in real):.2g}; "
+            f"| {data} | | *nothing changes; the data* | | | | {mean(r['persistence_median'] for r in real):.2g}; "
             f"{mean(r['median'] for r in real):.1g} | {mean(r['persistence_mean'] for r in real):.2g}; "
             f"{mean(r['mean'] for r in real):.1g} | | 1 | 0 |"
         )
