@@ -70,7 +70,7 @@ SMALLER = {  # what is typed differently here, so that it takes seconds
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md", "docs/extending.md"])
 def test_python_in_the_guides_runs(name, tmp_path):
     path = tmp_path / "some.hdf5"
     d4rl.write(path, (chunk for chunk, _ in RECIPES["hopper-medium"].record(2000, 0, {})), {}, 2000)

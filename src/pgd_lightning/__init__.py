@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Data,
         Fidelity,
         Trained,
+        as_target,
         evaluate,
         fidelity,
         generate,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Data", "Fidelity", "Trained", "evaluate", "fidelity", "generate", "load", "save", "to_numpy", "train_agent",
+    "Data", "Fidelity", "Trained", "as_target", "evaluate", "fidelity", "generate", "load", "save", "to_numpy", "train_agent",
     "train_prior",
 ]  # fmt: skip
 
