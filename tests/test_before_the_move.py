@@ -54,7 +54,7 @@ def test_polygrads_guidance_of_before_is_built(kind):
         "current_action": True, "coef": 0.005, "cosine": None, "raw": True, "normalise": False, "clip": 3.0,
         "noise": 1.0, "kind": kind, "move_states": False,
     }  # fmt: skip
-    built = build({"guidance": before})["guidance"]
+    built = build(before)
     assert type(built) is (OnPolicy if kind == "grad" else Ablated)
     assert (built.coef, built.clip, built.noise, getattr(built, "kind", "grad")) == (0.005, 3.0, 1.0, kind)
 

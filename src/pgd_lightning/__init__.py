@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Data", "Fidelity", "Trained", "as_target", "evaluate", "fidelity", "generate", "load", "save", "to_numpy", "train_agent",
-    "train_prior",
+    "Data", "Fidelity", "Trained", "as_target", "evaluate", "fidelity", "generate", "load", "save", "to_numpy",
+    "train_agent", "train_prior",
 ]  # fmt: skip
 
 

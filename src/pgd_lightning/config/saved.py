@@ -3,6 +3,7 @@
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from pgd_lightning.config.ranges import CONF
 from pgd_lightning.runs.folder import RunFolder, damaged
 
 BEFORE = {
@@ -33,7 +34,8 @@ def settings_of(run: RunFolder) -> DictConfig:
         raise damaged(path, str(error).splitlines()[0]) from error
     if not isinstance(config, DictConfig):
         raise damaged(path, "it holds no settings")
-    for key, value in BEFORE.items():
+    newer = OmegaConf.load(str(CONF / "data" / "default.yaml"))  # a run that does not say how data are read: as usual
+    for key, value in ({f"data.{name!s}": value for name, value in newer.items()} | BEFORE).items():
         section, _, name = key.partition(".")
         if section in config and name not in config[section]:
             OmegaConf.update(config, key, value, force_add=True)
