@@ -30,6 +30,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import Policy, normal_log_prob
 
 LEAST_STD = 0.1  # of a squashed Gaussian in [-1, 1]: where the squashing is flat, its linearisation has none
+SMALLEST_STD = 1e-6  # in [-1, 1]: below it, a score is beyond what float32 can hold
 INSIDE = 1e-6  # of the width of a bounded support: so far from its edges densities are evaluated
 
 
@@ -96,7 +97,7 @@ class ForeignPolicy:
     def act(self, obs: Tensor) -> Tensor:
         """The action, or the mean of its distribution, in [-1, 1]: ``[..., O] -> [..., A]``."""
         answer = self._asked(obs)
-        found = self._gaussian(answer)
+        found = self._gaussian(answer, obs)
         return self._like(obs, found[0] if found else self._moments(answer)[0]).clamp(-1, 1)
 
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
@@ -106,8 +107,8 @@ class ForeignPolicy:
         """
         answer = self._asked(obs)
         if not isinstance(answer, Distribution):
-            return self._like(obs, self._gaussian(answer)[0]).clamp(-1, 1)  # type: ignore[index]
-        found = self._gaussian(answer)
+            return self._like(obs, self._gaussian(answer, obs)[0]).clamp(-1, 1)  # type: ignore[index]
+        found = self._gaussian(answer, obs)
         if found is None:
             return self._like(obs, self._inwards(answer.sample())).clamp(-1, 1)
         mean, std, drawn = found
@@ -116,7 +117,7 @@ class ForeignPolicy:
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """``[..., O], [..., A] -> [...]``, of actions in [-1, 1]."""
         answer, flat = self._asked(obs), action.reshape(-1, self.action_dim)
-        found = self._gaussian(answer)
+        found = self._gaussian(answer, obs)
         if found:
             log_prob = normal_log_prob(flat, found[0], found[1].log())
         else:
@@ -127,7 +128,7 @@ class ForeignPolicy:
         """Gradient of :meth:`log_prob` in the action, ``[..., A]``; ``spread`` as in ``Policy.score``."""
         answer, flat = self._asked(obs), action.reshape(-1, self.action_dim)
         variance = spread.expand(action.shape).reshape(flat.shape) if isinstance(spread, Tensor) else spread
-        found = self._gaussian(answer)
+        found = self._gaussian(answer, obs)
         blurred = isinstance(variance, Tensor) or variance > 0
         if found is None and blurred:
             found = (*self._moments(answer), True)
@@ -141,7 +142,7 @@ class ForeignPolicy:
     def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[..., A]`` of the Gaussian that the policy is or counts as."""
         answer = self._asked(obs)
-        found = self._gaussian(answer)
+        found = self._gaussian(answer, obs)
         mean, std = found[:2] if found else self._moments(answer)
         return self._like(obs, mean), self._like(obs, std)
 
@@ -164,15 +165,36 @@ class ForeignPolicy:
                 f"For {len(flat)} observations the policy returned actions of shape {tuple(shape)}: expected "
                 f"({len(flat)}, {self.action_dim})."
             )
+        if isinstance(answer, Tensor):
+            self._require_finite(flat, answer)
         return answer
 
-    def _gaussian(self, answer: Tensor | Distribution) -> tuple[Tensor, Tensor, bool] | None:
+    def _require_finite(self, obs: Tensor, *numbers: Tensor) -> None:
+        """Raises UserError where the policy's answer is not finite, or its second part, the deviation, not positive."""
+        good = torch.stack([number.isfinite().all(-1) for number in numbers]).all(0)
+        if len(numbers) > 1:
+            good &= (numbers[1] > SMALLEST_STD).all(-1)
+        if not bool(good.all()):
+            row = int((~good).nonzero()[0])
+            answer = ", ".join(str(number[row].tolist()) for number in numbers)
+            raise UserError(
+                f"The policy answers {answer} to the observation {obs[row].tolist()}: actions and means must be "
+                f"finite, standard deviations above {SMALLEST_STD:g}."
+            )
+
+    def _gaussian(self, answer: Tensor | Distribution, obs: Tensor) -> tuple[Tensor, Tensor, bool] | None:
         """Mean and standard deviation ``[B, A]`` in [-1, 1] and whether it draws; None if it is no Gaussian."""
+        found = self._linearised(answer)
+        if found:
+            self._require_finite(obs.reshape(-1, obs.shape[-1]), *found[:2])
+        return found
+
+    def _linearised(self, answer: Tensor | Distribution) -> tuple[Tensor, Tensor, bool] | None:
         if isinstance(answer, Tensor):
             return self._inwards(answer), torch.ones_like(answer), False
         base = answer.base_dist if isinstance(answer, Independent) else answer
         if isinstance(base, Normal):
-            return self._inwards(base.loc), base.scale / self.half, True
+            return self._inwards(base.loc), (base.scale / self.half).expand_as(base.loc), True
         if not isinstance(base, TransformedDistribution):
             return None
         squashed = base.base_dist.base_dist if isinstance(base.base_dist, Independent) else base.base_dist

@@ -176,6 +176,12 @@ def fit_agent(
     # Each rank trains, evaluates and generates for its own seeds or rows; the first looks at the health of its sets.
     seeds, share = seeds_here(config.seeds), share_of_rows(config)
     module.generated = generator is not None
+    never_guided = config.synthetic.first_unguided and config.synthetic.lifetime >= config.updates
+    if generator is not None and never_guided and config.generator.build.get("guidance") is not None:
+        say(
+            "warning: the first synthetic dataset is unguided and lasts for all updates (synthetic.lifetime="
+            f"{config.synthetic.lifetime}): nothing is guided in this run"
+        )
     if share.count > 1:
         module.learner.across = ranks.mean
     observers: list[HealthCards] = []

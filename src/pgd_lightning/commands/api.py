@@ -137,9 +137,9 @@ def generate(
     seeds each guides N windows: ``[S, N, T]``. ``coef`` is the strength of guidance; which guidance and sampler it
     belongs to is in ``settings`` (``{"guidance": "score", "sampler.num_steps": 32}``).
     """
-    if not isinstance(prior.trained_on, Data):
+    data = getattr(prior, "trained_on", None)
+    if not isinstance(data, Data):
         raise UserError("generate needs a prior of pgd_lightning.train_prior, which knows its data.")
-    data = prior.trained_on
     given = [] if coef is None else [f"guidance.coef={coef}"]
     config = data.composed("train", "generator=pgd", *given, *_typed(settings or {}))
     target = None if policy is None else as_target(policy, data)
@@ -196,7 +196,9 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
 
     At most ``steps`` of their steps are tried in the simulator (PGD's workshop version, section 4.2).
     """
-    finite = torch.isfinite(windows.obs).flatten(-2).all(-1) & torch.isfinite(windows.action).flatten(-2).all(-1)
+    finite = _finite(windows)
+    if not finite.any():
+        raise UserError("fidelity: no window is finite, so there is nothing to measure.")
     kept, dataset = windows[finite].cpu(), data.dataset
     likelihood = None
     if policy is not None:
@@ -223,6 +225,11 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
         if errors.approximate
         else "exact",
     )
+
+
+def _finite(windows: Trajectory) -> Tensor:
+    """Which of ``[..., N, T]`` are: ``[..., N]``."""
+    return torch.isfinite(windows.obs).flatten(-2).all(-1) & torch.isfinite(windows.action).flatten(-2).all(-1)
 
 
 def evaluate(policy: Any, data: Data, episodes: int = 10, seed: int = 0) -> Episodes:
@@ -284,7 +291,19 @@ def to_numpy(windows: Trajectory, data: Data) -> dict[str, NDArray[Any]]:
 
 
 def save(windows: Trajectory, out: str | Path, data: Data, overwrite: bool = False) -> None:
-    """Write ``windows [..., N, T]`` to an HDF5 file in D4RL's layout or a Minari dataset ``minari:NAME``."""
+    """Write ``windows [..., N, T]`` to an HDF5 file in D4RL's layout or a Minari dataset ``minari:NAME``.
+
+    Raises UserError for windows of another environment than that of ``data``, or that are not finite.
+    """
+    width = windows.obs.shape[-1], windows.action.shape[-1]
+    if width != (data.env.obs_dim, data.env.action_dim):
+        raise UserError(
+            f"save: the windows have observations of {width[0]} and actions of {width[1]} values, and {data.env.name} "
+            f"has {data.env.obs_dim} and {data.env.action_dim}: give the data that they were generated from."
+        )
+    broken = int((~_finite(windows)).sum())
+    if broken:
+        raise UserError(f"save: {broken} of {windows.batch_size[:-1].numel()} windows are not finite: leave them out.")
     write(
         str(out), [windows.reshape(1, -1, windows.batch_size[-1])], windows.batch_size.numel(), data.dataset,
         {"description": "synthetic windows, not recorded data"}, overwrite,

@@ -21,7 +21,9 @@ def named(env: str) -> list[str] | None:
         return None
     from pgd_lightning.simulators import is_registered
 
-    return ["env=gym", f"env.id={env}"] if is_registered(env) else None
+    # D4RL's names are all in lower case: what is not is meant as Gymnasium's, whose message says what is close.
+    meant = ":" in env or env != env.lower()
+    return ["env=gym", f"env.id={env}"] if meant or is_registered(env) else None
 
 
 def of_minari(name: str) -> list[str]:

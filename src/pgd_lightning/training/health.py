@@ -39,4 +39,5 @@ class HealthCards:
         used = self.data.used if self.data else None
         self.run.append("health.jsonl", [{"step": step, **card, **(used.record() if used else {})}])
         line = ", ".join([health_line(card, self.simulator.unresettable), *([str(used)] if used else [])])
-        say(f"  synthetic dataset of update {step:,}: {line}")
+        unguided = step == 0 and self.data is not None and self.data.settings.first_unguided
+        say(f"  synthetic dataset of update {step:,}{' (unguided: no policy yet)' if unguided else ''}: {line}")

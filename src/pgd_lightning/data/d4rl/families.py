@@ -110,8 +110,22 @@ def adroit(columns: Columns, env: EnvSpec) -> list[str]:
     return [f"{long} episodes are longer than the horizon of {env.limit}"] if long else []
 
 
+def registered(columns: Columns, env: EnvSpec) -> list[str]:
+    """Raises UserError for episodes of a Gymnasium environment that go on beyond its time limit: they are several."""
+    if not env.registered or env.limit <= 0:
+        return []
+    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    if lengths.max() > env.limit:
+        raise UserError(
+            f"The longest episode has {lengths.max():,} rows, more than the time limit of {env.limit:,}: flag the ends "
+            "of episodes in 'timeouts', or set env.max_episode_steps= if the recording had another limit."
+        )
+    return []
+
+
 FAMILIES: dict[str, Finding] = {
     "gym": gym, "maze2d": maze2d, "antmaze": antmaze, "adroit": adroit, "kitchen": kitchen,
+    "other": registered,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_wri
 from pgd_lightning.data.origin import ATTRIBUTES, published
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import ActionBox, EnvSpec
+from pgd_lightning.trajectory import EnvSpec
 
 __all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe"]
 
@@ -108,7 +108,7 @@ def read(
     notes += families.align_rewards(columns, env, reading.rewards, path.name)
     notes += quirks.forget_foreign_successors(columns, env)
     notes += quirks.impossible_returns(columns, env)
-    return _cut(columns, path, reading.out_of_box, notes, env.box)
+    return _cut(columns, path, reading.out_of_box, notes, env)
 
 
 def _width(get: Callable[[str], Any], key: str) -> int:
@@ -179,7 +179,8 @@ def _successors(data: Any, shape: tuple[int, ...], obs: NDArray[Any], path: Path
     return {"successor_rows": np.concatenate(rows), "successor_values": np.concatenate(values)}
 
 
-def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str], box: ActionBox | None) -> Recording:
+def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str], env: EnvSpec) -> Recording:
+    box = env.box
     obs, action, reward = columns["observations"], columns["actions"], columns["rewards"]
     if box is not None:
         np.copyto(action, box.normalised(action))
@@ -192,6 +193,14 @@ def _cut(columns: families.Columns, path: Path, out_of_box: str, notes: list[str
             f"({(action if box is None else box.of_normalised(action))[row].tolist()}): rescale them, or set "
             "data.out_of_box=clip."
         )
+    if outside.any():
+        where = "[-1, 1]" if box is None else "the action box"
+        if not env.simulated and box is None:
+            raise UserError(
+                f"{int(outside.sum()):,} of {action.size:,} numbers of 'actions' in {path} lie outside [-1, 1]: say "
+                "what the bounds of the actions are, env.action_low= and env.action_high=."
+            )
+        notes.append(f"{int(outside.sum()):,} of {action.size:,} numbers of the actions lay outside {where}: clipped")
     np.clip(action, -1, 1, out=action)
     terminated = columns["terminals"]
     truncated = columns["timeouts"] & ~terminated
