@@ -143,6 +143,8 @@ def test_a_policy_of_ours_stays_itself():
     [
         (3, "^A int is no policy"),
         (lambda seen: "left", "^The policy returned a str: expected"),
+        (lambda seen: mean(seen) * torch.nan, r"^The policy answers \[nan, nan\] to the observation \["),
+        (lambda seen: Normal(mean(seen), 1e-20), "standard deviations above 1e-06"),
         (
             lambda seen: mean(seen)[:, :1],
             r"^For 10 observations the policy returned actions of shape \(10, 1\): expected \(10, 2\)",

@@ -9,6 +9,7 @@ from torch.distributions import Normal
 
 import pgd_lightning as pgd
 from pgd_lightning.errors import UserError
+from pgd_lightning.trajectory import Trajectory
 
 
 def settings(runs, *without: str) -> dict[str, str]:
@@ -91,6 +92,12 @@ def test_windows_become_what_other_libraries_read(data, prior, tmp_path):
     assert steps.batch_size == (8 * 31,) and steps["next", "reward"].shape == (8 * 31, 1)
     with pytest.raises(UserError, match="overwrite"):
         pgd.save(windows, tmp_path / "windows.hdf5", data)
+    windows.obs[3] = torch.nan
+    with pytest.raises(UserError, match="^save: 1 of 8 windows are not finite"):
+        pgd.save(windows, tmp_path / "broken.hdf5", data)
+    narrow = {name: getattr(windows, name) for name in ("action", "reward", "terminated")}
+    with pytest.raises(UserError, match="^save: the windows have observations of 3 and actions of 2 values"):
+        pgd.save(Trajectory(obs=windows.obs[..., :3], **narrow, batch_size=[8, 32]), tmp_path / "x.hdf5", data)
 
 
 def test_what_does_not_fit_is_one_sentence(recording, copied, prior):
@@ -104,6 +111,8 @@ def test_what_does_not_fit_is_one_sentence(recording, copied, prior):
     with pytest.raises(UserError, match="^generate needs a prior of pgd_lightning.train_prior"):
         prior.trained_on = None
         pgd.generate(prior)
+    with pytest.raises(UserError, match="^generate needs a prior"):
+        pgd.generate(pgd.load(recording, env="maze2d-umaze", settings=settings(copied)))
 
 
 def test_the_package_offers_what_it_says():

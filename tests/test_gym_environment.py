@@ -113,7 +113,7 @@ class TestFacts:
             (["env=gym", "env.id=Reach-v0", "env.module=no_such_package"], "env.module=no_such_package cannot be imported"),
             (["env=gym", "env.id=Pendulum-v1", "env.arguments={weight:3}"], "gymnasium.make.*fails: TypeError"),
             (["env=Pendulum-v1", "env.ref_min_score=3"], "env.ref_max_score=null does not fit"),
-            (["env=Pendulumm-v1"], "There is no env 'Pendulumm-v1'"),
+            (["env=Pendulumm-v1"], "Did you mean: `Pendulum`"),
             (["env=none"], "env=none needs data.source="),
         ],
     )  # fmt: skip
