@@ -232,9 +232,7 @@ class EnvSpec:
     terminates: bool = True  # whether its simulator can end an episode; else a file's terminals are none
     action_low: Sequence[float] | None = None  # [A] bounds of the environment's actions; None: [-1, 1]
     action_high: Sequence[float] | None = None
-    success: bool = (
-        False  # whether tables show success: the simulator ends an episode where its task is done, only there
-    )
+    success: bool = False  # whether tables show it: an episode that its simulator ends has done its task
 
     @property
     def simulated(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Dataset:
     provenance: dict[str, Any]
     train: Windows
     validation: Windows | None
-    path: Path | None  # the HDF5 file, if it is one
+    path: Path | None  # the file, if it is one
 
     @property
     def label(self) -> str:
@@ -134,7 +135,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
-    """The recording that ``data.source`` names, through the cache, where it comes from, and its HDF5 file if it is one.
+    """The recording that ``data.source`` names, through the cache, where it comes from, and its file if it is one.
 
     Raises UserError, in one sentence, where it is not usable.
     """
@@ -152,9 +153,9 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     elif sources.is_ogbench(data.source):
         if not env.success:
             raise UserError(f"{data.source} is in OGBench's layout, which has no rewards: {sources.SINGLE_TASKS}.")
-        found = ogbench.file_of(data.source, data.download, say)
-        provenance = ogbench.provenance(found, env)
-        read = partial(ogbench.load, found, env, relabel=partial(relabelled, env.task))
+        path = ogbench.file_of(data.source, data.download, say)
+        provenance = ogbench.provenance(path, env)
+        read = partial(ogbench.load, path, env, relabel=partial(relabelled, env.task))
     else:
         path = find_file(config, env)
         provenance = d4rl.provenance(path, env)
@@ -192,7 +193,7 @@ def steps_reproduced(
         return ()
     simulator = make(env.task, env.physics)
     states = {
-        name: d4rl.infos(path, name, np.shape(value), rows.numpy()) if path else None
+        name: infos(path, name, np.shape(value), rows.numpy()) if path else None
         for name, value in simulator.state().items()
     }
     known = {name: values for name, values in states.items() if values is not None}
@@ -211,6 +212,11 @@ def steps_reproduced(
         f"{why}: name the environment that it was recorded in, with the arguments that it had (env.arguments=), or set "
         "data.mismatch=note to use it all the same."
     )
+
+
+def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """As :func:`pgd_lightning.data.d4rl.infos`, of a file in D4RL's or in OGBench's layout."""
+    return (ogbench if sources.is_ogbench(path.name) else d4rl).infos(path, name, shape, rows)
 
 
 def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
@@ -243,7 +249,7 @@ def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any],
     columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
     obs, action, after, reward = (column.double().numpy() for column in columns)
     try:
-        goal = d4rl.infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
+        goal = infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
         doubt = bodies.doubt(env.task, bodies.Rows(obs, action, after, reward, goal))
     except UserError:  # no simulator here, or goals that are no numbers: then nothing can be said
         return recording

@@ -86,9 +86,8 @@ def load(path: Path, env: EnvSpec, reading: Reading, relabel: Relabel) -> Record
     :func:`pgd_lightning.data.d4rl.reader.load`.
     """
     arrays = _arrays(path)
-    last = column(arrays["terminals"], arrays["terminals"].shape[:1], bool, "terminals", path)
-    notes = [] if last[-1:].all() else ["the last trajectory has no end: its last row is taken for it"]
-    last[-1:] = True
+    ends, last = column(arrays["terminals"], arrays["terminals"].shape[:1], bool, "terminals", path), _last(arrays)
+    notes = [] if ends[-1] else ["the last trajectory has no end: its last row is taken for it"]
     rows, cut = np.flatnonzero(~last), np.flatnonzero(~last) + 1
     obs = arrays["observations"]
     columns = {
@@ -107,10 +106,30 @@ def load(path: Path, env: EnvSpec, reading: Reading, relabel: Relabel) -> Record
         notes=(
             *notes,
             *recording.notes,
-            f"{int(last.sum())} trajectories, relabelled by ogbench for the task of {env.option}: an episode ends at each "
-            f"of the {int(success.sum())} steps that begin where it is done",
+            f"{int(last.sum())} trajectories, whose rewards are those of {env.name}: an episode ends at each of the "
+            f"{int(success.sum())} steps that begin where its task is done",
         ),
     )
+
+
+def states(path: Path) -> dict[str, NDArray[Any]]:
+    """The recorded qpos, qvel and button_states of every step, ``[L, …]``, where they are in the file."""
+    arrays = _arrays(path)
+    kept = ~_last(arrays)
+    return {key: arrays[key][kept] for key in STATES if key in arrays}
+
+
+def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """``name`` of :func:`states` at ``rows [N]``, ``[N, *shape]``; None if the file does not have it in this shape."""
+    found = states(path).get(name)
+    return None if found is None or found.shape[1:] != shape else found[rows].astype(np.float64)
+
+
+def _last(arrays: Arrays) -> NDArray[np.bool_]:
+    """The last row of each trajectory, ``[N]``; that of the file is always one."""
+    last = arrays["terminals"].astype(bool).reshape(-1)
+    last[-1:] = True
+    return last
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -86,8 +86,8 @@ def ogbench_file(source: str) -> Path:
     path = ogbench_root() / f"{name}.npz"
     if not path.is_file():
         raise UserError(
-            f"There is no {path}: data.download=true lets the ogbench package fetch it (nothing is downloaded unasked), "
-            "and data.source=….npz names another place."
+            f"There is no {path}: data.download=true lets the ogbench package fetch it (nothing is downloaded "
+            "unasked), and data.source=….npz names another place."
         )
     return path
 

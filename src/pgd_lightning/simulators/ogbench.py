@@ -34,10 +34,15 @@ def is_single_task(task: str) -> bool:
     return module == MODULE and "singletask" in name.split("-")
 
 
+def teleports(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether ``env`` is a maze in which a step may end at a random place."""
+    return getattr(env.unwrapped, "_teleport_info", None) is not None
+
+
 def relabelled(
     env: gymnasium.Env[Any, Any], states: Mapping[str, NDArray[Any]]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """``(reward, success) [N]`` of recorded ``states`` (qpos, qvel, button_states, each ``[N, …]``) in the task of ``env``.
+    """``(reward, success) [N]`` of recorded ``states`` in the task of ``env``: qpos, qvel, button_states ``[N, …]``.
 
     A step earns what the state deserves in which it begins: 0 where the task is done there, and what is missing of it
     below 0. Raises UserError for states that are not the environment's.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import ogbench
-from pgd_lightning.simulators.restoring import Restoring, restoring_of, set_state
+from pgd_lightning.simulators.restoring import Restoring, missing, restoring_of, set_state
 from pgd_lightning.simulators.simulator import Array, State, checked
 from pgd_lightning.trajectory import GYMNASIUM, ActionBox
 
@@ -174,7 +174,7 @@ class Registered:
 
     def state(self) -> State:
         """qpos and qvel; nothing of an environment that cannot be put into a state."""
-        if not (self._is_mujoco and hasattr(self.env.unwrapped, "set_state")):
+        if not self._is_mujoco or missing(self.env):
             return {}
         return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
@@ -194,7 +194,7 @@ class Registered:
 
 
 def relabelled(task: str, states: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """``(reward, success) [N]`` of recorded ``states`` in ``task``, see :func:`pgd_lightning.simulators.ogbench.relabelled`."""
+    """``(reward, success) [N]`` of recorded ``states`` in ``task``, see :func:`ogbench.relabelled`."""
     env = opened(task)
     with _numpy_seeded(0):
         found = ogbench.relabelled(env, states)
@@ -217,6 +217,8 @@ def _numpy_seeded(seed: int) -> Iterator[None]:
 def restoring(task: str) -> Restoring | str:
     """How states of ``task`` are restored from observations, or why they cannot be."""
     env = opened(task)
+    if ogbench.teleports(env):
+        return f"{task.removeprefix(GYMNASIUM)} moves who enters a teleport to a random place"
     try:
         return restoring_of(env, task.removeprefix(GYMNASIUM))
     finally:
