@@ -232,6 +232,7 @@ class EnvSpec:
     terminates: bool = True  # whether its simulator can end an episode; else a file's terminals are none
     action_low: Sequence[float] | None = None  # [A] bounds of the environment's actions; None: [-1, 1]
     action_high: Sequence[float] | None = None
+    success: bool = False  # whether tables show it: an episode that its simulator ends has done its task
 
     @property
     def simulated(self) -> bool:
@@ -255,7 +256,9 @@ class EnvSpec:
 
     @property
     def measure(self) -> str:
-        """What tables show of an episode."""
+        """What tables show of an episode: ``success``, ``score`` or ``return``."""
+        if self.success:
+            return "success"
         return "score" if self.scored else "return"
 
     @property
@@ -274,8 +277,13 @@ class EnvSpec:
         """Actions ``[..., A]`` in [-1, 1] as the environment takes them and its recordings hold them."""
         return action if self.box is None else self.box.of_normalised(action).astype(action.dtype)
 
-    def score(self, episode_return: float) -> float | None:
-        """D4RL's normalised score in percent: 100 (R - min) / (max - min); None without reference returns."""
+    def score(self, episode_return: float, success: float | None = None) -> float | None:
+        """D4RL's normalised score in percent: 100 (R - min) / (max - min); None without reference returns.
+
+        Where tables show success it is 100 ``success``, and None where that is not known.
+        """
+        if self.success:
+            return None if success is None else 100 * float(success)
         if self.ref_min_score is None or self.ref_max_score is None:
             return None
         return 100 * (episode_return - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)

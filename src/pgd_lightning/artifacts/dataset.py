@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
 from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.config.build import build
-from pgd_lightning.data import d4rl, minari, minari_remote, origin, sources
+from pgd_lightning.data import d4rl, minari, minari_remote, ogbench, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.d4rl.cache import cache_key, cached
 from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
@@ -27,7 +28,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
-from pgd_lightning.simulators import make
+from pgd_lightning.simulators import make, relabelled
 from pgd_lightning.trajectory import EnvSpec, Transition
 
 LOOKED_AT = 20_000  # rows that are compared with the simulator of ``env``
@@ -42,7 +43,7 @@ class Dataset:
     provenance: dict[str, Any]
     train: Windows
     validation: Windows | None
-    path: Path | None  # the HDF5 file, if it is one
+    path: Path | None  # the file, if it is one
 
     @property
     def label(self) -> str:
@@ -94,9 +95,7 @@ def open_dataset(config: DictConfig) -> Dataset:
     """Find, check and cut the recording of ``config.env``; prints its summary."""
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
-    train, validation = split_windows(
-        recording, config.data.horizon, config.data.stride, config.data.validation, config.seed
-    )
+    train, validation = cut(config, env, recording)
     card = recording.card()
     say(f"data: {provenance['label']}")
     say(
@@ -106,7 +105,8 @@ def open_dataset(config: DictConfig) -> Dataset:
     )
     if card["terminals"] == 0:
         say("data: the recording has no terminals, so synthetic data will have none", once=True)
-    outside = left_out(recording, config.data.horizon, [part for part in (train, validation) if part])
+    parts = [part for part in (train, validation) if part and part.recording is recording]
+    outside = left_out(recording, config.data.horizon, parts)
     for note in (*recording.notes, *([outside] if outside else [])):
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
@@ -116,18 +116,30 @@ def open_dataset(config: DictConfig) -> Dataset:
     return Dataset(env, recording, provenance, train, validation, path)
 
 
+def cut(config: DictConfig, env: EnvSpec, recording: Recording) -> tuple[Windows, Windows | None]:
+    """Windows to train on and held out: of a share of the episodes, or of OGBench's file of held-out trajectories."""
+    data = config.data
+    path = ogbench.held_out(sources.ogbench_file(data.source)) if sources.is_ogbench(data.source) else None
+    if path is None or data.validation == 0:
+        return split_windows(recording, data.horizon, data.stride, data.validation, config.seed)
+    train, _ = split_windows(recording, data.horizon, data.stride, 0.0, config.seed)
+    others = ogbench.load(path, env, reading_of(config), partial(relabelled, env.task))
+    say(f"data: the held-out windows are those of {path.name}")
+    found, _ = split_windows(others, data.horizon, data.stride, 0.0, config.seed)
+    return train, found if len(found) else None
+
+
 def counted(number: int, noun: str) -> str:
     """``1 terminal``, ``2 terminals``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
-    """The recording that ``data.source`` names, through the cache, where it comes from, and its HDF5 file if it is one.
+    """The recording that ``data.source`` names, through the cache, where it comes from, and its file if it is one.
 
     Raises UserError, in one sentence, where it is not usable.
     """
-    data = config.data
-    reading = d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
+    data, reading = config.data, reading_of(config)
     if data.source == sources.PACKAGE:
         columns = legacy.fetch(env)
         provenance = legacy.provenance(columns, env)
@@ -138,6 +150,12 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
         folder = minari_remote.folder_of(data.source, data.download, say)
         provenance = minari.provenance(folder, env)
         read = partial(minari.load, folder, env)
+    elif sources.is_ogbench(data.source):
+        if not env.success:
+            raise UserError(f"{data.source} is in OGBench's layout, which has no rewards: {sources.SINGLE_TASKS}.")
+        path = ogbench.file_of(data.source, data.download, say)
+        provenance = ogbench.provenance(path, env)
+        read = partial(ogbench.load, path, env, relabel=partial(relabelled, env.task))
     else:
         path = find_file(config, env)
         provenance = d4rl.provenance(path, env)
@@ -156,6 +174,12 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[st
     return replace(recording, notes=(*said, *recording.notes)), provenance, path
 
 
+def reading_of(config: DictConfig) -> d4rl.Reading:
+    """How the file is read."""
+    data = config.data
+    return d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
+
+
 def steps_reproduced(
     recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None, mismatch: str
 ) -> tuple[str, ...]:
@@ -169,7 +193,7 @@ def steps_reproduced(
         return ()
     simulator = make(env.task, env.physics)
     states = {
-        name: d4rl.infos(path, name, np.shape(value), rows.numpy()) if path else None
+        name: infos(path, name, np.shape(value), rows.numpy()) if path else None
         for name, value in simulator.state().items()
     }
     known = {name: values for name, values in states.items() if values is not None}
@@ -188,6 +212,11 @@ def steps_reproduced(
         f"{why}: name the environment that it was recorded in, with the arguments that it had (env.arguments=), or set "
         "data.mismatch=note to use it all the same."
     )
+
+
+def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """As :func:`pgd_lightning.data.d4rl.infos`, of a file in D4RL's or in OGBench's layout."""
+    return (ogbench if sources.is_ogbench(path.name) else d4rl).infos(path, name, shape, rows)
 
 
 def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
@@ -220,7 +249,7 @@ def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any],
     columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
     obs, action, after, reward = (column.double().numpy() for column in columns)
     try:
-        goal = d4rl.infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
+        goal = infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
         doubt = bodies.doubt(env.task, bodies.Rows(obs, action, after, reward, goal))
     except UserError:  # no simulator here, or goals that are no numbers: then nothing can be said
         return recording

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.dataset import read_recording
+from pgd_lightning.artifacts.dataset import infos, read_recording
 from pgd_lightning.config.build import build
-from pgd_lightning.data import d4rl
 from pgd_lightning.data.d4rl import families
 from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
@@ -127,9 +126,9 @@ def recorded_states(
     starts = recording.starts.numpy()
     first = starts[np.searchsorted(starts, rows, side="right") - 1]
     for name, value in simulator.state().items():
-        found = d4rl.infos(path, name, np.shape(value), rows) if name != "obj_pos" else None
+        found = infos(path, name, np.shape(value), rows) if name != "obj_pos" else None
         if found is None and name in OBJECT_BASE:
-            found = d4rl.infos(path, "obj_pos", np.shape(value), first)
+            found = infos(path, "obj_pos", np.shape(value), first)
         if found is None:
             return None
         states[name] = found
@@ -191,6 +190,8 @@ def text(
 
 def scores(env: EnvSpec, card: dict[str, Any]) -> str:
     """The normalised scores behind the returns."""
+    if env.success:
+        return f"{card['terminals']} steps in a state where the task is done"
     if not env.scored:
         return f"no score: {env.name} has no reference returns"
     low, high = (env.score(card["returns"][end]) for end in ("min", "max"))

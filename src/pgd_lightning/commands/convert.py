@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import read_recording
 from pgd_lightning.config.build import build
-from pgd_lightning.data import d4rl, minari, sources
+from pgd_lightning.data import d4rl, minari, ogbench, sources
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
@@ -35,7 +35,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"data: {provenance['label']}, {len(recording)} rows in {len(recording.ends)} episodes")
     for note in recording.notes:
         say(f"data: {note}")
-    infos = partial(d4rl.info_rows, path) if path else no_infos
+    infos = info_rows(path)
     if config.out.startswith(sources.MINARI):
         label = f"converted from {provenance['label']}"
         written = f"minari:{minari.write(config.out, recording, env, label, infos, config.overwrite)}"
@@ -55,6 +55,16 @@ def destination(out: str, overwrite: bool) -> Path:
         raise UserError(f"out={out} is neither a .hdf5 file nor minari:NAME-v0.")
     require_new(path, overwrite)
     return path
+
+
+def info_rows(path: Path | None) -> Callable[[int, int], dict[str, NDArray[Any]]]:
+    """What gives further arrays of the rows from one number up to another."""
+    if path is None:
+        return no_infos
+    if not sources.is_ogbench(path.name):
+        return partial(d4rl.info_rows, path)
+    states = ogbench.states(path)
+    return lambda start, stop: {name: values[start:stop] for name, values in states.items()}
 
 
 def no_infos(start: int, stop: int) -> dict[str, NDArray[Any]]:

@@ -31,7 +31,10 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     seed = derive_seed(config.seed, "evaluate")
     result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
     label, returns = run.record["provenance"]["label"], seed_interval(result.returns)
-    if env.scored:
+    if env.success:
+        success = seed_interval(np.where(result.ended, 100.0, 0.0))
+        say(f"{run.record['method']} on {label}: success {success} %, return {returns.mean:.1f}")
+    elif env.scored:
         interval = seed_interval(np.vectorize(env.score)(result.returns))
         say(f"{run.record['method']} on {label}: score {interval}, return {returns.mean:.1f}")
     else:

@@ -92,7 +92,7 @@ def handed() -> tuple[list[str], DictConfig] | None:
 def composed(verb: str, overrides: list[str]) -> list[str]:
     """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
     named = [part for o in overrides for part in _of_minari(verb, o, overrides)]
-    typed = [part for o in named for part in _of_environment(verb, o)]
+    typed = [part for o in named for part in _of_environment(verb, o, overrides)]
     return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *typed]]
 
 
@@ -115,13 +115,18 @@ def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
     return env if given else [*env, f"data.source={sources.MINARI}{name}"]
 
 
-def _of_environment(verb: str, override: str) -> list[str]:
-    """``override``, or what stands behind ``env=`` with the name of an environment registered with Gymnasium."""
+def _of_environment(verb: str, override: str, overrides: list[str]) -> list[str]:
+    """``override``, or what stands behind ``env=`` with the name of an environment registered with Gymnasium.
+
+    The source of the data, where the name has one, is used unless another is given.
+    """
     key, _, value = override.partition("=")
     name = value.strip("'\"")
     if key != "env" or _group(verb, key) != "env" or name in options("env"):
         return [override]
-    return environments.named(name) or [override]
+    given = verb == "collect" or any(o.startswith("data.source=") for o in overrides)
+    found = environments.named(name) or [override]
+    return [o for o in found if not (given and o.startswith("data.source="))]
 
 
 def _for_hydra(verb: str, override: str) -> str:

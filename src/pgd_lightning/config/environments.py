@@ -16,7 +16,12 @@ VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are a
 
 
 def named(env: str) -> list[str] | None:
-    """The overrides behind ``env=`` with a name of Gymnasium's registry; None for another name."""
+    """The overrides behind ``env=`` with a name of Gymnasium's registry; None for another name.
+
+    The name of a single-task data set of OGBench's stands for its environment and its recording.
+    """
+    if names := sources.single_task(env):
+        return of_ogbench(env, *names)
     if not VERSIONED.fullmatch(env):  # looking it up loads Gymnasium
         return None
     from pgd_lightning.simulators import is_registered
@@ -44,6 +49,22 @@ def of_minari(name: str) -> list[str]:
     arguments = ",".join(f"{key}:{json.dumps(value)}" for key, value in facts.get("arguments", {}).items())
     named = [f"env.{key}={value}" for key, value in own.items() if value is not None]
     return ["env=gym", *named, *([f"env.arguments={{{arguments}}}"] if arguments else [])]
+
+
+def of_ogbench(name: str, env_id: str, dataset: str) -> list[str]:
+    """The overrides behind the data set ``name``: its environment ``env_id`` and the recording ``dataset``.
+
+    Raises UserError where OGBench is not installed or has no such environment.
+    """
+    from pgd_lightning.simulators import is_registered, ogbench
+
+    ogbench.require()
+    if name.startswith("visual-"):
+        raise UserError(f"env={name}: data sets of images are not supported; take one of vectors, without visual-.")
+    if not is_registered(f"{ogbench.MODULE}:{env_id}"):
+        raise UserError(f"env={name}: OGBench has no environment {env_id}; it lists its names on its project page.")
+    source = f"data.source={sources.OGBENCH}{dataset}"
+    return ["env=gym", f"env.id={env_id}", f"env.module={ogbench.MODULE}", f"env.name={name}", source]
 
 
 def complete(config: DictConfig) -> None:
@@ -81,6 +102,7 @@ def of_registry(env: DictConfig) -> dict[str, Any]:
         "obs_dim": known.obs_dim,
         "action_dim": len(known.box.low),
         "max_episode_steps": limit,
+        **({"success": True} if known.success else {}),
         **bounds(known.box.low, known.box.high),
     }
 
@@ -92,6 +114,8 @@ def without_environment(config: DictConfig) -> dict[str, Any]:
     source, env = config.data.source, config.env
     if source in sources.OWN_WORDS:
         raise UserError("env=none needs data.source=…, the recording: there is no environment to know it by.")
+    if sources.is_ogbench(source):
+        raise UserError(f"{source} is in OGBench's layout, which has no rewards: {sources.SINGLE_TASKS}.")
     if source.startswith(sources.MINARI):
         path = sources.minari_folder(source)
         widths = minari.widths(path)

@@ -9,9 +9,14 @@ from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 
 MINARI = "minari:"  # before the name or the folder of a Minari data set
+OGBENCH = "ogbench:"  # before the name of a data set of OGBench's
 PACKAGE = "d4rl-package"  # what an installed old d4rl returns
 OWN_WORDS = ("auto", "d4rl", "local", PACKAGE)  # everything else is a path
 PUBLISHED = re.compile(r"(?:[\w-]+/)+(?P<body>[\w-]+)/(?P<kind>[\w-]+)-v\d+")  # mujoco/hopper/medium-v0
+
+# antmaze-large-navigate-singletask-task2-v0: the environment antmaze-large, recorded as navigate, its second task
+SINGLE_TASK = re.compile(r"(?P<env>[\w-]+)-(?P<kind>\w+)-singletask(?P<task>-task\d)?-(?P<version>v\d+)")
+SINGLE_TASKS = "name one of its tasks, such as env=pointmaze-medium-navigate-singletask-v0"
 
 
 def require(source: str, download: bool = False) -> None:
@@ -22,6 +27,9 @@ def require(source: str, download: bool = False) -> None:
     if source.startswith(MINARI):
         if not (download and PUBLISHED.fullmatch(source.removeprefix(MINARI))):
             minari_folder(source)
+    elif source.startswith(OGBENCH):
+        if not download:
+            ogbench_file(source)
     elif source not in OWN_WORDS:
         file(source)
 
@@ -47,6 +55,46 @@ def minari_folder(source: str) -> Path:
         f"There is no Minari data set '{name}', neither as a folder nor in {minari_root()}: data.download=true or "
         f"'minari download {name}' fetches a published one; nothing is downloaded unasked."
     )
+
+
+def single_task(name: str) -> tuple[str, str] | None:
+    """``(id of the environment, name of the data set)`` of a single task of OGBench's; None for another name.
+
+    Of ``antmaze-large-navigate-singletask-task2-v0`` they are ``antmaze-large-singletask-task2-v0`` and
+    ``antmaze-large-navigate-v0``, as in OGBench's ``make_env_and_datasets``.
+    """
+    found = SINGLE_TASK.fullmatch(name)
+    if found is None:
+        return None
+    env, kind, task, version = found.group("env", "kind", "task", "version")
+    return f"{env}-singletask{task or ''}-{version}", f"{env}-{kind}-{version}"
+
+
+def is_ogbench(source: str) -> bool:
+    """Whether ``source`` is in OGBench's layout: ``ogbench:NAME`` or a path that ends in .npz."""
+    return source.startswith(OGBENCH) or source.endswith(".npz")
+
+
+def ogbench_file(source: str) -> Path:
+    """The file of ``ogbench:NAME`` (below ``~/.ogbench/data``) or of a path that ends in .npz.
+
+    Raises UserError, with the setting that downloads it, if it is not there.
+    """
+    if not source.startswith(OGBENCH):
+        return file(source)
+    name = source.removeprefix(OGBENCH)
+    path = ogbench_root() / f"{name}.npz"
+    if not path.is_file():
+        raise UserError(
+            f"There is no {path}: data.download=true lets the ogbench package fetch it (nothing is downloaded "
+            "unasked), and data.source=….npz names another place."
+        )
+    return path
+
+
+def ogbench_root() -> Path:
+    """Where the ``ogbench`` package keeps its data sets."""
+    return Path.home() / ".ogbench" / "data"
 
 
 def minari_environment(name: str, environments: Sequence[str]) -> str:

@@ -26,11 +26,11 @@ ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data s
 def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[dict[str, Any]]:
     """Each episode of a ledger once, as it was written last, its score (or None) by the constants of ``env``."""
     found = {(row["purpose"], row["step"], row["seed"], row["index"], row["simulator"]): row for row in rows}
-    return [{**row, "score": env.score(row["return"])} for row in found.values()]
+    return [{**row, "score": env.score(row["return"], row.get("success"))} for row in found.values()]
 
 
 def outcome(row: Mapping[str, Any]) -> float:
-    """The score of an episode, or its return where returns are not normalised."""
+    """The score of an episode, its success in percent, or its return where returns are not normalised."""
     return float(row["return"] if row["score"] is None else row["score"])
 
 

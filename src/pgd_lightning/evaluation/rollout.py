@@ -21,6 +21,7 @@ class Episodes:
     lengths: NDArray[np.int64]  # [S, E] steps
     numbers: range  # of the E episodes
     physics: str  # simulator and version
+    ended: NDArray[np.bool_]  # [S, E] by the simulator, not by the time limit
 
     def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[dict[str, object]]:
         """One row an episode, as the run's ledger keeps them; the S policies are those of ``first_seed`` and on."""
@@ -31,7 +32,8 @@ class Episodes:
                 "seed": first_seed + s,
                 "index": self.numbers[e],
                 "return": float(self.returns[s, e]),
-                "score": env.score(float(self.returns[s, e])),
+                "score": env.score(float(self.returns[s, e]), bool(self.ended[s, e])),
+                **({"success": bool(self.ended[s, e])} if env.success else {}),
                 "length": int(self.lengths[s, e]),
                 "simulator": self.physics,
             }
@@ -67,6 +69,7 @@ def rollout(
     simulators = fleet(env.task, env.physics, workers)
     obs = simulators.reset([derive_seed(seed, "episode", e) for e in numbers] * num_seeds)  # [S * E, O]
     returns, lengths = np.zeros(len(obs)), np.zeros(len(obs), dtype=np.int64)
+    ended = np.zeros(len(obs), dtype=bool)
     going = np.arange(len(obs))
     while len(going):
         seen = torch.as_tensor(obs, dtype=torch.float32, device=policy.device).unflatten(0, (num_seeds, len(numbers)))
@@ -80,9 +83,10 @@ def rollout(
         obs[going], reward, terminated = simulators.step(going, action)
         returns[going] += reward
         lengths[going] += 1
+        ended[going] = terminated
         going = going[~(terminated | (lengths[going] >= env.limit))]
     shape = (num_seeds, len(numbers))
-    return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics)
+    return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics, ended.reshape(shape))
 
 
 def require_simulator(env: EnvSpec) -> None:

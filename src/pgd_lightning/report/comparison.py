@@ -19,7 +19,7 @@ from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES, label
 from pgd_lightning.runs.run import Run, open_run, readable
-from pgd_lightning.trajectory import NO_SIMULATOR
+from pgd_lightning.trajectory import NO_SIMULATOR, EnvSpec
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
@@ -28,6 +28,8 @@ CONDITIONS = {"env", "evaluation"}  # sections of an identity that are none of t
 # Sections that have nothing to do with the generator.
 COMMON = {"agent", "data", "reading", "batch_size", "trainer", "behaviour"}
 BASELINES = ("none", "unguided")
+NONE, SUCCESS = "none", "success"  # in place of the constants of a score
+MEASURED = {NONE: "return", SUCCESS: "success"}
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,19 @@ class Entry:
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
             "physics": env.physics,
             "step limit": env.max_episode_steps,
-            "score constants": f"{env.ref_min_score:g} to {env.ref_max_score:g}" if env.scored else "none",
+            "score constants": score_constants(env),
             "updates": self.config.updates,
         }
         learners = self.record.get("learners", ())
         named = {key: str(value) for key, value in conditions.items()}
         return Ledger(str(self.run.folder), self.record["seed"], named, rows, learners)
+
+
+def score_constants(env: EnvSpec) -> str:
+    """The returns that count as scores 0 and 100, or one of ``MEASURED`` where tables show something else."""
+    if env.success or not env.scored:
+        return SUCCESS if env.success else NONE
+    return f"{env.ref_min_score:g} to {env.ref_max_score:g}"
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,8 @@ class Row:
 
     @property
     def measure(self) -> str:
-        """``score``, or ``return`` where returns are not normalised."""
-        return "return" if self.ledgers[0].conditions["score constants"] == "none" else "score"
+        """What the table shows, see :attr:`EnvSpec.measure`."""
+        return MEASURED.get(self.ledgers[0].conditions["score constants"], "score")
 
     @property
     def ledgers(self) -> list[Ledger]:

@@ -18,7 +18,7 @@ LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and t
 MARKS = "os^x"
 SIMULATED = "the simulator, given the window's first state and its actions"
 SCORE = "normalised score [%]"
-MEASURES = {"score": SCORE, "return": "return"}  # axes of what tables show of an episode
+MEASURES = {"score": SCORE, "return": "return", "success": "success rate [%]"}  # axes of what tables show of an episode
 
 
 class Curve(NamedTuple):

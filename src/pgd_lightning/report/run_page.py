@@ -235,6 +235,8 @@ def constants(summary: Mapping[str, Any]) -> str:
     """What scores mean, or why there are none."""
     if summary["measure"] == "score":
         return f"scores 0 and 100 are returns of {summary['score_constants']}"
+    if summary["measure"] == "success":
+        return "success is the share of episodes, in percent, in which the task was done before the time limit"
     return "returns are not normalised: the environment has no reference returns (env.ref_min_score, env.ref_max_score)"
 
 

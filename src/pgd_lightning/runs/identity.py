@@ -22,7 +22,7 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "world.published",                  # a table that other settings are read from
     "agent.seed",                       # the run's folder is named by it
     "learning.large_batch*",            # synthetic.batch_size and synthetic_batch repeat them where they count
-    "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score",
+    "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score", "env.success",
     "data.source", "data.download", "data.dir", "data.base_url", "data.timeout", "data.retries", "data.mismatch",
     "data.cache",
     "data.local_*",

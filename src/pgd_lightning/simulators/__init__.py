@@ -3,6 +3,7 @@
 import mujoco
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.simulators import ogbench
 from pgd_lightning.simulators.adroit import TASKS as HANDS
 from pgd_lightning.simulators.adroit import Adroit
 from pgd_lightning.simulators.antmaze import AntMaze
@@ -12,13 +13,13 @@ from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.physics import changed, require_known_contacts, restore_contacts
-from pgd_lightning.simulators.registered import Absent, Registered, facts, is_registered, task_of
+from pgd_lightning.simulators.registered import Absent, Registered, facts, is_registered, relabelled, task_of
 from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
 from pgd_lightning.trajectory import GYMNASIUM, NO_SIMULATOR
 
 __all__ = [
     "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "facts", "is_registered", "make",
-    "one_step", "replay", "reset_from_obs", "task_of",
+    "ogbench", "one_step", "relabelled", "replay", "reset_from_obs", "task_of",
 ]  # fmt: skip
 PHYSICS = ("today", "d4rl")
 TASKS = (

@@ -5,7 +5,8 @@ of the environment behind it as JSON: ``gym:Ant-v5 {"include_cfrc_ext_in_observa
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -19,7 +20,8 @@ from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
-from pgd_lightning.simulators.restoring import Restoring, restoring_of, set_state
+from pgd_lightning.simulators import ogbench
+from pgd_lightning.simulators.restoring import Restoring, missing, restoring_of, set_state
 from pgd_lightning.simulators.simulator import Array, State, checked
 from pgd_lightning.trajectory import GYMNASIUM, ActionBox
 
@@ -33,6 +35,7 @@ class Facts:
     obs_dim: int  # of its flat observations
     box: ActionBox
     max_episode_steps: int | None
+    success: bool  # whether an episode ends where the task is done, and only there
 
 
 def task_of(env_id: str, module: str | None, arguments: Mapping[str, Any]) -> str:
@@ -60,7 +63,7 @@ def facts(task: str) -> Facts:
     limit = gymnasium.spec(_parts(task)[0].rpartition(":")[2]).max_episode_steps
     env.close()
     obs_space: Any = env.observation_space
-    return Facts(int(obs_space.shape[0]), _box(env.action_space), limit)
+    return Facts(int(obs_space.shape[0]), _box(env.action_space), limit, ogbench.is_single_task(task))
 
 
 def opened(task: str) -> gymnasium.Env[Any, Any]:
@@ -115,7 +118,8 @@ def _box(space: Any) -> ActionBox:
 class Registered:
     """An environment of Gymnasium's registry. Actions in [-1, 1] are mapped to its box.
 
-    Where the environment itself truncates an episode, it ends here too.
+    Where the environment itself truncates an episode, it ends here too; in a single task of OGBench's it ends where
+    ``info["success"]`` says so.
     """
 
     differs: str | None = None
@@ -128,6 +132,7 @@ class Registered:
         self.space: Any = self.env.action_space
         self.box = _box(self.space)
         self.obs_dim, self.action_dim = facts(task).obs_dim, len(self.box.low)
+        self.ends_in_success = facts(task).success
         engine = f"mujoco {mujoco.__version__}" if self._is_mujoco else f"gymnasium {gymnasium.__version__}"
         self.physics = f"{engine}, {task.removeprefix(GYMNASIUM)}"
         if isinstance(self.env, FlattenObservation):
@@ -154,12 +159,14 @@ class Registered:
         return self.unresettable is None
 
     def reset(self, seed: int) -> Array:
-        return self._flat(self.env.reset(seed=seed % 2**32)[0])
+        with _numpy_seeded(seed % 2**32):
+            return self._flat(self.env.reset(seed=seed % 2**32)[0])
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         inside = self.box.of_normalised(checked(action)).astype(self.space.dtype).reshape(self.space.shape)
-        obs, reward, terminated, truncated, _ = self.env.step(np.clip(inside, self.space.low, self.space.high))
-        return self._flat(obs), float(reward), bool(terminated or truncated)
+        obs, reward, terminated, truncated, info = self.env.step(np.clip(inside, self.space.low, self.space.high))
+        ended = info["success"] if self.ends_in_success else terminated or truncated
+        return self._flat(obs), float(reward), bool(ended)
 
     def ended(self) -> bool | None:
         healthy = getattr(self.env.unwrapped, "is_healthy", None)
@@ -167,7 +174,7 @@ class Registered:
 
     def state(self) -> State:
         """qpos and qvel; nothing of an environment that cannot be put into a state."""
-        if not (self._is_mujoco and hasattr(self.env.unwrapped, "set_state")):
+        if not self._is_mujoco or missing(self.env):
             return {}
         return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
@@ -186,10 +193,32 @@ class Registered:
         return np.asarray(obs, dtype=np.float64).ravel()
 
 
+def relabelled(task: str, states: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """``(reward, success) [N]`` of recorded ``states`` in ``task``, see :func:`ogbench.relabelled`."""
+    env = opened(task)
+    with _numpy_seeded(0):
+        found = ogbench.relabelled(env, states)
+    env.close()
+    return found
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """Inside, NumPy's global generator starts from ``seed``: OGBench's mazes draw their start positions from it."""
+    before = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
+
+
 @cache
 def restoring(task: str) -> Restoring | str:
     """How states of ``task`` are restored from observations, or why they cannot be."""
     env = opened(task)
+    if ogbench.teleports(env):
+        return f"{task.removeprefix(GYMNASIUM)} moves who enters a teleport to a random place"
     try:
         return restoring_of(env, task.removeprefix(GYMNASIUM))
     finally:

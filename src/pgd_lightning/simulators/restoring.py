@@ -62,11 +62,22 @@ def set_state(env: gymnasium.Env[Any, Any], qpos: Array, qvel: Array) -> None:
 def observation(env: gymnasium.Env[Any, Any]) -> Array:
     """What the environment and the wrappers of its observations make of the present state, ``[O]``."""
     inner: Any = env.unwrapped
-    obs = inner._get_obs()
+    obs = getattr(inner, observer(inner))()
     for wrapper in reversed(_wrappers(env)):
         if isinstance(wrapper, gymnasium.ObservationWrapper):
             obs = wrapper.observation(obs)
     return np.asarray(obs, dtype=np.float64).ravel()
+
+
+def missing(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """The methods without which ``env`` cannot be put into a state and observed there."""
+    inner: Any = env.unwrapped
+    return [method for method in ("set_state", observer(inner)) if not hasattr(inner, method)]
+
+
+def observer(env: Any) -> str:
+    """The method that makes an observation of the present state: Gymnasium's name for it, or OGBench's."""
+    return "get_ob" if hasattr(env, "get_ob") else "_get_obs"
 
 
 def _wrappers(env: Any) -> list[Any]:
@@ -84,9 +95,8 @@ def restoring_of(env: gymnasium.Env[Any, Any], name: str) -> Restoring | str:
     model = getattr(inner, "model", None)
     if not isinstance(model, mujoco.MjModel):
         return f"{name} does not run in MuJoCo, so its states cannot be set"
-    missing = [method for method in ("set_state", "_get_obs") if not hasattr(inner, method)]
-    if missing:
-        return f"{name} has no method {' and '.join(missing)}, so its states cannot be set"
+    if lacking := missing(env):
+        return f"{name} has no method {' and '.join(lacking)}, so its states cannot be set"
     env.reset(seed=0)
     try:
         found = _matched(env)

@@ -43,6 +43,6 @@ class Evaluation(Callback):
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
-            score = self.env.score(mean)
-            logged = {"eval/return": mean} | ({} if score is None else {"eval/score": score})
+            score = self.env.score(mean, float(result.ended.mean()))
+            logged = {"eval/return": mean} | ({} if score is None else {f"eval/{self.env.measure}": score})
             module.log_dict(logged, sync_dist=True)
