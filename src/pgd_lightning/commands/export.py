@@ -21,7 +21,7 @@ from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.checkpoints import last_checkpoint
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run, finished_agent
-from pgd_lightning.simulators.channel_names import channels_of
+from pgd_lightning.simulators.channel_names import BOX, channels_of
 from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 
@@ -63,7 +63,7 @@ def contract(module: Agent, run: Run, settings: DictConfig, env: EnvSpec, learne
             "channels": list(named.obs), "normalised": "inside the file" if module.normalise_obs else "no",
         },
         "action": {
-            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim], "channels": list(named.action),
+            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim], "channels": [name.removesuffix(f" {BOX}") for name in named.action],
             "low": list(box.low), "high": list(box.high),
             "kind": "mean" if isinstance(module.learner.actor, GaussianActor) else "deterministic",
         },

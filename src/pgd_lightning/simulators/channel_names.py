@@ -81,7 +81,7 @@ def channels_of(env: EnvSpec) -> Channels:
     if env.simulated and not env.registered:
         return channels(env.task)
     obs = tuple(f"observation {dim}" for dim in range(env.obs_dim))
-    return Channels(obs, tuple(f"action {dim}" for dim in range(env.action_dim)), obs[:4])
+    return Channels(obs, tuple(f"action {dim} {BOX}" for dim in range(env.action_dim)), obs[:4])
 
 
 def channels(task: str) -> Channels:
