@@ -63,7 +63,8 @@ def contract(module: Agent, run: Run, settings: DictConfig, env: EnvSpec, learne
             "channels": list(named.obs), "normalised": "inside the file" if module.normalise_obs else "no",
         },
         "action": {
-            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim], "channels": [name.removesuffix(f" {BOX}") for name in named.action],
+            "name": OUTPUT, "dtype": "float32", "shape": [BATCH, env.action_dim],
+            "channels": [name.removesuffix(f" {BOX}") for name in named.action],
             "low": list(box.low), "high": list(box.high),
             "kind": "mean" if isinstance(module.learner.actor, GaussianActor) else "deterministic",
         },
