@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning.data import origin, sources
+from pgd_lightning.data import sources
 from pgd_lightning.errors import UserError
 
 VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are asked for by env=gym env.id=
@@ -40,6 +40,8 @@ def of_minari(name: str) -> list[str]:
         metadata = json.loads((sources.minari_folder(name) / "data" / "metadata.json").read_text())
     except (UserError, OSError, ValueError):
         return []
+    from pgd_lightning.data import origin  # which loads torch: answers that need no data come at once
+
     facts = origin.minari_facts(metadata)
     if "environment" not in facts:
         return []
