@@ -76,8 +76,9 @@ def agent(*extra: str) -> tuple[Agent, SyntheticDataModule]:
         generator = build(config.generator.build)(model(config.generator.model, *extra)[0])
     steps = Steps(data, torch.arange(5, len(data)))
     return module, SyntheticDataModule(
-        steps, generator, SyntheticSettings(**config.synthetic), module.seeds, total_steps=8
-    )
+        steps, generator, SyntheticSettings(**config.synthetic), module.seeds, total_steps=8,
+        next_action=module.learner.next_action,
+    )  # fmt: skip
 
 
 def fitted(
