@@ -236,7 +236,7 @@ def test_a_finished_agent_generates_there_and_its_windows_come_back(device):
     assert data.generator is not None
     module.to(device)
     parts = generate.generated(data.generator, module.policy, recorded().obs, 2, 3, 0)
-    (first, _) = generate.chunks(parts)
+    (first, _) = generate.chunks(parts, environment("hopper-medium", physics="today"))
     assert first["observations"].shape == (3 * ROWS, 11)
 
 
