@@ -111,7 +111,8 @@ def test_an_unknown_environment_gets_the_nearest_name():
 def test_a_workstation_trains_longer_and_by_the_published_rates():
     workstation, laptop, paper = (compose_config("train", [f"scale={s}"]) for s in ("workstation", "laptop", "paper"))
     assert laptop.updates < workstation.updates == paper.updates // 10
-    assert (workstation.prior.steps, workstation.learning) == ("auto", paper.learning)
+    assert workstation.prior.steps == "auto"
+    assert all(workstation.learning[name] == paper.learning[name] for name in ("rate", "temperature", "batch_size"))
     for same in ("network", "sampler", "guidance", "seeds"):
         assert workstation[same] == laptop[same]
     online = [compose_config("polygrad", [f"scale={s}"]).online.steps for s in ("laptop", "workstation", "paper")]
