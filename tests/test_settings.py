@@ -289,7 +289,8 @@ def python(code, **changes):
 def test_a_signal_before_a_verb_begins_ends_it_without_a_traceback(number, code):
     done = python(
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # make test & ignores it
-        f"entry.quieten = lambda: os.kill(os.getpid(), {int(number)})\nsys.argv = ['pgd', 'ls']\nsys.exit(entry.main())"
+        f"import pgd_lightning.runs.console as console\nconsole.quieten = lambda: os.kill(os.getpid(), {int(number)})\n"
+        "sys.argv = ['pgd', 'ls']\nsys.exit(entry.main())"
     )
     assert done.returncode == code
     assert len(done.stderr.strip().splitlines()) == 1
