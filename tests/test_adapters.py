@@ -8,7 +8,8 @@ from torch import nn
 from torch.distributions import AffineTransform, Beta, Independent, Normal, TransformedDistribution
 from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal
 
-from pgd_lightning.agents.adapters import LEAST_STD, as_policy
+from pgd_lightning.agents.adapters import as_policy
+from pgd_lightning.agents.online import MIN_STD
 from pgd_lightning.errors import UserError
 
 OBS, ACTION = 3, 2
@@ -74,7 +75,7 @@ def test_a_policy_with_another_box_counts_in_minus_one_to_one(obs, action):
 def test_a_squashed_gaussian_is_linearised_at_its_mean(obs, action):
     policy = of(lambda seen: TanhNormal(mean(seen), STD.expand(len(seen), -1)))
     squashed = mean(obs).tanh()
-    std = (STD * (1 - squashed**2)).clamp(min=LEAST_STD)
+    std = (STD * (1 - squashed**2)).clamp(min=MIN_STD)
     is_gaussian(policy, obs, action, squashed, std)
     shifted = of(lambda seen: TransformedDistribution(Normal(mean(seen), STD), [AffineTransform(0.1, 0.5)]))
     is_gaussian(shifted, obs, action, 0.1 + 0.5 * mean(obs), 0.5 * STD)
@@ -107,7 +108,7 @@ def test_a_torchrl_actor(obs, action):
         TensorDictModule(network, ["observation"], ["loc", "scale"]), ["loc", "scale"], distribution_class=TanhNormal
     )
     loc, scale = network(obs)
-    expected = loc.tanh().detach(), (scale * (1 - loc.tanh() ** 2)).clamp(min=LEAST_STD).detach()
+    expected = loc.tanh().detach(), (scale * (1 - loc.tanh() ** 2)).clamp(min=MIN_STD).detach()
     with torch.no_grad():
         is_gaussian(of(actor), obs, action, *expected)
     plain = TensorDictModule(nn.Sequential(nn.Linear(OBS, ACTION), nn.Tanh()), ["observation"], ["action"])

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
+from pgd_lightning.agents.online import MIN_STD
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import Policy, normal_log_prob
 
-LEAST_STD = 0.1  # of a squashed Gaussian in [-1, 1]: where the squashing is flat, its linearisation has none
 SMALLEST_STD = 1e-6  # in [-1, 1]: below it, a score is beyond what float32 can hold
 INSIDE = 1e-6  # of the width of a bounded support: so far from its edges densities are evaluated
 
@@ -206,7 +206,7 @@ class ForeignPolicy:
             for transform in base.transforms:
                 mean = transform(mean)
             (slope,) = torch.autograd.grad(mean.sum(), free)
-        std = (squashed.scale * slope.abs() / self.half).clamp(min=LEAST_STD)
+        std = (squashed.scale * slope.abs() / self.half).clamp(min=MIN_STD)
         return self._inwards(mean.detach()), std, True
 
     def _moments(self, answer: Distribution) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pgd_lightning.trajectory import GaussianPolicy
 
-MIN_STD = 0.1
+MIN_STD = 0.1  # of a squashed Gaussian: where the squashing is flat, its linearisation has none
 
 
 class OnlinePolicy(GaussianPolicy):

@@ -25,6 +25,13 @@ def fit_scales(agent: Agent, dataset: Dataset) -> None:
     agent.fit_rewards(recording.reward, recording.terminated, recording.truncated)
 
 
+def trained_agent(run: Run, settings: DictConfig) -> Agent:
+    """The agent of the finished ``run`` with these ``settings``; its checkpoint holds what it knows of the data."""
+    module: Agent = build(settings.agent)
+    load_agent(module, run)
+    return module
+
+
 def load_agent(module: LightningModule, run: Run) -> None:
     """Fill ``module`` with what the finished ``run`` ended with."""
     module.load_state_dict(torch.load(last_checkpoint(run), map_location="cpu", weights_only=True)["state_dict"])

@@ -29,7 +29,7 @@ from torch import Tensor
 from pgd_lightning.agents.adapters import as_policy
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.artifacts import agents
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import build_agent, load_agent, trained_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import ready_prior
 from pgd_lightning.commands.generate import chunks, write
@@ -42,7 +42,7 @@ from pgd_lightning.data.environments import environments
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
-from pgd_lightning.evaluation.fidelity import log_likelihood, median, persistence_error, step_errors
+from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
 from pgd_lightning.evaluation.ledgers import outcome
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -153,9 +153,7 @@ def as_target(policy: Any, data: Data) -> Policy:
     """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
     if isinstance(policy, str | Path):
         run = finished_agent(str(policy))
-        module = build(settings_of(run).agent)
-        load_agent(module, run)
-        trained: Policy = module.policy
+        trained: Policy = trained_agent(run, settings_of(run)).policy
         return trained
     box = data.env.box
     bounds = () if box is None else (torch.tensor(box.low), torch.tensor(box.high))
@@ -196,40 +194,32 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
 
     At most ``steps`` of their steps are tried in the simulator (PGD's workshop version, section 4.2).
     """
-    finite = _finite(windows)
-    if not finite.any():
+    good = finite(windows)
+    if not good.any():
         raise UserError("fidelity: no window is finite, so there is nothing to measure.")
-    kept, dataset = windows[finite].cpu(), data.dataset
+    kept, dataset = windows[good].cpu(), data.dataset
     likelihood = None
     if policy is not None:
         target = as_target(policy, data)
-        likelihood = float(log_likelihood(target, windows.to(target.device))[finite].mean())
+        likelihood = float(log_likelihood(target, windows.to(target.device))[good].mean())
     simulator = make(dataset.env.task, dataset.env.physics)
-    errors = None if simulator.unresettable else step_errors(simulator, kept, dataset.obs_std, steps, seed)
+    errors = step_errors(simulator, kept, dataset.obs_std, steps, seed)
+    reset = "approximate" if errors.approximate else "exact"
     made = kept.transitions()
     chosen = torch.as_tensor(np.random.default_rng(seed).permutation(len(made))[:steps])
     covered = Coverage(data.transitions, steps, seed)(made[chosen])
     return Fidelity(
-        windows=int(finite.sum()),
-        finite=float(finite.float().mean()),
+        windows=int(good.sum()),
+        finite=float(good.float().mean()),
         log_likelihood=likelihood,
-        one_step_error=None if errors is None else median(errors.dynamics),
-        one_step_error_mean=None if errors is None or not len(errors.dynamics) else float(errors.dynamics.mean()),
+        one_step_error=median(errors.dynamics),
+        one_step_error_mean=float(errors.dynamics.mean()) if len(errors.dynamics) else None,
         persistence_error=persistence_error(kept, dataset.obs_std),
-        reward_error=None if errors is None else median(errors.reward),
+        reward_error=median(errors.reward),
         data_distance=covered["data_distance"],
         outside_data=covered["outside_box"],
-        reset=f"not available, because {simulator.unresettable}"
-        if errors is None
-        else "approximate"
-        if errors.approximate
-        else "exact",
+        reset=f"not available, because {simulator.unresettable}" if simulator.unresettable else reset,
     )
-
-
-def _finite(windows: Trajectory) -> Tensor:
-    """Which of ``[..., N, T]`` are: ``[..., N]``."""
-    return torch.isfinite(windows.obs).flatten(-2).all(-1) & torch.isfinite(windows.action).flatten(-2).all(-1)
 
 
 def evaluate(policy: Any, data: Data, episodes: int = 10, seed: int = 0) -> Episodes:
@@ -301,7 +291,7 @@ def save(windows: Trajectory, out: str | Path, data: Data, overwrite: bool = Fal
             f"save: the windows have observations of {width[0]} and actions of {width[1]} values, and {data.env.name} "
             f"has {data.env.obs_dim} and {data.env.action_dim}: give the data that they were generated from."
         )
-    broken = int((~_finite(windows)).sum())
+    broken = int((~finite(windows)).sum())
     if broken:
         raise UserError(f"save: {broken} of {windows.batch_size[:-1].numel()} windows are not finite: leave them out.")
     write(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.agent_modules import load_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.outputs import expanded, require_new
@@ -26,8 +26,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     run = finished_agent(config.run)
     settings = settings_of(run)
     env: EnvSpec = build(settings.env)
-    module = build(settings.agent)  # its checkpoint holds what it knows of the data
-    load_agent(module, run)
+    module = trained_agent(run, settings)
     seed = derive_seed(config.seed, "evaluate")
     result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
     label, returns = run.record["provenance"]["label"], seed_interval(result.returns)

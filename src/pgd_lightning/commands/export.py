@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pgd_lightning import __version__
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.agents.onnx_policy import BATCH, INPUT, OUTPUT, onnx_policy
-from pgd_lightning.artifacts.agent_modules import load_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.outputs import expanded, require_new
@@ -37,8 +37,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     settings = settings_of(run)
     if config.seed >= settings.seeds:
         raise UserError(f"seed={config.seed} is not one of the run's {settings.seeds}, which are counted from 0.")
-    module: Agent = build(settings.agent)  # its checkpoint holds what it knows of the data
-    load_agent(module, run)
+    module = trained_agent(run, settings)
     env: EnvSpec = build(settings.env)
     model = onnx_policy(module, config.seed, env.box)
     described = contract(module, run, settings, env, config.seed)

@@ -6,12 +6,7 @@ from yaml import YAMLError
 from pgd_lightning.config.ranges import CONF
 from pgd_lightning.runs.folder import RunFolder, damaged
 
-BEFORE = {
-    "prior.muon": False,
-    "prior.ema_ramp": None,
-    "data.terminals": "recorded",
-    "data.download": False,
-}  # settings of runs that lack them
+BEFORE = {"prior.muon": False, "prior.ema_ramp": None, "data.terminals": "recorded"}  # settings of runs that lack them
 
 
 def as_text(config: DictConfig) -> str:

@@ -20,6 +20,7 @@ from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     StepErrors,
     ends_judged,
+    finite,
     log_likelihood,
     mean_density,
     median,
@@ -134,16 +135,16 @@ def measure(
     The finite windows ``[M, T]`` on the CPU, and their errors: None where no window is finite.
     """
     windows = windows.to(target.device)
-    finite = torch.isfinite(windows.obs).flatten(2).all(-1) & torch.isfinite(windows.action).flatten(2).all(-1)
-    kept = windows[finite].cpu()
+    good = finite(windows)
+    kept = windows[good].cpu()
     if not len(kept):
         return {"windows": 0, "finite": 0.0}, kept, None
-    likelihood = log_likelihood(target, windows)[finite].cpu().double().numpy()
-    density = mean_density(target, windows)[finite].cpu().double().numpy()
+    likelihood = log_likelihood(target, windows)[good].cpu().double().numpy()
+    density = mean_density(target, windows)[good].cpu().double().numpy()
     errors = step_errors(simulator, kept, obs_std, max_rows, seed)
     row = {
         "windows": len(kept),
-        "finite": float(finite.float().mean()),
+        "finite": float(good.float().mean()),
         "log_likelihood": float(likelihood.mean()),
         "log_likelihood_interval": bootstrap(likelihood, np.mean, seed),
         "mean_density": float(density.mean()),

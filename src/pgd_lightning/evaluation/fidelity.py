@@ -177,6 +177,11 @@ def pairs(steps: Transition) -> Array:
 
 
 @torch.no_grad()
+def finite(windows: Trajectory) -> Tensor:
+    """Which of ``windows [..., N, T]`` hold neither NaN nor infinity in observations and actions: ``[..., N]`` bool."""
+    return torch.stack([t.isfinite().flatten(-2).all(-1) for t in (windows.obs, windows.action)]).all(0)
+
+
 def health_card(
     windows: Trajectory,
     target: Policy | None,
@@ -197,15 +202,14 @@ def health_card(
     """
     target_likelihood = float(log_likelihood(target, windows).nanmean()) if target else None
     windows = windows.to(behaviour.device)
-    finite = torch.stack([torch.isfinite(t).flatten(2).all(-1) for t in (windows.obs, windows.action)]).all(0)
-    flat = windows.reshape(-1, windows.batch_size[-1])
-    kept = flat[finite.flatten()]
+    good = finite(windows)
+    kept = windows[good]
     errors = step_errors(simulator, kept, obs_std, max_rows, seed)
     sample = kept.transitions()
     likelihood = log_likelihood(behaviour, kept.unsqueeze(0))
     picked = torch.as_tensor(np.random.default_rng(seed).permutation(len(sample))[:max_rows])
     return {
-        "finite": float(finite.float().mean()),
+        "finite": float(good.float().mean()),
         "terminals": float(kept.terminated.float().mean()) if len(kept) else None,
         **ends_judged(simulator, kept, errors, max_rows, seed),
         "log_likelihood_target": target_likelihood,

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import not_available, persistence_error, step_errors
+from pgd_lightning.evaluation.fidelity import finite, not_available, persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -49,10 +48,10 @@ def verdict(
     """
     if simulator.unresettable:
         return Verdict(None, persistence_error(held_out, obs_std), None, simulator.unresettable)
-    finite = torch.isfinite(made.obs).flatten(1).all(-1) & torch.isfinite(made.action).flatten(1).all(-1)
-    enough = finite.float().mean() > 0.5
+    good = finite(made)
+    enough = good.float().mean() > 0.5
     return Verdict(
-        error=_median(simulator, made[finite], obs_std, max_rows, seed) if enough else float("inf"),
+        error=_median(simulator, made[good], obs_std, max_rows, seed) if enough else float("inf"),
         persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
     )

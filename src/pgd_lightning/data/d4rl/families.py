@@ -31,10 +31,15 @@ def padded_width(env: EnvSpec, width: int) -> bool:
     return env.task == "ant" and width == env.obs_dim - CONTACT_FORCES
 
 
+def episode_lengths(columns: Columns) -> NDArray[np.int64]:
+    """Rows of each episode, as the flags cut them: ``[E]``."""
+    return np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+
+
 def gym(columns: Columns, env: EnvSpec) -> list[str]:
     """Replay files set timeouts wherever 1,000 samples of a training round were full (D4RL issue 162)."""
     notes = []
-    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    lengths = episode_lengths(columns)
     timed_out = columns["timeouts"][columns["terminals"] | columns["timeouts"]]
     early = int((lengths[timed_out][:-1] < env.limit).sum()) if timed_out.any() else 0
     if early:
@@ -105,7 +110,7 @@ def kitchen(columns: Columns, env: EnvSpec) -> list[str]:
 
 def adroit(columns: Columns, env: EnvSpec) -> list[str]:
     """Human demonstrations outlast the registered horizon (issue 137)."""
-    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    lengths = episode_lengths(columns)
     long = int((lengths > env.limit).sum())
     return [f"{long} episodes are longer than the horizon of {env.limit}"] if long else []
 
@@ -114,7 +119,7 @@ def registered(columns: Columns, env: EnvSpec) -> list[str]:
     """Raises UserError for episodes of a Gymnasium environment that go on beyond its time limit: they are several."""
     if not env.registered or env.limit <= 0:
         return []
-    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    lengths = episode_lengths(columns)
     if lengths.max() > env.limit:
         raise UserError(
             f"The longest episode has {lengths.max():,} rows, more than the time limit of {env.limit:,}: flag the ends "
