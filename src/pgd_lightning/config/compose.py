@@ -91,41 +91,21 @@ def handed() -> tuple[list[str], DictConfig] | None:
 
 def composed(verb: str, overrides: list[str]) -> list[str]:
     """``overrides`` with the default scale, the groups' own names and text in quotes, as Hydra gets them."""
-    named = [part for o in overrides for part in _of_minari(verb, o, overrides)]
-    typed = [part for o in named for part in _of_environment(verb, o, overrides)]
+    typed = [part for o in overrides for part in _of_environment(verb, o, overrides)]
     return [_for_hydra(verb, o) for o in [*default_scale(verb, overrides), *typed]]
 
 
-def _of_minari(verb: str, override: str, overrides: list[str]) -> list[str]:
-    """``env=`` with the public name of a Minari data set: the environment and, unless given, the source of the data.
-
-    What is none of D4RL's is the Gymnasium environment that a local data set names.
-    """
-    key, _, value = override.partition("=")
-    name = _unquoted(value)
-    if key != "env" or not sources.PUBLISHED.fullmatch(name) or verb in ("polygrad", "collect", "demo"):
-        return [override]
-    given = any(o.startswith("data.source=") for o in overrides)
-    try:
-        env = [f"env={sources.minari_environment(name, options('env'))}"]
-    except UserError:
-        env = environments.of_minari(name)
-        if not env:
-            raise
-    return env if given else [*env, f"data.source={sources.MINARI}{name}"]
-
-
 def _of_environment(verb: str, override: str, overrides: list[str]) -> list[str]:
-    """``override``, or what stands behind ``env=`` with the name of an environment registered with Gymnasium.
+    """``override``, or what stands behind ``env=`` with a name of Gymnasium's, Minari's or OGBench's.
 
     The source of the data, where the name has one, is used unless another is given.
     """
     key, _, value = override.partition("=")
-    name = value.strip("'\"")
+    name = _unquoted(value)
     if key != "env" or _group(verb, key) != "env" or name in options("env"):
         return [override]
     given = verb == "collect" or any(o.startswith("data.source=") for o in overrides)
-    found = environments.named(name) or [override]
+    found = environments.named(name, options("env")) or [override]
     return [o for o in found if not (given and o.startswith("data.source="))]
 
 

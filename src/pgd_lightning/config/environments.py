@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from pgd_lightning.errors import UserError
 VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are asked for by env=gym env.id=
 
 
-def named(env: str) -> list[str] | None:
-    """The overrides behind ``env=`` with a name of Gymnasium's registry; None for another name.
+def named(env: str, known: Sequence[str]) -> list[str] | None:
+    """The overrides behind ``env=`` with a name that is none of ``known``, D4RL's; None for a name that means nothing.
 
-    The name of a single-task data set of OGBench's stands for its environment and its recording.
+    A data set of Minari's or a single task of OGBench's stands for its environment and its recording, any other name
+    for an environment registered with Gymnasium.
     """
+    if sources.PUBLISHED.fullmatch(env):
+        return of_minari(env, known)
     if names := sources.single_task(env):
         return of_ogbench(env, *names)
     if not VERSIONED.fullmatch(env):  # looking it up loads Gymnasium
@@ -31,7 +35,22 @@ def named(env: str) -> list[str] | None:
     return ["env=gym", f"env.id={env}"] if meant or is_registered(env) else None
 
 
-def of_minari(name: str) -> list[str]:
+def of_minari(name: str, known: Sequence[str]) -> list[str]:
+    """The overrides behind the Minari data set ``name``: one of ``known``, or the environment that it names itself.
+
+    Raises UserError where it is of none that is known and is not there to say.
+    """
+    source = f"data.source={sources.MINARI}{name}"
+    try:
+        return [f"env={sources.minari_environment(name, known)}", source]
+    except UserError:
+        own = recorded_in(name)
+        if not own:
+            raise
+    return [*own, source]
+
+
+def recorded_in(name: str) -> list[str]:
     """The overrides of the Gymnasium environment in which the local Minari data set ``name`` was recorded.
 
     With the set's own reference returns; empty where the set is not there or does not say.
