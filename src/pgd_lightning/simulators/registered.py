@@ -81,8 +81,8 @@ def opened(task: str) -> gymnasium.Env[Any, Any]:
         ) from error
     except gymnasium.error.UnregisteredEnv as error:
         raise UserError(
-            f"{str(error).rstrip('.')}: env.id= is a name that is registered with Gymnasium, if need be by the package "
-            "that env.module= names."
+            f"{error} env.id= is a name that is registered with Gymnasium, if need be by the package that env.module= "
+            "names."
         ) from error
     except Exception as error:  # whatever the constructor of a user's environment raises
         raise UserError(f"gymnasium.make('{name}') fails: {type(error).__name__}: {error}") from error
