@@ -239,6 +239,16 @@ class TestPairs:
             read(path, "env=InvertedPendulum-v5")
         assert read(path, "env=InvertedPendulum-v5", "data.mismatch=note").notes[0].startswith("one step from")
 
+    def test_episodes_beyond_the_time_limit(self, swinging, tmp_path):
+        recording = read(swinging, "env=gym", "env.id=Pendulum-v1", "env.max_episode_steps=100")
+        assert "3 episodes are longer than the time limit of 100" in recording.notes
+        unflagged = tmp_path / "unflagged.hdf5"
+        with h5py.File(swinging) as file, h5py.File(unflagged, "w") as changed:
+            for key in file:
+                changed[key] = np.zeros(600, dtype=bool) if key == "timeouts" else file[key][()]
+        with pytest.raises(UserError, match="The longest episode has 600 rows, more than the time limit of 200"):
+            read(unflagged, "env=gym", "env.id=Pendulum-v1")
+
     def test_what_a_file_says_of_itself(self, tmp_path):
         path = recorded("Hopper-v5", tmp_path / "hops.hdf5", 60, env_id="Hopper-v5")
         assert len(read(path, "env=Hopper-v5")) == 60

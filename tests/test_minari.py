@@ -217,7 +217,7 @@ def test_arrow_is_read_as_hdf5_is(data_format, recording, tmp_path, monkeypatch)
     )
     obs_space, action_space = minari._spaces(ENV)
     # Without infos: Minari 0.5.4 writes arrays of one number a step in Arrow, but cannot read them again.
-    buffers = [replace(buffer, infos=None) for buffer in minari._buffers(part, lambda a, b: {})]
+    buffers = [replace(buffer, infos=None) for buffer in minari._buffers(part, ENV, lambda a, b: {})]
     package.create_dataset_from_buffers(
         "maze/arrow-v0", buffers, observation_space=obs_space,
         action_space=action_space, data_format=data_format,

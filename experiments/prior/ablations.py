@@ -1,13 +1,18 @@
-"""What the parts of ``TemporalResNet`` are worth: the same network without, or with another, one of them."""
+"""What the parts of ``TemporalResNet`` and of its training are worth: the same without, or with another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor, nn
 
+from pgd_lightning.channels import divisor, mean_and_std
+from pgd_lightning.diffusion.denoiser import Denoiser
+from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, halve_rows, nearest_rows
+from pgd_lightning.trajectory import Trajectory
 
 
 class NoResidual(Block):
@@ -127,3 +132,40 @@ ABLATIONS: dict[str, Callable[[TemporalResNet], None]] = {
     for f in (no_residuals, no_norm, group_norm, shift_only, no_gate, no_dilation, no_positions, pooled, attention,
               head_norm, conv_inlet)
 }  # fmt: skip
+
+
+class Differences(TrajectoryCodec):
+    """Observations after a window's first are coded as standardised differences to the one before."""
+
+    step_mean: Tensor
+    step_std: Tensor
+
+    def fit(self, batches: Iterable[Trajectory]) -> None:
+        kept = list(batches)
+        super().fit(kept)
+        steps = torch.cat([(w.obs[:, 1:] - w.obs[:, :-1]).flatten(0, 1) for w in kept])
+        self.step_mean, self.step_std = mean_and_std(steps)
+
+    def encode(self, trajectory: Trajectory) -> Tensor:
+        x = super().encode(trajectory)
+        steps = trajectory.obs[..., 1:, :] - trajectory.obs[..., :-1, :]
+        x[..., 1:, : self.obs_dim] = (steps - self.step_mean) / divisor(self.step_std)
+        return x
+
+    def decode(self, x: Tensor) -> Trajectory:
+        decoded = super().decode(x)
+        steps = x[..., 1:, : self.obs_dim] * self.step_std + self.step_mean
+        decoded.obs = torch.cat([decoded.obs[..., :1, :], steps], -2).cumsum(-2)
+        return decoded
+
+
+class Weighted(Denoiser):
+    """The reward's and the terminal's channel count ``small`` times as much as the others."""
+
+    small: float
+
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor, varies: Tensor | float = 1.0) -> Tensor:
+        weights = torch.ones(x0.shape[-1])
+        weights[-2:] = self.small
+        error = (self(x0 + sigma[:, None, None] * noise, sigma) - x0) ** 2 * weights / weights.mean()
+        return self.process.weight(sigma) * reduce(error, "b t d -> b", "mean")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from ablations import ABLATIONS
+from ablations import ABLATIONS, Differences, Weighted
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.diffusion import samplers
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.evaluation.fidelity import step_errors
+from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.pgd import PGD
 from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
 from pgd_lightning.randomness import seed_global
@@ -37,8 +38,10 @@ HERE = Path(__file__).parent
 TURNS = 10_000  # resolution of the schedule, which follows the time used
 WINDOWS, ROWS = 512, 2000  # sampled, and stepped in the simulator
 SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+USUAL = "ramped/ancestral-16"
 SAMPLERS = {"ancestral": samplers.euler_ancestral, "dpmpp_2m": samplers.dpmpp_2m}
 EVALUATIONS = (8, 16, 32)
+ALREADY = (0.125, 0.25, 0.5)  # of the training time, when windows are measured too
 
 
 def main() -> None:
@@ -66,7 +69,7 @@ def main() -> None:
         )
         with options.ledger.open("a") as ledger:
             ledger.write(json.dumps(line) + "\n")
-        print(condition, data, seed, line["steps"], json.dumps(line["sampled"]["ramped/ancestral-16"]), flush=True)
+        print(condition, data, seed, line["steps"], json.dumps(line["sampled"][USUAL]), flush=True)
 
 
 def one_run(
@@ -86,12 +89,13 @@ def one_run(
     settings = [o for o in overrides if o not in experimental]
     config = compose_config("prior", ["scale=laptop", *reading, *settings, f"data.source={path}", f"seed={seed}"])
     dataset = open_dataset(config)
+    margin = int(tried.get("margin", 0))
     model, averages, trained = train(config, dataset, budget, tried)
     return {
         "condition": condition, "overrides": overrides, "data": data, "seed": seed, "budget_s": budget,
         "parameters": sum(p.numel() for p in model.denoiser.parameters()), **trained,
         "left": {name: left(model, average, dataset) for name, average in averages.items()},
-        "sampled": sampled(model, averages, dataset, config, compare_samplers),
+        "sampled": sampled(model, averages, dataset, config, compare_samplers, margin),
         "real": reference(dataset, config),
         "torch": torch.__version__, "machine": machine(), "commit": commit(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -102,18 +106,29 @@ def train(
     config: DictConfig, dataset: Dataset, budget: float, tried: dict[str, str]
 ) -> tuple[DiffusionPrior, dict[str, Denoiser], dict[str, Any]]:
     """A prior after ``budget`` seconds, its averages by name, and how it went."""
-    model = build_prior(config, TURNS)
+    model, margin = build_prior(config, TURNS), int(tried.get("margin", 0))
     if "network" in tried:
         ABLATIONS[tried["network"]](model.denoiser.network)
         model.ema = copy.deepcopy(model.denoiser).requires_grad_(False)
+    if "codec" in tried:
+        model.codec.__class__ = {"differences": Differences}[tried["codec"]]
+    if "last_two" in tried:  # the weight of the reward's and the terminal's loss
+        model.denoiser.__class__, model.denoiser.small = Weighted, float(tried["last_two"])
     model.fit_units(dataset.train.batches(1024))
     optimizer = model.optimizer()
     averages = {"last": model.denoiser, "published": copy.deepcopy(model.ema), "ramped": copy.deepcopy(model.ema)}
     size, bf16 = config.prior.batch_size, config.trainer.precision == "bf16-mixed"
     order, step, losses = torch.empty(0, dtype=torch.long), 0, []
+    curve, remaining = {}, list(ALREADY)
     seed_global(config.seed, "prior/noise")
     began, wall = time.process_time(), time.time()
     while (used := (time.process_time() - began) / budget) < 1:
+        if remaining and used >= remaining[0]:
+            paused = time.process_time()
+            with torch.random.fork_rng():
+                usual = sampled(model, {"ramped": averages["ramped"]}, dataset, config, False, margin)[USUAL]
+            curve[f"{remaining.pop(0) * budget:g}"] = usual.get("median")
+            began += time.process_time() - paused
         if len(order) < size:
             order = torch.randperm(len(dataset.train))
         batch, order = dataset.train[order[:size]], order[size:]
@@ -133,7 +148,7 @@ def train(
     seconds = time.process_time() - began
     return model, averages, {
         "steps": step, "seconds": round(seconds, 1), "wall_s": round(time.time() - wall, 1),
-        "loss": float(np.mean(losses[-len(losses) // 20 :])),
+        "loss": float(np.mean(losses[-len(losses) // 20 :])), "curve": curve,
     }  # fmt: skip
 
 
@@ -150,19 +165,26 @@ def left(model: DiffusionPrior, average: Denoiser, dataset: Dataset) -> dict[str
     return shares | {"loss": float(average.losses(x0, sigma, noise).mean())}
 
 
+@torch.no_grad()
 def sampled(
-    model: DiffusionPrior, averages: dict[str, Denoiser], dataset: Dataset, config: DictConfig, compare_samplers: bool
+    model: DiffusionPrior,
+    averages: dict[str, Denoiser],
+    dataset: Dataset,
+    config: DictConfig,
+    compare_samplers: bool,
+    margin: int,
 ) -> dict[str, Any]:
-    """What windows are worth, by ``average/sampler-evaluations``."""
+    """What windows are worth, by ``average/sampler-evaluations``; ``margin`` steps are cut off at both ends."""
     chosen = [(average, "ancestral", 16) for average in averages]
     if compare_samplers:
         chosen += [("ramped", s, n) for s in SAMPLERS for n in EVALUATIONS if (s, n) != ("ancestral", 16)]
-    results = {}
+    results, ema, inner = {}, model.ema, slice(margin, config.data.horizon - margin)
     for average, name, evaluations in chosen:
         model.ema = averages[average]
         pgd = PGD(model, SAMPLERS[name], evaluations, None, None, config.data.horizon, WINDOWS, "float32")
-        windows = pgd.generate(None, torch.zeros(WINDOWS, config.env.obs_dim), 0)
+        windows = pgd.generate(None, torch.zeros(WINDOWS, config.env.obs_dim), 0)[:, inner]
         results[f"{average}/{name}-{evaluations}"] = measured(windows, dataset, model)
+    model.ema = ema
     return results
 
 
@@ -188,7 +210,8 @@ def spread(windows: Trajectory, dataset: Dataset, model: DiffusionPrior) -> dict
     """``diversity``: mean distance between two windows over that of two recorded ones; ``energy``: the energy
     distance to recorded ones over their mean distance (0: the same law). Of standardised obs and actions."""
     recorded = dataset.train[torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:WINDOWS]]
-    a, b = (model.codec.encode(w)[..., :-2].flatten(1) for w in (windows, recorded))
+    recorded = recorded[:, : windows.batch_size[-1]]
+    a, b = (TrajectoryCodec.encode(model.codec, w)[..., :-2].flatten(1) for w in (windows, recorded))
     aa, bb = (mean_distance(w, w) * len(w) / (len(w) - 1) for w in (a, b))
     return {"diversity": aa / bb, "energy": (2 * mean_distance(a, b) - aa - bb) / bb}
 

@@ -116,16 +116,18 @@ def adroit(columns: Columns, env: EnvSpec) -> list[str]:
 
 
 def registered(columns: Columns, env: EnvSpec) -> list[str]:
-    """Raises UserError for episodes of a Gymnasium environment that go on beyond its time limit: they are several."""
-    if not env.registered or env.limit <= 0:
-        return []
+    """Episodes of a Gymnasium environment that go on beyond its time limit.
+
+    Raises UserError where no timeout is flagged: they are several episodes then.
+    """
     lengths = episode_lengths(columns)
-    if lengths.max() > env.limit:
+    long = int((lengths > env.limit).sum()) if env.registered and env.limit > 0 else 0
+    if long and not columns["timeouts"][:-1].any():  # the last row always ends an episode
         raise UserError(
             f"The longest episode has {lengths.max():,} rows, more than the time limit of {env.limit:,}: flag the ends "
             "of episodes in 'timeouts', or set env.max_episode_steps= if the recording had another limit."
         )
-    return []
+    return [f"{long} episodes are longer than the time limit of {env.limit:,}"] if long else []
 
 
 FAMILIES: dict[str, Finding] = {
