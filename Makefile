@@ -20,7 +20,7 @@ OPTIONS = $(strip $(call option,ENV,env) $(call option,AGENT,agent) $(call optio
 	$(call option,GENERATOR,generator) $(call option,SEED,seed) $(call option,SEEDS,seeds) \
 	$(call option,STEPS,steps) $(call option,DATA,data.source) $(call option,RUN,run) $(call option,RUNS,runs) $(call shell_words,ARGS))
 
-.PHONY: help demo train slurm prior generate evaluate report analyse data test test-slow lint types bench lock clean
+.PHONY: help demo train slurm prior generate evaluate report analyse data test test-extra extras test-slow lint types bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,18 @@ data: $(STAMP) ## record a data set in the simulator (ENV STEPS SEED), or examin
 
 test: $(STAMP) ## the test suite (ARGS go to pytest)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# dm_control 1.0.36 was released for the mujoco of requirements.lock
+EXTRAS := .venv/extras/.installed
+$(EXTRAS): $(STAMP) Makefile
+	@echo "Installing OGBench and pyarrow beside it"
+	@rm -rf .venv/extras && $(PIP) --no-deps --only-binary :all: --target .venv/extras ogbench==1.2.2 dm_control==1.0.36 \
+		dm-env==1.6 dm-tree==0.1.10 labmaze==1.0.6 lxml==6.1.3 wrapt==2.5.2 pyarrow==26.0.1 && touch $@
+
+extras: $(EXTRAS)
+
+test-extra: $(EXTRAS) ## what needs OGBench and pyarrow, 330 MB that nothing else needs
+	@PYTHONPATH=.venv/extras $(BIN)/python -m pytest tests/test_ogbench.py tests/test_minari.py $(ARGS)
 
 test-slow: $(STAMP) ## the long checks
 	@$(BIN)/python -m pytest -m slow $(ARGS)
