@@ -1,6 +1,7 @@
 """The page of one run and its figures: what they say, what they leave out of an axis, and that they need no network."""
 
 import re
+import subprocess
 from html.parser import HTMLParser
 
 import mujoco
@@ -15,7 +16,7 @@ from pgd_lightning.report.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline,
 from pgd_lightning.report.run_page import losses_of, reading, readings
 from pgd_lightning.report.templates import render
 from pgd_lightning.runs.run import Run
-from pgd_lightning.simulators import make
+from pgd_lightning.simulators import make, rendering
 from pgd_lightning.simulators.channel_names import channels
 from pgd_lightning.simulators.rendering import aim
 
@@ -183,6 +184,18 @@ def test_the_camera_is_near_what_acts(task):
     body = {"pen": "Object", "kitchen": simulator.model.nbody - 1, "maze2d-large": "particle"}.get(task, "torso")
     place = simulator.data.body(body).xpos
     assert np.linalg.norm(camera.lookat - place) < camera.distance
+
+
+def test_without_pictures_the_cause_is_said(monkeypatch):
+    def late(command, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    with pytest.warns(UserWarning, match="drawing took longer than 60 s"):
+        assert rendering.render("hopper", np.zeros((1, 6))) is None
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    with pytest.warns(UserWarning, match="neither EGL nor OSMesa works here"):
+        assert rendering.render("hopper", np.zeros((1, 6))) is None
 
 
 # --- the page ---

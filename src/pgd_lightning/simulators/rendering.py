@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pgd_lightning.trajectory import GYMNASIUM
 
 SIZE = 240  # pixels
+PATIENCE = 60  # seconds that a backend may take to draw
 
 
 def render(task: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8] | None:
@@ -25,21 +26,25 @@ def render(task: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8] | None:
     with tempfile.TemporaryDirectory() as folder:
         states, frames = Path(folder) / "qpos.npy", Path(folder) / "frames.npy"
         np.save(states, qpos)
+        slow = False
         for backend in ("egl", "osmesa"):
             command = [sys.executable, "-m", __name__, task, str(states), str(frames)]
             try:
                 child = subprocess.run(
-                    command, env=os.environ | {"MUJOCO_GL": backend}, capture_output=True, timeout=60
+                    command, env=os.environ | {"MUJOCO_GL": backend}, capture_output=True, timeout=PATIENCE
                 )
             except subprocess.TimeoutExpired:
+                slow = True
                 continue
             if child.returncode == 0:
                 drawn: NDArray[np.uint8] = np.load(frames)
                 return drawn
-    warnings.warn(
-        "no pictures of rollouts: neither EGL nor OSMesa works here (Debian: apt install libegl1 or libosmesa6)",
-        stacklevel=2,
+    cause = (
+        f"drawing took longer than {PATIENCE} s; `pgd report` draws them when the machine is less busy"
+        if slow
+        else "neither EGL nor OSMesa works here (Debian: apt install libegl1 or libosmesa6)"
     )
+    warnings.warn(f"no pictures of rollouts: {cause}", stacklevel=2)
     return None
 
 
