@@ -1,5 +1,6 @@
 """Minari as its users have it: public names for ``env=``, downloads that were asked for, HDF5, Arrow and Parquet."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from helpers.commands import pgd
 
 from pgd_lightning.artifacts.dataset import open_dataset
@@ -24,6 +26,7 @@ from pgd_lightning.runs import identity
 NAME = "D4RL/pointmaze/umaze-v2"
 ENV = environment("maze2d-umaze", "today")
 minari_library = pytest.importorskip("minari", reason="minari is not installed: pip install 'minari[hdf5]'")
+serialize_space = pytest.importorskip("minari.serialization").serialize_space
 EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
 
 
@@ -200,6 +203,21 @@ def test_scores_by_minaris_references_stand_in_rows_of_their_own():
 
 
 # --- storage ---
+
+
+def test_dictionaries_are_flattened_as_gymnasium_does():
+    space = spaces.Dict([("speed", spaces.Box(-1, 1, (2, 2))), ("arm", spaces.Dict(angle=spaces.Box(-1, 1, (3,))))])
+    space.seed(0)
+    samples = [space.sample() for _ in range(5)]
+    episode = {
+        "speed": np.stack([s["speed"] for s in samples]),
+        "arm": {"angle": np.stack([s["arm"]["angle"] for s in samples])},
+    }
+    found = minari.flattened(episode, json.loads(serialize_space(space)))
+    np.testing.assert_array_equal(found, [spaces.flatten(space, s) for s in samples])
+    assert minari.flattened(episode, {}) is None
+    counts = spaces.Dict(count=spaces.Discrete(3))
+    assert minari.flattened({"count": np.zeros(5, dtype=int)}, json.loads(serialize_space(counts))) is None
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])

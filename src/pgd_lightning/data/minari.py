@@ -79,7 +79,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
     """Read and check a local Minari data set. Raises UserError as :func:`pgd_lightning.data.d4rl.reader.load`.
 
-    Observations are taken as they are, or from ``observation`` of a dictionary, for antmaze behind ``achieved_goal``.
+    Observations are taken as they are. Of a dictionary, D4RL's tasks take ``observation``, antmaze behind
+    ``achieved_goal``; others take all of it in the order of its space, as Gymnasium's ``FlattenObservation`` does.
     """
     columns = _columns(folder, env)
     known = columns.pop(f"infos/{KNOWN}", None)
@@ -95,9 +96,10 @@ def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
 def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
     """All episodes one after the other, under D4RL's keys."""
     columns: dict[str, NDArray[Any]] = {}
-    rows = 0
+    rows, space = 0, _space(folder)
     for number, episode in enumerate(_episodes(folder)):
-        part = _rows_of(episode, env, folder, number)
+        part = _rows_of(episode | {"observations": _observations(episode["observations"], env, space, folder)},
+                        env, folder, number)  # fmt: skip
         steps = len(part["rewards"])
         for key, values in part.items():
             if key not in columns:
@@ -121,10 +123,19 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
 def widths(folder: Path) -> tuple[int, int]:
     """The numbers of an observation and of an action. Raises UserError as :func:`load`."""
     episode = next(_episodes(folder), None)
-    obs = None if episode is None else episode["observations"]
-    if episode is None or not isinstance(obs, np.ndarray) or obs.ndim != 2:
-        raise UserError(f"The observations of {folder} are no plain vectors: name its environment with env=.")
+    obs = None if episode is None else flattened(episode["observations"], _space(folder))
+    if episode is None or obs is None:
+        raise UserError(f"The observations of {folder} are no vectors of numbers: name its environment with env=.")
     return obs.shape[1], np.asarray(episode["actions"]).shape[-1]
+
+
+def _space(folder: Path) -> Mapping[str, Any]:
+    """Its observation space as Minari describes it."""
+    try:
+        space = json.loads(_metadata(folder)["observation_space"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return space if isinstance(space, dict) else {}
 
 
 def _steps(folder: Path) -> int:
@@ -156,7 +167,7 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path, number: int) -> dict[str, NDArray[Any]]:
     """Episode ``number``, counted from 0, of T steps under D4RL's keys, ``[T, …]``; the last row always ends it."""
-    obs = _observations(episode["observations"], env, folder)
+    obs = episode["observations"]
     rewards, terminals, timeouts = (
         np.asarray(episode[key]) for key in ("rewards", "terminations", "truncations")
     )  # fmt: skip
@@ -183,13 +194,31 @@ def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path, number: int
     return part
 
 
-def _observations(obs: Any, env: EnvSpec, folder: Path) -> NDArray[Any]:
-    if isinstance(obs, dict) and "observation" in obs:
+def _observations(obs: Any, env: EnvSpec, space: Mapping[str, Any], folder: Path) -> NDArray[Any]:
+    if isinstance(obs, dict) and "observation" in obs and env.simulated and not env.registered:
         parts = [np.asarray(obs[key]) for key in ("achieved_goal", "observation") if key in obs]
         obs = parts[-1] if parts[-1].shape[-1] == env.obs_dim else np.concatenate(parts, axis=-1)
-    if not isinstance(obs, np.ndarray) or obs.ndim != 2:
+    found = flattened(obs, space)
+    if found is None:
         raise UserError(f"The observations of {folder} are no plain vectors: {env.name} needs {env.obs_dim} numbers.")
-    return obs
+    return found
+
+
+def flattened(obs: Any, space: Mapping[str, Any]) -> NDArray[Any] | None:
+    """Observations ``[T, O]`` of an episode, dictionaries of boxes in the order of their ``space``; None for others.
+
+    ``space`` is Minari's description of it.
+    """
+    if not isinstance(obs, dict):
+        return obs if isinstance(obs, np.ndarray) and obs.ndim == 2 else None
+    parts: list[NDArray[Any]] = []
+    for name, inner in space.get("subspaces", {}).items():
+        values = obs.get(name)
+        part = np.reshape(values, (len(values), -1)) if inner["type"] == "Box" else flattened(values, inner)
+        if part is None:
+            return None
+        parts.append(part)
+    return np.concatenate(parts, axis=-1) if parts else None
 
 
 def destination(target: str, overwrite: bool) -> Path:
