@@ -81,7 +81,7 @@ def sets() -> Iterator[tuple[str, dict[str, Any]]]:
         for evaluations in (8, 16, 32):
             chosen = {"sampler": sampler, "sampler.num_steps": evaluations}
             yield f"{sampler}-{evaluations}/none", {"coef": 0.0, "settings": chosen}
-            for guidance, coefs in (("literal", (0.25, 0.5, 1.0, 2.0, 4.0)), ("score", (1.0, 10.0, 30.0, 100.0))):
+            for guidance, coefs in (("literal", (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)), ("score", (1.0, 10.0, 30.0, 100.0))):
                 for coef in coefs:
                     settings = chosen | {"guidance": guidance}
                     yield f"{sampler}-{evaluations}/{guidance}-{coef:g}", {"coef": coef, "settings": settings}

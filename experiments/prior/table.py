@@ -1,4 +1,4 @@
-"""Writes the ledger's tables into docs/prior.md, between the two markers: ``python table.py``."""
+"""Writes the ledgers' tables into docs/prior.md, between the two markers, and draws their figures."""
 
 import json
 from collections import defaultdict
@@ -7,8 +7,11 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from pgd_lightning.report.drawing import GUIDED, OTHERS, UNGUIDED, legend_below, plt, save, styled
+
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "prior.md"
+DOCS = HERE.parents[1] / "docs"
+PAGE = DOCS / "prior.md"
 MARKS = "<!-- from here on by experiments/prior/table.py -->", "<!-- to here -->"
 USUAL = "ramped/ancestral-16"
 
@@ -17,7 +20,10 @@ def main() -> None:
     lines = [json.loads(line) for line in (HERE / "ledger.jsonl").read_text().splitlines()]
     before, _, rest = PAGE.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text("\n".join([before + MARKS[0], "", *tables(lines), "", MARKS[1] + after]))
+    guided = [json.loads(line) for line in (HERE / "guided.jsonl").read_text().splitlines()]
+    PAGE.write_text("\n".join([before + MARKS[0], "", *tables(lines), *guided_table(guided), "", MARKS[1] + after]))
+    draw_curves(lines, DOCS / "prior_curves.png")
+    draw_planes(guided, DOCS / "prior_guided.png")
 
 
 def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
@@ -70,6 +76,75 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
         errors = [line["sampled"][f"{name}/ancestral-16"]["median"] for name in ("last", "ramped", "published")]
         text = " | ".join(f"{e:.2g}" for e in errors)
         yield f"| {line['data']} | {line['condition']} | {line['seed']} | {line['steps']} | {text} |"
+
+
+def guided_table(lines: list[dict[str, Any]]) -> Iterable[str]:
+    """Under each policy, the usual sampler."""
+    yield from ["", "### Guided windows: 16 ancestral steps", ""]
+    yield "| data | policy | guidance | of the way to it | distance of actions | error, median | mean | diversity |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
+    for line in lines:
+        sampler, guidance = line["sampled"].split("/")
+        if sampler == "euler_ancestral-16":
+            numbers = [f"{line[k]:.2g}" for k in ("share", "distance", "median", "mean", "diversity")]
+            yield f"| {line['data']} | {line['agent']} | {guidance.replace('-', ' ')} | {' | '.join(numbers)} |"
+
+
+@styled
+def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
+    """Error against training time, a panel for each recording, a line for each seed."""
+    shown = {"unet": ("published U-Net, Adam", UNGUIDED), "resnet-muon": ("residual convolutions, Muon", GUIDED)}
+    chosen = [line for line in lines if line["condition"] in shown and line.get("curve")]
+    names = list(dict.fromkeys(line["data"] for line in chosen))
+    columns = 3
+    figure, axes = plt.subplots(
+        -(-len(names) // columns), columns, figsize=(10, 3 * -(-len(names) // columns)), layout="constrained",
+        squeeze=False, sharex=True,
+    )  # fmt: skip
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for name, axis in zip(names, axes.flat, strict=False):
+        for line in (line for line in chosen if line["data"] == name):
+            label, colour = shown[line["condition"]]
+            points = line["curve"] | {f"{line['budget_s']:g}": line["sampled"][USUAL]["median"]}
+            axis.plot([float(t) for t in points], points.values(), "o-", color=colour, label=label, markersize=3)
+        still = next(line["real"]["persistence_median"] for line in chosen if line["data"] == name)
+        axis.axhline(still, linestyle=":", color="grey", label="predicting no change")
+        axis.set(xscale="log", yscale="log", title=name, xticks=[30, 60, 120, 240], xticklabels=[30, 60, 120, 240])
+        axis.minorticks_off()
+    figure.supxlabel("seconds of training (processor time, one thread)")
+    figure.supylabel("median one-step error")
+    legend_below(figure, axes.flat[: len(names)], 3)
+    save(figure, "", path)
+    path.with_suffix(".svg").unlink()
+
+
+@styled
+def draw_planes(lines: list[dict[str, Any]], path: Path) -> None:
+    """Error against likeness to the policy: a panel for each policy, a line for each sampler and rule."""
+    keys = list(dict.fromkeys((line["data"], line["agent"]) for line in lines))
+    figure, axes = plt.subplots(
+        len(keys), 2, figsize=(9, 3 * len(keys)), layout="constrained", squeeze=False, sharex=True, sharey="row"
+    )
+    colours = dict(zip((f"{s}-{n}" for s in ("euler_ancestral", "dpmpp_2m") for n in (8, 16, 32)), OTHERS, strict=True))
+    for (data, agent), row in zip(keys, axes, strict=True):
+        for rule, axis in zip(("literal", "score"), row, strict=True):
+            for sampler, colour in colours.items():
+                chosen = [
+                    line for line in lines
+                    if (line["data"], line["agent"]) == (data, agent)
+                    and line["sampled"].split("/")[0] == sampler
+                    and line["sampled"].split("/")[1].split("-")[0] in ("none", rule)
+                ]  # fmt: skip
+                name = sampler.replace("euler_ancestral-", "ancestral, ").replace("dpmpp_2m-", "DPM-Solver++(2M), ")
+                shares, errors = ([line[key] for line in chosen] for key in ("share", "median"))
+                axis.plot(shares, errors, "o-", color=colour, label=f"{name} steps", markersize=3)
+            axis.set(yscale="log", title=f"{data}, {agent}: guidance={rule}")
+    figure.supxlabel("actions: 0 as likely under the policy as the data's, 1 as its own draws")
+    figure.supylabel("median one-step error")
+    legend_below(figure, axes.flat, 3)
+    save(figure, "", path)
+    path.with_suffix(".svg").unlink()
 
 
 def mean(values: Iterable[float]) -> float:
