@@ -34,7 +34,7 @@ NEEDED = {
     "convert": ["out=x"],
 }
 NUMBERS = [name for name, entry in ranges.declarations().items() if entry.startswith(("whole", "number"))]
-PLACES = {"imagination": "imagine", "learner": "imagine.learner", "env/body": "env", "agent/rewards": "agent.rewards"}
+PLACES = {"learner": "online.learner", "env/body": "env", "agent/rewards": "agent.rewards"}
 AWKWARD = "a=b,c #d[e]{f}&g!h;i'j\"k\\l(m)~ü$n:%*?|<>.hdf5"
 
 

@@ -18,7 +18,6 @@ VERBS = {
     "demo": "what policy guidance does, in one picture of a maze, in minutes",
     "train": "train prior and agents on real and synthetic data, evaluate, write a report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
-    "imagine": "PolyGRAD offline: behaviour cloning, then a world model of the recording (also: train -cn imagine)",
     "prior": "train the diffusion prior alone (train does it by itself)",
     "evaluate": "evaluate a trained agent again: run=<folder>",
     "generate": "write synthetic data as an HDF5 file in D4RL's layout: run=<folder> out=<file>",
@@ -35,7 +34,7 @@ VERBS = {
     "dashboard": "a W&B workspace with this project's panels: entity=<user or team>",
 }
 
-TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several processes together
+TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
