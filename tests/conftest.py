@@ -87,7 +87,7 @@ _compose_once()
 
 
 # With each file on one worker, the longest begin first, or one of them would be what all wait for at the end.
-LONGEST = ("test_ranks", "test_kills", "test_conditions", "test_imagine", "test_polygrad_online")
+LONGEST = ("test_ranks", "test_kills", "test_conditions", "test_polygrad_online")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

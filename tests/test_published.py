@@ -153,10 +153,6 @@ def test_polygrad_online_has_the_published_numbers(overrides, numbers):
     expect(composed("polygrad", *overrides), WORLD | numbers | {f"online.{k}": v for k, v in IMAGINED.items()})
 
 
-def test_polygrad_offline_keeps_the_learner_that_was_published():
-    expect(composed("imagine"), WORLD | {f"imagine.{k}": v for k, v in IMAGINED.items()} | {"imagine.windows": 1024})
-
-
 @pytest.mark.parametrize(
     ("env", "scale"),
     [*((f"{body}-{data}", 2.0 if data == "medium-expert" else 4.0) for body in ("hopper", "halfcheetah", "walker2d")

@@ -34,7 +34,7 @@ NEEDED = {
     "convert": ["out=x"],
 }
 NUMBERS = [name for name, entry in ranges.declarations().items() if entry.startswith(("whole", "number"))]
-PLACES = {"imagination": "imagine", "learner": "imagine.learner", "env/body": "env", "agent/rewards": "agent.rewards"}
+PLACES = {"learner": "online.learner", "env/body": "env", "agent/rewards": "agent.rewards"}
 AWKWARD = "a=b,c #d[e]{f}&g!h;i'j\"k\\l(m)~ü$n:%*?|<>.hdf5"
 
 
@@ -196,13 +196,15 @@ def test_passes_over_the_data_are_not_ignored(section):
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("could not create a primitive"),
         OSError("Unable to allocate 1.2 TiB for an array"),
     ],
 )
 def test_too_little_memory_is_a_sentence(error, capsys):
     assert fail(error) == 1
     said = capsys.readouterr().err
-    assert "The memory does not suffice: lower" in said
+    assert "The memory does not suffice: lower sampler.batch_size" in said
     assert "alloc_cpu" not in said
 
 

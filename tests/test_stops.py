@@ -20,7 +20,6 @@ from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.d4rl import cache, download
 from pgd_lightning.data.d4rl import package as legacy
-from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.errors import Stopped
 from pgd_lightning.runs.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from pgd_lightning.runs.console import Counter, stop_if_asked, stopping_on_signals
@@ -145,15 +144,10 @@ def reading_into_the_cache(patch, tmp_path):
     cache.cached(tmp_path, "key", arrives, print)
 
 
-def running_a_network(patch, tmp_path):
-    yield (arrives := Arrives())
-    AsManyAsFit()(arrives, torch.zeros(4, 1))
-
-
 PLACES = [
     wandb_begins, wandb_logs, wandb_ends, reading_a_checkpoint, saving_a_checkpoint, building_from_a_config,
     importing_the_old_package, saving_the_dashboard, examining_the_machine, starting_a_simulator, asking_a_server,
-    looking_at_a_download, comparing_physics, reading_into_the_cache, running_a_network,
+    looking_at_a_download, comparing_physics, reading_into_the_cache,
 ]  # fmt: skip
 
 

@@ -18,7 +18,6 @@ VERBS = {
     "demo": "what policy guidance does, in one picture of a maze, in minutes",
     "train": "train prior and agents on real and synthetic data, evaluate, write a report",
     "polygrad": "PolyGRAD online: collect, fit a world model, learn in imagination (also: train -cn polygrad)",
-    "imagine": "PolyGRAD offline: behaviour cloning, then a world model of the recording (also: train -cn imagine)",
     "prior": "train the diffusion prior alone (train does it by itself)",
     "evaluate": "evaluate a trained agent again: run=<folder>",
     "generate": "write synthetic data as an HDF5 file in D4RL's layout: run=<folder> out=<file>",
@@ -35,11 +34,14 @@ VERBS = {
     "dashboard": "a W&B workspace with this project's panels: entity=<user or team>",
 }
 
-TRAINING = ("train", "polygrad", "imagine", "prior")  # may be run by several processes together
+TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Unable to allocate")  # as torch, CUDA and numpy say it
+OUT_OF_MEMORY = (  # as torch, CUDA, its libraries, C++, oneDNN and numpy say it
+    "can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive",
+    "Unable to allocate",
+)  # fmt: skip
 MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
 HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
@@ -89,20 +91,26 @@ def command() -> int:
 
 def fail(error: Exception | Stopped) -> int:
     """Say what went wrong in one sentence, here or, as one of several ranks, through the launcher; the exit code."""
-    if isinstance(error, UserError | Stopped):
-        text = str(error)
-    elif isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        text = (
-            "The memory does not suffice: lower what is done at once (seeds, batch sizes, synthetic.num_windows, "
-            "widths of networks); the same command continues from the last checkpoint. (--debug shows where)"
+    if not isinstance(error, UserError | Stopped) and ran_out(error):
+        error = UserError(
+            "The memory does not suffice: lower sampler.batch_size (pgd generate: windows=), the windows that are "
+            "sampled at once, or else seeds, other batch sizes, synthetic.num_windows or widths of networks; the "
+            "same command continues from the last checkpoint. (--debug shows where)"
         )
+    if isinstance(error, UserError | Stopped):
+        text, code = str(error), error.exit_code
     else:
-        text = f"{type(error).__name__}: {error} (--debug shows where)"
+        text, code = f"{type(error).__name__}: {error} (--debug shows where)", 1
     if launched():
         import_module("pgd_lightning.commands.launch").report(error)
     else:
         print(f"\nerror: {text}", file=sys.stderr)
-    return error.exit_code if isinstance(error, UserError | Stopped) else 1
+    return code
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether a device, or the process, has no memory left."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def settle_surroundings() -> None:

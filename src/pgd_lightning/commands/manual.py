@@ -66,15 +66,6 @@ MANUALS = {
             "run": RUN,
         },
     ),
-    "imagine": Manual(
-        ("pgd imagine env=hopper-medium scale=smoke",),
-        {
-            "method": ("env", "learner", "imagine.conservatism.kind", "imagine.conservatism.weight"),
-            "how long": ("scale", "imagine.clone", "imagine.warm_up", "imagine.improve", "imagine.windows"),
-            "data": DATA,
-            "run": RUN,
-        },
-    ),
     "prior": Manual(
         ("pgd prior env=hopper-medium scale=laptop prior.steps=10000",),
         {"method": ("env", "generator", "process"), "how long": PRIOR, "data": DATA, "run": RUN},

@@ -19,7 +19,7 @@ from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.generators.matching import standardised
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.imagination.collector import OnlineDataModule
-from pgd_lightning.imagination.learner import ImaginationLearner, imagining
+from pgd_lightning.imagination.learner import ImaginationLearner
 from pgd_lightning.randomness import derive_seed, seeded, stream
 from pgd_lightning.report import action_figure, figures, run_page
 from pgd_lightning.runs import identity, ranks
@@ -75,7 +75,12 @@ def build_learner(config: DictConfig) -> ImaginationLearner:
         return ImaginationLearner(
             world=world,
             agent=build(online.learner.build)(obs_dim=config.env.obs_dim, action_dim=config.env.action_dim),
-            **imagining(online),
+            generator=build(online.generator),
+            guidance=build(online.guidance),
+            bounds=build(online.bounds),
+            adaptation=online.adaptation,
+            tolerance=online.tolerance,
+            log_every=online.log_every,
             seed=config.seed,
         )
 
@@ -175,5 +180,5 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     actions = action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png")
     said = f"One learner, {final.shape[1]} episodes: return {first:.1f} before training, {last:.1f} of the last policy"
     pictures = {"Score of the monitored policies": curve, "Imagined actions under the last policy": actions}
-    run_page.write_short(run, title, "online", [f"{said}."], table, pictures, [], folder)
+    run_page.write_short(run, title, f"{said}.", table, pictures, folder)
     return [curve, actions]

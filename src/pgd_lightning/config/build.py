@@ -20,7 +20,6 @@ MOVED = {
     "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",
     "pgd_lightning.generators.world_rollout": "pgd_lightning.generators.polygrad.rollout",
     "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
-    "pgd_lightning.imagination": "pgd_lightning.imagination.learner",
 }
 RULE = "pgd_lightning.generators.guidance.Rule"
 

@@ -35,7 +35,6 @@ HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank re
 
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
-    "imagine": {"learner": "learner@imagine.learner"},
 }
 
 

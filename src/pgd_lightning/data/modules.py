@@ -204,30 +204,6 @@ class SyntheticDataModule(LightningDataModule):
         self.synthetic = Transition(**tensors, batch_size=tensors["reward"].shape) if tensors else None
 
 
-class StartsDataModule(LightningDataModule):
-    """Turns ``{number, starts [N, O], recorded [B, T]}``: first rows of windows to imagine from, and whole windows."""
-
-    def __init__(self, windows: PaddedWindows, num_starts: int, batch_size: int, seed: int, total_turns: int) -> None:
-        super().__init__()
-        self.windows, self.num_starts, self.batch_size = windows, num_starts, batch_size
-        self.seed, self.total_turns = seed, total_turns
-
-    def train_dataloader(self) -> Iterable[int]:
-        """The numbers of the turns to come, see :class:`SyntheticDataModule`."""
-        return Stream(lambda: iter(range(self.trainer.global_step, self.total_turns)))  # type: ignore[union-attr]
-
-    def on_before_batch_transfer(self, batch: int, dataloader_idx: int) -> dict[str, Any]:
-        return self.turn(batch)
-
-    def turn(self, number: int) -> dict[str, Any]:
-        """Both draws are uniform over the windows, and depend on the seed and the turn alone."""
-        drawn = torch.randint(
-            len(self.windows), (self.num_starts + self.batch_size,), generator=stream(self.seed, "imagine", number)
-        )
-        starts = self.windows.recording.obs[self.windows.starts[drawn[: self.num_starts]]]
-        return {"number": number, "starts": starts, "recorded": self.windows[drawn[self.num_starts :]]}
-
-
 def finite_only(steps: Transition, at: int) -> Transition:
     """``[S, M]`` with each step that holds NaN or infinity replaced by a finite one of the same seed, and counted.
 

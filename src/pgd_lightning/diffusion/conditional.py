@@ -38,7 +38,7 @@ class WorldDenoiser(Denoiser):
         c_skip, c_out, c_in, c_noise = (c.to(x.dtype) for c in self.process.scalings(level))
         seen = c_in[:, None, None] * windows
         seen[:, 0, : self.obs_dim] = windows[:, 0, : self.obs_dim]  # the first state is shown at full size
-        output = self.output(seen, c_noise)
+        output = self.network(seen, c_noise).to(x.dtype)
         denoised = windows.clone()
         free = c_skip[:, None, None] * windows[..., : self.predicted] + c_out[:, None, None] * output
         denoised[..., : self.predicted] = free

@@ -7,7 +7,6 @@ from einops import reduce
 from torch import Tensor, nn
 
 from pgd_lightning.channels import weights
-from pgd_lightning.diffusion.memory import AsManyAsFit
 from pgd_lightning.diffusion.process import Process
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, sigma []) -> denoised, shaped as x
@@ -20,20 +19,13 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network = network  # (x [B, T, D], c_noise [B]) -> [B, T, D]
         self.process = process
-        self.as_many_as_fit = AsManyAsFit()
-
-    def output(self, seen: Tensor, c_noise: Tensor) -> Tensor:
-        """Of the network; outside of training in as many calls as memory needs."""
-        if torch.is_grad_enabled():
-            return self.network(seen, c_noise).to(seen.dtype)  # type: ignore[no-any-return]
-        return self.as_many_as_fit(self.network, seen, c_noise).to(seen.dtype)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Denoise ``x [..., T, D]`` at ``sigma``, one number for all windows or ``[...]`` one for each."""
         windows = x.flatten(0, -3)
         level = sigma.expand(x.shape[:-2]).reshape(-1)
         c_skip, c_out, c_in, c_noise = (c.to(x.dtype) for c in self.process.scalings(level))
-        output = self.output(c_in[:, None, None] * windows, c_noise)
+        output = self.network(c_in[:, None, None] * windows, c_noise).to(x.dtype)
         return torch.addcmul(c_skip[:, None, None] * windows, c_out[:, None, None], output).view_as(x)
 
     def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor, varies: Tensor | float = 1.0) -> Tensor:

@@ -59,9 +59,14 @@ def rollout(
 
     Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
-    Raises UserError on a non-finite action: a broken policy is a failed run, never repaired.
+    Raises UserError where there is no environment, and on a non-finite action: a broken policy is a failed run, never
+    repaired.
     """
-    require_simulator(env)
+    if not env.simulated:
+        raise UserError(
+            "Evaluation needs an environment, and env=none has none: name one with env=, for instance env=gym "
+            "env.id=Pendulum-v1."
+        )
     seed_global(seed, "policy", *([first] if first else []))  # what a policy that draws its actions draws
     numbers = range(first + share[0], num_episodes, share[1])
     if not numbers:
@@ -87,15 +92,6 @@ def rollout(
         going = going[~(terminated | (lengths[going] >= env.limit))]
     shape = (num_seeds, len(numbers))
     return Episodes(returns.reshape(shape), lengths.reshape(shape), numbers, simulators.physics, ended.reshape(shape))
-
-
-def require_simulator(env: EnvSpec) -> None:
-    """Raises UserError where there is nothing in which a policy could act."""
-    if not env.simulated:
-        raise UserError(
-            "Evaluation needs an environment, and env=none has none: name one with env=, for instance env=gym "
-            "env.id=Pendulum-v1."
-        )
 
 
 @torch.no_grad()

@@ -26,7 +26,6 @@ from pgd_lightning.networks.mlp import elu_mlp
 from pgd_lightning.trajectory import Trajectory
 
 Optimizers = Sequence[torch.optim.Optimizer]
-Anchor = Callable[[Trajectory], Tensor]  # a loss on imagined windows that keeps the actor where it is known
 
 
 def alive(terminated: Tensor) -> Tensor:
@@ -135,18 +134,8 @@ class ActorCritic(nn.Module):
         with torch.no_grad():
             return advantages(windows, self.target(windows.obs).squeeze(-1), self.discount, self.decay)
 
-    def fit_critic(self, optimizers: Optimizers, windows: Trajectory) -> dict[str, Tensor | float]:
-        """The critic's part of :meth:`update` alone."""
-        _, returns = self.returns(windows)
-        return {"critic_loss": self.critic_step(optimizers[1], windows, returns), "return": returns[:, 0].mean()}
-
-    def update(
-        self, optimizers: Optimizers, windows: Trajectory, anchor: Anchor | None = None
-    ) -> dict[str, Tensor | float]:
-        """Learn from imagined windows ``[N, T]`` of the present policy, actions as they were drawn; what to log.
-
-        ``anchor`` is added to the actor's loss.
-        """
+    def update(self, optimizers: Optimizers, windows: Trajectory) -> dict[str, Tensor | float]:
+        """Learn from imagined windows ``[N, T]`` of the present policy, actions as they were drawn; what to log."""
         raise NotImplementedError
 
 
@@ -167,14 +156,10 @@ class A2C(ActorCritic):
         gain = log_prob * advantage + self.entropy * self.entropy_of_policy()
         return -(alive(windows.terminated) * gain).mean()
 
-    def update(
-        self, optimizers: Optimizers, windows: Trajectory, anchor: Anchor | None = None
-    ) -> dict[str, Tensor | float]:
+    def update(self, optimizers: Optimizers, windows: Trajectory) -> dict[str, Tensor | float]:
         actor_optimizer, critic_optimizer, rate_optimizer = optimizers
         advantage, returns = self.returns(windows)
         actor_loss = self.actor_loss(windows, standardised(advantage))
-        if anchor:
-            actor_loss = actor_loss + anchor(windows)
         actor_optimizer.zero_grad()
         actor_loss.backward()
         nn.utils.clip_grad_norm_(self.actor.body.parameters(), self.max_grad_norm)
@@ -238,9 +223,7 @@ class PPO(ActorCritic):
             critic_coeff=0.5, loss_critic_type="l2",
         )  # fmt: skip
 
-    def update(
-        self, optimizers: Optimizers, windows: Trajectory, anchor: Anchor | None = None
-    ) -> dict[str, Tensor | float]:
+    def update(self, optimizers: Optimizers, windows: Trajectory) -> dict[str, Tensor | float]:
         actor_optimizer, critic_optimizer = optimizers
         advantage, returns = self.returns(windows)
         with torch.no_grad():
@@ -260,8 +243,6 @@ class PPO(ActorCritic):
             for rows in torch.randperm(len(steps), device=obs.device).split(self.minibatch):
                 losses = loss(steps[rows])
                 actor_loss = losses["loss_objective"] - self.entropy * self.entropy_of_policy()
-                if anchor:
-                    actor_loss = actor_loss + anchor(windows)
                 actor_optimizer.zero_grad()
                 critic_optimizer.zero_grad()
                 (actor_loss + losses["loss_critic"]).backward()

@@ -106,24 +106,11 @@ def write(
     return page
 
 
-def write_short(
-    run: Run,
-    title: str,
-    kind: str,
-    said: Sequence[str],
-    table: str,
-    drawn: Mapping[str, Path],
-    facts: list[tuple[str, str]],
-    folder: Path,
-) -> Path:
-    """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``.
-
-    ``kind`` is that of its data's provenance.
-    """
+def write_short(run: Run, title: str, said: str, table: str, drawn: Mapping[str, Path], folder: Path) -> Path:
+    """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``."""
     content = {
-        "title": title, "notice": notice(kind) if kind != "online" else "", "readings": said, "table": table,
-        "commands": repeated([run]), "facts": [*facts, *versions(run)], "wandb": wandb_note(run),
-        "files": files_beside(folder),
+        "title": title, "said": said, "table": table, "commands": repeated([run]), "facts": versions(run),
+        "wandb": wandb_note(run), "files": files_beside(folder),
     }  # fmt: skip
     page = folder / "index.html"
     write_atomic(page, render("short_page.html", {name: saved(path) for name, path in drawn.items()}, **content))
@@ -172,11 +159,7 @@ def readings(summary: Mapping[str, Any]) -> list[str]:
 
 def reading(first: str, other: str, difference: Interval) -> str:
     """What the paired ``difference`` of the scores of two generators allows one to say."""
-    return compared(_experience(first), _experience(other), difference)
-
-
-def compared(a: str, b: str, difference: Interval) -> str:
-    """As :func:`reading`, of ``a`` minus ``b``."""
+    a, b = _experience(first), _experience(other)
     if difference.low is None:
         seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
         return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): difference {difference.mean:.1f}."

@@ -16,9 +16,9 @@ from typing import Any
 Config = Any  # a resolved config: mappings whose entries are attributes too
 
 TRAINS_NOTHING = (  # patterns of dotted keys
-    "*.log_every", "*.validate_every", "*.checkpoint_every", "imagine.evaluate_every",
+    "*.log_every", "*.validate_every", "*.checkpoint_every",
     "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
-    "imagine.tolerance", "online.tolerance", "generator.build.tolerance",
+    "online.tolerance", "generator.build.tolerance",
     "world.published",                  # a table that other settings are read from
     "agent.seed",                       # the run's folder is named by it
     "learning.large_batch*",            # synthetic.batch_size and synthetic_batch repeat them where they count
@@ -100,12 +100,6 @@ def agent(config: Config, file: str) -> dict[str, Any]:
     return condition_free(config, file) | made
 
 
-def imagination(config: Config, file: str) -> dict[str, Any]:
-    """Of PolyGRAD's learner on a recording."""
-    facts = {"env": env(config), "data": reading(config, cut=True), "file": file}
-    return sections(config, ["imagine"]) | facts | {"world": model(config, "world", file)}
-
-
 def online(config: Config) -> dict[str, Any]:
     """Of PolyGRAD's learner in the simulator."""
     return sections(config, ["world", "online", "trainer"]) | {"env": env(config), "horizon": config.data.horizon}
@@ -113,7 +107,7 @@ def online(config: Config) -> dict[str, Any]:
 
 def analysis(config: Config, file: str) -> dict[str, Any]:
     """Of an analysis, which trains several agents and models and measures them: all that was asked, on this data."""
-    unasked = (*NOT_ASKED, "imagine", "evaluation", "health")
+    unasked = (*NOT_ASKED, "evaluation", "health")
     return sections(config, [str(key) for key in config if key not in unasked]) | {"file": file}
 
 

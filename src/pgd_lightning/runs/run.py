@@ -40,19 +40,14 @@ class Run(RunFolder):
     """One run folder, which this process may write."""
 
     @classmethod
-    def named(
-        cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int, learner: int = 0
-    ) -> Run:
-        """The run of this identity, there or not; of several learners of one seed each may have its own."""
-        name = f"{seed}.{learner}" if learner else str(seed)
-        return cls(Path(root) / stage / env / f"{method}-{digest(identity)}" / name)
+    def named(cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int) -> Run:
+        """The run of this identity, there or not."""
+        return cls(Path(root) / stage / env / f"{method}-{digest(identity)}" / str(seed))
 
     @classmethod
-    def at(
-        cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int, learner: int = 0
-    ) -> Run:
+    def at(cls, root: str, stage: str, env: str, method: str, identity: dict[str, Any], seed: int) -> Run:
         """The run of this identity, see :meth:`named`, created if it is new."""
-        run = cls.named(root, stage, env, method, identity, seed, learner)
+        run = cls.named(root, stage, env, method, identity, seed)
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
