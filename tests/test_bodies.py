@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from pgd_lightning.artifacts.dataset import open_dataset, read_recording
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import d4rl, minari, origin
+from pgd_lightning.data import d4rl, minari_writer, origin
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.bodies import Rows, doubt
 from pgd_lightning.simulators import make
@@ -171,7 +171,7 @@ class TestMinari:
     def test_what_we_write_says_what_it_is(self, folder, tmp_path):
         env = origin.known()["maze2d-large"]
         recording = d4rl.load(save(tmp_path / "x.hdf5", steps_of("maze2d-umaze", number=15)), env, "clip")
-        written = minari.write(f"minari:{tmp_path}/toy-v0", recording, env, "a test", lambda a, b: {})
+        written = minari_writer.write(f"minari:{tmp_path}/toy-v0", recording, env, "a test", lambda a, b: {})
         with pytest.raises(UserError, match="was recorded in maze2d-large, not in maze2d-medium"):
             read(f"minari:{written}", "maze2d-medium")
 

@@ -16,7 +16,7 @@ from helpers.commands import pgd
 
 from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data import d4rl, minari, minari_writer
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.minari_remote import fetch
 from pgd_lightning.errors import UserError
@@ -123,7 +123,7 @@ def remote(tmp_path, recording, monkeypatch) -> Path:
 
     folder = tmp_path / "remote"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-    minari.write(f"minari:{NAME}", d4rl.load(recording, ENV, "clip"), ENV, "a test", lambda a, b: {})
+    minari_writer.write(f"minari:{NAME}", d4rl.load(recording, ENV, "clip"), ENV, "a test", lambda a, b: {})
     monkeypatch.setitem(remotes._registry, "folder", lambda: Folder)
     monkeypatch.setenv("MINARI_REMOTE", f"folder://{folder}")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "here"))
@@ -233,9 +233,9 @@ def test_arrow_is_read_as_hdf5_is(data_format, recording, tmp_path, monkeypatch)
     part = replace(
         expected, **cut, successor_rows=expected.successor_rows[kept], successor_values=expected.successor_values[kept]
     )
-    obs_space, action_space = minari._spaces(ENV)
+    obs_space, action_space = minari_writer.spaces(ENV)
     # Without infos: Minari 0.5.4 writes arrays of one number a step in Arrow, but cannot read them again.
-    buffers = [replace(buffer, infos=None) for buffer in minari._buffers(part, ENV, lambda a, b: {})]
+    buffers = [replace(buffer, infos=None) for buffer in minari_writer.buffers(part, ENV, lambda a, b: {})]
     package.create_dataset_from_buffers(
         "maze/arrow-v0", buffers, observation_space=obs_space,
         action_space=action_space, data_format=data_format,

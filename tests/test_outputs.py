@@ -15,7 +15,7 @@ from pgd_lightning.artifacts import recordings as collect
 from pgd_lightning.commands import generate
 from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data import d4rl, minari, minari_writer
 from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import known
 from pgd_lightning.data.outputs import require_own
@@ -286,7 +286,7 @@ class TestMissingMinari:
     def written(self, recording, tmp_path):
         pytest.importorskip("minari", reason="minari is not installed: pip install 'minari[hdf5]'")
         rows = d4rl.load(recording, ENV, "clip")
-        return minari.write(f"minari:{tmp_path}/toy-v0", rows, ENV, "a test", lambda a, b: {})
+        return minari_writer.write(f"minari:{tmp_path}/toy-v0", rows, ENV, "a test", lambda a, b: {})
 
     def test_without_the_package(self, written, monkeypatch):
         monkeypatch.setitem(sys.modules, "minari.dataset.minari_storage", None)

@@ -20,7 +20,7 @@ from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.commands.convert import no_infos
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import d4rl, minari
+from pgd_lightning.data import d4rl, minari, minari_writer
 from pgd_lightning.data.d4rl import cache
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.recording import ARRAYS, Recording
@@ -185,7 +185,7 @@ class TestMinari:
     @pytest.mark.parametrize("target", ["minari:toy-v0", "minari:group/toy/x-v3", "minari:{folder}/toy-v1"])
     def test_round_trip_is_exact(self, recording, tmp_path, target):
         target = target.format(folder=tmp_path)
-        folder = minari.write(target, recording, SPEC, "a test", no_infos)
+        folder = minari_writer.write(target, recording, SPEC, "a test", no_infos)
         assert minari_folder(target) == folder
         assert same(minari.load(folder, SPEC, READING), recording)
         assert not list(tmp_path.rglob("*.part"))
@@ -193,7 +193,7 @@ class TestMinari:
     def test_minari_itself_reads_it(self, recording):
         import minari as package
 
-        minari.write("minari:toy-v0", recording, SPEC, "a test", lambda a, b: {"qpos": np.arange(a, b)})
+        minari_writer.write("minari:toy-v0", recording, SPEC, "a test", lambda a, b: {"qpos": np.arange(a, b)})
         found = package.load_dataset("toy-v0")
         assert found.total_steps == 60
         episodes = list(found.iterate_episodes())
@@ -236,11 +236,11 @@ class TestMinari:
             minari_folder("minari:mujoco/hopper/expert-v0")
 
     def test_bad_sets_are_named(self, recording, tmp_path):
-        folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
+        folder = minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         with pytest.raises(UserError, match="toy-v0 is there already: .* overwrite=true"):
-            minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
+            minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         with pytest.raises(UserError, match="no name for a Minari data set"):
-            minari.write("minari:toy", recording, SPEC, "a test", no_infos)
+            minari_writer.write("minari:toy", recording, SPEC, "a test", no_infos)
         path = folder / "data" / "metadata.json"
         metadata = json.loads(path.read_text())
         for change, sentence in (
@@ -262,7 +262,7 @@ class TestMinari:
 
     @pytest.mark.parametrize("key", ["observations", "actions", "terminations", "truncations"])
     def test_columns_out_of_step_are_named_with_their_episode(self, recording, key):
-        folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
+        folder = minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
             values = file[f"episode_2/{key}"][:]
             del file[f"episode_2/{key}"]
@@ -273,7 +273,7 @@ class TestMinari:
             minari.load(folder, SPEC, READING)
 
     def test_links_in_it_are_not_followed(self, recording, tmp_path):
-        folder = minari.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
+        folder = minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         other = save(tmp_path / "other.hdf5", {"rewards": np.zeros(10)})
         with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
             del file["episode_0/rewards"]
@@ -286,7 +286,7 @@ class TestMinari:
         raw["next_observations"][3] += 1
         data = d4rl.load(save(tmp_path / "toy.hdf5", raw), SPEC, "clip")
         with pytest.raises(UserError, match="first at row 3: Minari cannot hold"):
-            minari.write("minari:toy-v0", data, SPEC, "a test", no_infos)
+            minari_writer.write("minari:toy-v0", data, SPEC, "a test", no_infos)
 
 
 class FakeEnvironment:

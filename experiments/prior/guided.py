@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=512)
     parser.add_argument("--scale", default="laptop")
+    parser.add_argument("--samplers", nargs="+", default=["euler_ancestral", "dpmpp_2m"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
     parser.add_argument("--ledger", type=Path, default=HERE / "guided.jsonl")
@@ -58,7 +59,7 @@ def main() -> None:
             )
             policy = trained.policy
             ends = likeness_of_ends(policy, data, options.windows)
-            for sampled, given in sets():
+            for sampled, given in sets(options.samplers):
                 if (body, agent, sampled) in known:
                     continue
                 began = time.process_time()
@@ -75,9 +76,9 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
 
 
-def sets() -> Iterator[tuple[str, dict[str, Any]]]:
+def sets(samplers: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and what ``pgd.generate`` is given for each."""
-    for sampler in ("euler_ancestral", "dpmpp_2m"):
+    for sampler in samplers:
         for evaluations in (8, 16, 32):
             chosen = {"sampler": sampler, "sampler.num_steps": evaluations}
             yield f"{sampler}-{evaluations}/none", {"coef": 0.0, "settings": chosen}

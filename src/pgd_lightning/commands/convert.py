@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import read_recording
 from pgd_lightning.config.build import build
-from pgd_lightning.data import d4rl, minari, ogbench, sources
+from pgd_lightning.data import d4rl, minari_writer, ogbench, sources
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
@@ -38,7 +38,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     infos = info_rows(path)
     if config.out.startswith(sources.MINARI):
         label = f"converted from {provenance['label']}"
-        written = f"minari:{minari.write(config.out, recording, env, label, infos, config.overwrite)}"
+        written = f"minari:{minari_writer.write(config.out, recording, env, label, infos, config.overwrite)}"
     else:
         attributes = {"converted_from": provenance["label"], "env": env.name}
         d4rl.write(out, chunks(recording, env, infos), attributes, len(recording), config.overwrite)
@@ -49,7 +49,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
 def destination(out: str, overwrite: bool) -> Path:
     """The file or folder that ``out`` means. Raises UserError if it is neither, or exists and may not be replaced."""
     if out.startswith(sources.MINARI):
-        return minari.destination(out, overwrite)
+        return minari_writer.destination(out, overwrite)
     path = expanded(out)
     if path.suffix not in (".hdf5", ".h5"):
         raise UserError(f"out={out} is neither a .hdf5 file nor minari:NAME-v0.")

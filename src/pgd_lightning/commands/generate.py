@@ -16,7 +16,7 @@ from pgd_lightning.artifacts.dataset import Dataset, dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.data import d4rl, minari, sources
+from pgd_lightning.data import d4rl, minari_writer, sources
 from pgd_lightning.data.outputs import require_new
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
@@ -91,7 +91,7 @@ def write_minari(
         d4rl.write(folder / "windows.hdf5", chunks(parts, env), attributes, rows)
         recording = d4rl.load(folder / "windows.hdf5", env, out_of_box="error", terminals="recorded")
         description = f"{attributes['description']}; {attributes['source']}"
-        minari.write(target, recording, env, description, no_infos, overwrite)
+        minari_writer.write(target, recording, env, description, no_infos, overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

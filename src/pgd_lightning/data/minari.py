@@ -1,14 +1,11 @@
-"""Minari data sets in and out, through the ``minari`` package (``pip install pgd-lightning[minari]``).
+"""Minari data sets read through the ``minari`` package (``pip install pgd-lightning[minari]``).
 
 A Minari episode of T steps holds T + 1 observations, so the last successor is always there; where a recording has none
 (``infos/has_successor`` says so) its own observation is repeated. Nothing is ever downloaded here.
 """
 
 import json
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,18 +18,16 @@ from numpy.typing import NDArray
 from pgd_lightning.data.d4rl.hdf5 import DAMAGE, DENSEST, check_plain, opened
 from pgd_lightning.data.d4rl.reader import Reading, read
 from pgd_lightning.data.origin import minari_facts
-from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
-from pgd_lightning.data.sources import MINARI, minari_root
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import ActionBox, EnvSpec
+from pgd_lightning.trajectory import EnvSpec
 
 ENV = "pgd_lightning_env"  # our entry in a Minari set's metadata: what it was read as
 KNOWN = "has_successor"  # our entry in a Minari episode's infos
-ID = re.compile(r"[-\w]+-v\d+")
 
 
-def _storage() -> Any:
+def storage() -> Any:
+    """Minari's class that reads and writes episodes. Raises UserError without the package."""
     try:
         from minari.dataset.minari_storage import MinariStorage
     except ImportError as error:
@@ -151,13 +146,13 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
         raise UserError(  # minari would import and build whatever environment the file names
             f"{folder} does not describe its observation and action space; only data sets that do are read."
         )
-    storage, extra = _storage(), "hdf5" if metadata.get("data_format") == "hdf5" else "arrow"
+    extra = "hdf5" if metadata.get("data_format") == "hdf5" else "arrow"
     main = folder / "data" / "main_data.hdf5"
     if main.is_file():
         with opened(main) as file:
             check_plain(file, main)
     try:
-        source = storage.read(folder / "data")
+        source = storage().read(folder / "data")
         yield from source.get_episodes(range(source.total_episodes))
     except ImportError as error:
         raise _missing(error, extra) from error
@@ -219,93 +214,3 @@ def flattened(obs: Any, space: Mapping[str, Any]) -> NDArray[Any] | None:
             return None
         parts.append(part)
     return np.concatenate(parts, axis=-1) if parts else None
-
-
-def destination(target: str, overwrite: bool) -> Path:
-    """The folder that ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN`` is written to.
-
-    Raises UserError where the name is none for Minari, or the folder exists and either ``overwrite`` is not set or it
-    is no Minari data set.
-    """
-    name = target.removeprefix(MINARI)
-    folder = expanded(name).absolute() if name.startswith((".", "/", "~")) else minari_root() / name
-    if not ID.fullmatch(folder.name):
-        raise UserError(
-            f"'{folder.name}' is no name for a Minari data set: it has letters, digits, - and _ alone, and ends in a "
-            "version, such as -v0."
-        )
-    require_new(folder, overwrite)
-    if folder.exists() and not (folder / "data" / "metadata.json").is_file():
-        raise UserError(f"{folder} is there already and is no Minari data set: choose another out=.")
-    return folder
-
-
-def write(
-    target: str, recording: Recording, env: EnvSpec, description: str,
-    infos: Callable[[int, int], dict[str, NDArray[Any]]], overwrite: bool = False,
-) -> Path:  # fmt: skip
-    """Store ``recording`` as the Minari data set ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
-
-    ``infos(start, stop)`` gives further arrays of these rows, ``[T, …]``. The folder appears whole or not at all.
-    Raises UserError as :func:`destination`, or where Minari cannot hold the recording or the disk is full.
-    """
-    folder = destination(target, overwrite)
-    inside = set(recording.successor_rows.tolist()) - set(recording.ends.tolist())
-    if inside:
-        raise UserError(
-            f"{len(inside)} successors inside episodes are not the next row's observation, first at row {min(inside)}: "
-            "Minari cannot hold them."
-        )
-    storage = _storage()
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
-    try:
-        part.mkdir(parents=True)
-        made = storage.new(part / "data", *_spaces(env), data_format="hdf5")
-        name = folder.relative_to(minari_root()).as_posix() if folder.is_relative_to(minari_root()) else folder.name
-        made.update_metadata({**_description(name, description), ENV: env.name})
-        made.update_episodes(_buffers(recording, env, infos))
-        destination(target, overwrite)  # another command may have been faster
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"Cannot write {folder}: {error}. Free some space and run the command again.") from error
-    finally:
-        if old.exists() and not folder.exists():  # the disk failed between the two renames
-            old.rename(folder)
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-    return folder
-
-
-def _spaces(env: EnvSpec) -> tuple[Any, Any]:
-    from minari.serialization import deserialize_space
-
-    def box(low: Sequence[float], high: Sequence[float]) -> Any:
-        space = {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": list(low), "high": list(high)}
-        return deserialize_space(json.dumps(space))
-
-    bounds = ActionBox((-1.0,) * env.action_dim, (1.0,) * env.action_dim) if env.box is None else env.box
-    return box([-np.inf] * env.obs_dim, [np.inf] * env.obs_dim), box(bounds.low, bounds.high)
-
-
-def _description(dataset_id: str, description: str) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    return {"dataset_id": dataset_id, "minari_version": version("minari"), "description": description}
-
-
-def _buffers(recording: Recording, env: EnvSpec, infos: Callable[[int, int], dict[str, NDArray[Any]]]) -> Iterator[Any]:
-    from minari.data_collector import EpisodeBuffer
-
-    for start, end in zip(recording.starts.tolist(), recording.ends.tolist(), strict=True):
-        rows = slice(start, end + 1)
-        last = recording.successors(torch.tensor([end]))
-        yield EpisodeBuffer(
-            observations=torch.cat([recording.obs[rows], last]).numpy(),  # type: ignore[arg-type]
-            actions=env.own_actions(recording.action[rows].numpy()),
-            rewards=recording.reward[rows].numpy(),
-            terminations=recording.terminated[rows].numpy(),
-            truncations=recording.truncated[rows].numpy(),
-            infos={KNOWN: recording.has_successor[rows].numpy(), **infos(start, end + 1)},
-        )
