@@ -14,8 +14,8 @@ from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverag
 from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     ends_judged,
-    health_card,
     health_line,
+    health_summary,
     step_errors,
     transition_errors,
 )
@@ -204,21 +204,21 @@ def test_nothing_is_said_of_ends_where_there_is_nothing_to_compare():
     assert set(judged(simulator, windows).values()) == {None}
 
 
-def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_card():
-    """What there is nothing to measure of is left out of the card and of the line."""
+def test_a_set_of_terminals_or_of_no_finite_window_has_a_health_summary():
+    """What there is nothing to measure of is left out of the summary and of the line."""
     windows, simulator = fallen()
     std, policy = torch.ones(11), OnlinePolicy(Ladder.load("hopper").policies[0])
     distance = DataDistance(windows.transitions(), 100, 0)
     ends = windows[windows.terminated.any(-1)][None]
-    card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
-    assert (card["dynamics_error"], card["terminals"], card["terminal_agreement"]) == (None, 0.5, 1)
-    assert "one-step error" not in health_line(card)
-    assert "terminals" not in health_line(card)  # none of 6 is wrong
-    assert "does not terminate at 2 of 6 terminals" in health_line(card | {"false_terminals": 2})
+    summary = health_summary(ends, policy, policy, simulator, std, distance, 50, 0)
+    assert (summary["dynamics_error"], summary["terminals"], summary["terminal_agreement"]) == (None, 0.5, 1)
+    assert "one-step error" not in health_line(summary)
+    assert "terminals" not in health_line(summary)  # none of 6 is wrong
+    assert "does not terminate at 2 of 6 terminals" in health_line(summary | {"false_terminals": 2})
     ends.obs[:] = torch.nan
-    card = health_card(ends, policy, policy, simulator, std, distance, 50, 0)
-    assert card["finite"] == 0
-    assert health_line(card).endswith("0.0% of windows are finite")
+    summary = health_summary(ends, policy, policy, simulator, std, distance, 50, 0)
+    assert summary["finite"] == 0
+    assert health_line(summary).endswith("0.0% of windows are finite")
 
 
 def test_a_set_of_terminals_alone_has_a_row_and_a_picture(tmp_path):

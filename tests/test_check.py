@@ -1,4 +1,4 @@
-"""``pgd check``: what the card counts, what it says about physics, and how it ends for files that are not usable."""
+"""``pgd check``: what the summary counts, what it says about physics, and how it ends for files that are not usable."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def save(path, data):
     return path
 
 
-def card_of(tmp_path, data):
+def summary_of(tmp_path, data):
     return examine(d4rl.load(save(tmp_path / "toy.hdf5", data), SPEC, "clip"), SPEC)
 
 
@@ -54,51 +54,55 @@ class TestCard:
         raw["observations"][:, 2] = 4
         raw["next_observations"][:, 2] = 4
         raw["actions"][3] = [1, -1.5]
-        card = card_of(tmp_path, raw)
+        summary = summary_of(tmp_path, raw)
         returns = raw["rewards"].astype(np.float64).reshape(4, 10).sum(1)
-        assert card["episodes"] == 4
-        assert card["returns"]["mean"] == pytest.approx(returns.mean())
-        assert card["returns"]["max"] == pytest.approx(returns.max())
-        assert card["score_mean"] == pytest.approx(100 * (returns.mean() + 10) / 20)
-        assert card["lengths"] == {
+        assert summary["episodes"] == 4
+        assert summary["returns"]["mean"] == pytest.approx(returns.mean())
+        assert summary["returns"]["max"] == pytest.approx(returns.max())
+        assert summary["score_mean"] == pytest.approx(100 * (returns.mean() + 10) / 20)
+        assert summary["lengths"] == {
             "min": 10, "quarter": 10, "median": 10, "three_quarters": 10, "max": 10, "mean": 10, "std": 0,
         }  # fmt: skip
-        np.testing.assert_allclose(card["obs"]["mean"], raw["observations"].mean(0), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(card["obs"]["std"], raw["observations"].std(0), rtol=1e-5)
-        assert card["obs"]["min"][2] == card["obs"]["max"][2] == 4
-        assert (card["terminals"], card["timeouts"]) == (2, 2)
-        assert (card["clipped_actions"], card["actions_at_the_box"]) == (1, 2)
-        assert (card["duplicate_rows"], card["duplicate_episodes"], card["rows_without_successor"]) == (0, 0, 0)
-        json.dumps(card)
+        np.testing.assert_allclose(summary["obs"]["mean"], raw["observations"].mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(summary["obs"]["std"], raw["observations"].std(0), rtol=1e-5)
+        assert summary["obs"]["min"][2] == summary["obs"]["max"][2] == 4
+        assert (summary["terminals"], summary["timeouts"]) == (2, 2)
+        assert (summary["clipped_actions"], summary["actions_at_the_box"]) == (1, 2)
+        assert (summary["duplicate_rows"], summary["duplicate_episodes"], summary["rows_without_successor"]) == (
+            0,
+            0,
+            0,
+        )
+        json.dumps(summary)
 
     def test_duplicates(self, tmp_path):
         raw = columns()
         for values in raw.values():
             values[30:40] = values[20:30]
-        card = card_of(tmp_path, raw)
-        assert (card["duplicate_rows"], card["duplicate_episodes"]) == (10, 1)
+        summary = summary_of(tmp_path, raw)
+        assert (summary["duplicate_rows"], summary["duplicate_episodes"]) == (10, 1)
         raw["rewards"][35] += 1e-3  # one number is enough
-        card = card_of(tmp_path, raw)
-        assert (card["duplicate_rows"], card["duplicate_episodes"]) == (9, 0)
+        summary = summary_of(tmp_path, raw)
+        assert (summary["duplicate_rows"], summary["duplicate_episodes"]) == (9, 0)
 
     def test_rows_whose_numbers_change_places_are_no_duplicates(self, tmp_path):
         raw = columns()
         raw["observations"][1] = raw["observations"][0][[1, 0, 2]]
         raw["actions"][1], raw["rewards"][1] = raw["actions"][0], raw["rewards"][0]
-        assert card_of(tmp_path, raw)["duplicate_rows"] == 0
+        assert summary_of(tmp_path, raw)["duplicate_rows"] == 0
 
     def test_successors_against_the_following_row(self, tmp_path):
         raw = columns()
-        card = card_of(tmp_path, raw)
-        assert (card["successors_inside_differ"], card["largest_difference"]) == (0, 0)
+        summary = summary_of(tmp_path, raw)
+        assert (summary["successors_inside_differ"], summary["largest_difference"]) == (0, 0)
         raw["next_observations"][4, 1] += 0.25
-        card = card_of(tmp_path, raw)
-        assert card["successors_inside_differ"] == 1
-        assert card["largest_difference"] == pytest.approx(0.25, rel=1e-5)
+        summary = summary_of(tmp_path, raw)
+        assert summary["successors_inside_differ"] == 1
+        assert summary["largest_difference"] == pytest.approx(0.25, rel=1e-5)
         del raw["next_observations"]
-        card = card_of(tmp_path, raw)
-        assert not card["successors_recorded"]
-        assert card["rows_without_successor"] == 4
+        summary = summary_of(tmp_path, raw)
+        assert not summary["successors_recorded"]
+        assert summary["rows_without_successor"] == 4
 
 
 def replay_with(median):
@@ -173,7 +177,7 @@ def test_says_which_physics_it_was(tmp_path, fake_physics, capsys, drift, physic
     assert content["one_step"][physics]["rows"] == 50
     assert content["one_step"][physics]["state"] == "infos"
     assert content["one_step"][physics]["max"] < 1e-6
-    assert "not_finite" not in content["card"]
+    assert "not_finite" not in content["summary"]
     assert "no recorded terminal among these rows" in printed
     assert "agree" not in printed.replace("agree with the following row", "")
     assert folder.name.startswith(content["provenance"]["sha256"][:8] + "-")

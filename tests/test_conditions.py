@@ -51,8 +51,8 @@ def test_each_baseline_trains_an_agent(copied, recording, monkeypatch, name):
     assert pgd(monkeypatch, command(recording, copied, *more)) == 0
     run = run_of(copied, name)
     assert run.finished
-    assert [card["step"] for card in run.rows("health.jsonl")] == [0, 10]
-    assert all(card["finite"] == 1 for card in run.rows("health.jsonl"))
+    assert [summary["step"] for summary in run.rows("health.jsonl")] == [0, 10]
+    assert all(summary["finite"] == 1 for summary in run.rows("health.jsonl"))
 
 
 def test_td3_bc_with_score_guidance_and_batches_that_alternate(copied, recording, monkeypatch):

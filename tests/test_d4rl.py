@@ -67,7 +67,7 @@ def test_episodes_end_at_terminals_timeouts_and_the_end_of_the_file(save):
     assert data.starts.tolist() == [0, 4, 7]
     assert data.ends.tolist() == [3, 6, 8]
     assert data.truncated.nonzero().flatten().tolist() == [6, 8]
-    assert data.card()["return_mean"] == pytest.approx((6 + 15 + 15) / 3)
+    assert data.summary()["return_mean"] == pytest.approx((6 + 15 + 15) / 3)
 
 
 def test_no_step_crosses_into_the_next_episode(save):

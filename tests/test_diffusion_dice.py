@@ -715,8 +715,8 @@ def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> N
         assert run.finished
         assert len([row for row in run.rows("ledger.jsonl") if row["purpose"] == "final"]) == 2
     cards = run_of(tmp_path, "pgd", "diffusion_dice_recorded").rows("health.jsonl")
-    assert [card["step"] for card in cards] == [0, 20]
-    assert all(card["finite"] == 1 and math.isfinite(card["log_likelihood_target"]) for card in cards)
+    assert [summary["step"] for summary in cards] == [0, 20]
+    assert all(summary["finite"] == 1 and math.isfinite(summary["log_likelihood_target"]) for summary in cards)
     output = capsys.readouterr().out
     assert (
         len(re.findall("training .* updates, batch size 32", output)) == 1

@@ -55,7 +55,7 @@ class TestCollect:
         assert path.name == f"maze2d-umaze-local-v2-{steps}-{seed}.hdf5"
         assert d4rl.recipe(path) == ({"recipe": "maze2d-umaze", "recipe_version": 2, "recipe_seed": seed}, steps)
         chosen = [f"data.local_steps={steps}", f"data.local_seed={seed}", f"data.local_dir={tmp_path}"]
-        assert collect.stand_in(compose_config("prior", ["env=maze2d-umaze", *chosen]), ENV) == path
+        assert collect.substitute(compose_config("prior", ["env=maze2d-umaze", *chosen]), ENV) == path
         assert "recorded already" not in capsys.readouterr().out
 
     def test_a_recording_that_is_there_is_found_and_another_is_refused(self, recording):
@@ -71,7 +71,7 @@ class TestCollect:
         (tmp_path / "maze2d-umaze-local-v2-20000-0.hdf5").write_bytes(recording.read_bytes())
         config = compose_config("prior", ["env=maze2d-umaze", "scale=smoke", f"data.local_dir={tmp_path}"])
         with pytest.raises(UserError, match="holds 300 steps of .* and not 20000 steps"):
-            collect.stand_in(config, ENV)
+            collect.substitute(config, ENV)
 
     def test_overwrite_records_again(self, tmp_path, monkeypatch):
         path = tmp_path / "mine.hdf5"

@@ -65,15 +65,15 @@ def test_a_comparison_that_grows_is_written_again_without_drawing_its_windows_ag
     assert all(text in page for text in ("ball velocity x [m/s]", "real data alone"))
 
 
-def test_ledger_and_health_cards(finished):
+def test_ledger_and_health_summaries(finished):
     ledger = run_of(finished, "pgd").rows("ledger.jsonl")
     monitored = [(row["step"], row["seed"], row["index"]) for row in ledger if row["purpose"] == "monitor"]
     assert monitored == [(step, seed, 0) for step in (30, 60) for seed in (0, 1)]
     assert len([row for row in ledger if row["purpose"] == "final"]) == 4
     assert all(row["length"] == 300 and row["simulator"].startswith("mujoco 3") for row in ledger)
     cards = run_of(finished, "pgd").rows("health.jsonl")
-    assert [card["step"] for card in cards] == [0, 20, 40]
-    assert all(card["finite"] == 1 and card["dynamics_error"] > 0 for card in cards)
+    assert [summary["step"] for summary in cards] == [0, 20, 40]
+    assert all(summary["finite"] == 1 and summary["dynamics_error"] > 0 for summary in cards)
 
 
 def test_the_three_agents_differ(finished):
@@ -124,7 +124,7 @@ def test_generate_writes_whole_windows_of_each_seed_to_either_format(copied, mon
     run, env, out = run_of(copied, "pgd"), environment("maze2d-umaze", "today"), tmp_path / "made.hdf5"
     assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out={out}"]) == 0
     data = d4rl.load(out, env, "error")
-    assert data.card()["episodes"] >= 12
+    assert data.summary()["episodes"] >= 12
     assert len(data) == 2 * 6 * 32
     target = f"minari:{tmp_path / 'made-v0'}"
     assert pgd(monkeypatch, ["generate", f"run={run.folder}", "windows=6", f"out='{target}'"]) == 0

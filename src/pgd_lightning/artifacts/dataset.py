@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, stand_in
+from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, substitute
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl, minari, minari_remote, ogbench, origin, sources
@@ -96,14 +96,15 @@ def open_dataset(config: DictConfig) -> Dataset:
     env: EnvSpec = build(config.env)
     recording, provenance, path = read_recording(config, env)
     train, validation = cut(config, env, recording)
-    card = recording.card()
+    summary = recording.summary()
     say(f"data: {provenance['label']}")
     say(
-        f"data: {card['steps']:,} steps in {card['episodes']:,} episodes, mean return {card['return_mean']:.1f} "
-        f"({card['return_min']:.1f} to {card['return_max']:.1f}), {counted(card['terminals'], 'terminal')}, "
-        f"{counted(card['timeouts'], 'timeout')}; {len(train):,} training windows of {config.data.horizon} steps"
+        f"data: {summary['steps']:,} steps in {summary['episodes']:,} episodes, "
+        f"mean return {summary['return_mean']:.1f} ({summary['return_min']:.1f} to {summary['return_max']:.1f}), "
+        f"{counted(summary['terminals'], 'terminal')}, {counted(summary['timeouts'], 'timeout')}; "
+        f"{len(train):,} training windows of {config.data.horizon} steps"
     )
-    if card["terminals"] == 0:
+    if summary["terminals"] == 0:
         say("data: the recording has no terminals, so synthetic data will have none", once=True)
     parts = [part for part in (train, validation) if part and part.recording is recording]
     outside = left_out(recording, config.data.horizon, parts)
@@ -266,7 +267,7 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
     """The file that ``data.source`` asks for; ``auto`` falls back to a substitute of our own, and says so."""
     data = config.data
     if data.source == "local":
-        return stand_in(config, env)
+        return substitute(config, env)
     try:
         return d4rl.locate(
             env, data.source if data.source != "auto" else "d4rl", expanded(data.dir), data.base_url,
@@ -282,4 +283,4 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
             f"({recipe_of(env).description}). Scores on it cannot be compared with published ones of {env.d4rl_id}. "
             "Set data.source=d4rl to stop instead."
         )
-        return stand_in(config, env)
+        return substitute(config, env)

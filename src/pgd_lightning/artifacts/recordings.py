@@ -22,17 +22,17 @@ from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe,
 from pgd_lightning.trajectory import EnvSpec
 
 
-def stand_in_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:
+def substitute_path(config: DictConfig, env: EnvSpec, steps: int | None, seed: int) -> Path:
     """Where the substitute dataset of this environment, recipe version, size and seed lies."""
     recipe = recipe_of(env)
     folder = expanded(config.data.local_dir)
     return folder / f"{env.name}-local-v{recipe.version}-{recipe.num_steps if steps is None else steps}-{seed}.hdf5"
 
 
-def stand_in(config: DictConfig, env: EnvSpec) -> Path:
+def substitute(config: DictConfig, env: EnvSpec) -> Path:
     """The recorded substitute, recorded now if it is not there. Raises UserError if its file holds something else."""
     steps, seed = config.data.local_steps, config.data.local_seed
-    path = stand_in_path(config, env, steps, seed)
+    path = substitute_path(config, env, steps, seed)
     record(env, path, steps, seed)
     return path
 

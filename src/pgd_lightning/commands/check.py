@@ -45,20 +45,20 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         folder, ("check.json", "check.png", "check.svg"), "check.json", lambda c: c.get("asked") == asked,
         config.overwrite,
     )  # fmt: skip
-    card = examine(recording, env)
+    summary = examine(recording, env)
     starts = window_starts(recording.terminated, recording.truncated, config.data.horizon, config.data.stride)
     outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
-    card["notes"] += [outside] if outside else []
+    summary["notes"] += [outside] if outside else []
     replays = compare_physics(config, env, recording, path)
     found = verdict(replays, config.exact) if env.file is not None else reproduced(env, replays, config.exact)
-    say(text(env, provenance, card, replays, found))
+    say(text(env, provenance, summary, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"asked": asked, "provenance": provenance, "card": card, "one_step": replays, "verdict": found}
+        content = {"asked": asked, "provenance": provenance, "summary": summary, "one_step": replays, "verdict": found}
         write_atomic(folder / "check.json", json.dumps(content, indent=1, default=vars))
         lengths = (recording.ends - recording.starts + 1).numpy()
         names = channels_of(env)
-        ranges = {"observation": (names.obs, card["obs"]), "action": (names.action, card["action"])}
+        ranges = {"observation": (names.obs, summary["obs"]), "action": (names.action, summary["action"])}
         data_figure(recording.returns().numpy(), lengths, ranges, provenance["label"], folder / "check.png")
     except OSError as error:
         raise UserError(f"Cannot write to {folder} ({error}): set out=<a folder you may write to>.") from error
@@ -160,26 +160,26 @@ def reproduced(env: EnvSpec, replays: dict[str, Replay | None], exact: float) ->
 
 
 def text(
-    env: EnvSpec, provenance: dict[str, Any], card: dict[str, Any], replays: dict[str, Replay | None], found: str
+    env: EnvSpec, provenance: dict[str, Any], summary: dict[str, Any], replays: dict[str, Replay | None], found: str
 ) -> str:
     """The summary for people."""
-    returns, lengths = card["returns"], card["lengths"]
+    returns, lengths = summary["returns"], summary["lengths"]
     lines = [
         provenance["label"],
         f"  {'origin':<22}{origin(env, provenance)}",
-        f"  {'episodes':<22}{card['episodes']} in {card['steps']} rows, lengths {lengths['min']:.0f} to "
+        f"  {'episodes':<22}{summary['episodes']} in {summary['steps']} rows, lengths {lengths['min']:.0f} to "
         f"{lengths['max']:.0f}, median {lengths['median']:.0f}",
         f"  {'return':<22}{returns['mean']:.1f} ± {returns['std']:.1f}, {returns['min']:.1f} to {returns['max']:.1f}; "
-        f"{scores(env, card)}",
-        f"  {'ends':<22}{card['terminals']} terminals, {card['timeouts']} timeouts or cuts",
-        f"  {'reward':<22}{card['reward_min']:.4g} to {card['reward_max']:.4g}",
-        f"  {'observations':<22}{span(card['obs'])}",
-        f"  {'actions':<22}{span(card['action'])}; {card['clipped_actions']} numbers outside the box (clipped), "
-        f"{card['actions_at_the_box']} on it",
-        f"  {'duplicates':<22}{card['duplicate_rows']} rows, {card['duplicate_episodes']} episodes",
-        f"  {'successors':<22}{successors(card)}",
+        f"{scores(env, summary)}",
+        f"  {'ends':<22}{summary['terminals']} terminals, {summary['timeouts']} timeouts or cuts",
+        f"  {'reward':<22}{summary['reward_min']:.4g} to {summary['reward_max']:.4g}",
+        f"  {'observations':<22}{span(summary['obs'])}",
+        f"  {'actions':<22}{span(summary['action'])}; {summary['clipped_actions']} numbers outside the box (clipped), "
+        f"{summary['actions_at_the_box']} on it",
+        f"  {'duplicates':<22}{summary['duplicate_rows']} rows, {summary['duplicate_episodes']} episodes",
+        f"  {'successors':<22}{successors(summary)}",
     ]
-    lines += [f"  {'note':<22}{note}" for note in card["notes"]]
+    lines += [f"  {'note':<22}{note}" for note in summary["notes"]]
     if env.file is None:
         lines += [f"  {'one step':<22}{replay_line(replay)}" for replay in replays.values() if replay]
         return "\n".join([*lines, f"  {'environment':<22}{found}"])
@@ -188,14 +188,14 @@ def text(
     return "\n".join([*lines, f"  {'physics':<22}{found}"])
 
 
-def scores(env: EnvSpec, card: dict[str, Any]) -> str:
+def scores(env: EnvSpec, summary: dict[str, Any]) -> str:
     """The normalised scores behind the returns."""
     if env.success:
-        return f"{card['terminals']} steps in a state where the task is done"
+        return f"{summary['terminals']} steps in a state where the task is done"
     if not env.scored:
         return f"no score: {env.name} has no reference returns"
-    low, high = (env.score(card["returns"][end]) for end in ("min", "max"))
-    return f"D4RL score {card['score_mean']:.1f}, {low:.1f} to {high:.1f}"
+    low, high = (env.score(summary["returns"][end]) for end in ("min", "max"))
+    return f"D4RL score {summary['score_mean']:.1f}, {low:.1f} to {high:.1f}"
 
 
 def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
@@ -214,14 +214,14 @@ def span(columns: dict[str, list[float]]) -> str:
     return f"{len(columns['min'])} numbers in {min(columns['min']):.4g} to {max(columns['max']):.4g}{constant}"
 
 
-def successors(card: dict[str, Any]) -> str:
+def successors(summary: dict[str, Any]) -> str:
     """Where they come from, and whether they agree with the following rows."""
-    kind = "recorded at episode ends too" if card["successors_recorded"] else "the following row"
-    differ = card["successors_inside_differ"]
+    kind = "recorded at episode ends too" if summary["successors_recorded"] else "the following row"
+    differ = summary["successors_inside_differ"]
     agree = "agree with the following row inside episodes"
     if differ:
-        agree = f"{differ} inside episodes differ from the following row, by up to {card['largest_difference']:.2g}"
-    return f"{kind}; {agree}; {card['rows_without_successor']} rows without"
+        agree = f"{differ} inside episodes differ from the following row, by up to {summary['largest_difference']:.2g}"
+    return f"{kind}; {agree}; {summary['rows_without_successor']} rows without"
 
 
 def replay_line(replay: Replay | None) -> str:

@@ -208,8 +208,11 @@ def flattened(obs: Any, space: Mapping[str, Any]) -> NDArray[Any] | None:
         return obs if isinstance(obs, np.ndarray) and obs.ndim == 2 else None
     parts: list[NDArray[Any]] = []
     for name, inner in space.get("subspaces", {}).items():
-        values = obs.get(name)
-        part = np.reshape(values, (len(values), -1)) if inner["type"] == "Box" else flattened(values, inner)
+        part = obs.get(name)
+        if inner["type"] != "Box":
+            part = flattened(part, inner)
+        elif isinstance(part, np.ndarray):
+            part = part.reshape(len(part), -1)
         if part is None:
             return None
         parts.append(part)

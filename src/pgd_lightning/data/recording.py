@@ -98,7 +98,7 @@ class Recording:
         total = torch.cat([torch.zeros(1, dtype=torch.float64), self.reward.double().cumsum(0)])
         return total[self.ends + 1] - total[self.starts]
 
-    def card(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What a reader wants to know of a file before trusting it; returns are undiscounted sums."""
         lengths, returns = self.ends - self.starts + 1, self.returns()
         return {

@@ -1,4 +1,4 @@
-"""The data card: what there is to know of a recording before anybody trains on it."""
+"""The data summary: what there is to know of a recording before anybody trains on it."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def examine(recording: Recording, env: EnvSpec) -> dict[str, Any]:
     """
     marks = row_marks(recording)
     return {
-        **recording.card(),
+        **recording.summary(),
         "score_mean": env.score(float(recording.returns().mean())),
         "returns": _spread(recording.returns().numpy()),
         "lengths": _spread((recording.ends - recording.starts + 1).numpy()),

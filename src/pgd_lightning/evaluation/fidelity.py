@@ -182,7 +182,7 @@ def finite(windows: Trajectory) -> Tensor:
     return torch.stack([t.isfinite().flatten(-2).all(-1) for t in (windows.obs, windows.action)]).all(0)
 
 
-def health_card(
+def health_summary(
     windows: Trajectory,
     target: Policy | None,
     behaviour: Policy,
@@ -237,18 +237,18 @@ def not_available(why: str) -> str:
     return f"one-step error: not available, because {why}"
 
 
-def health_line(card: dict[str, float | None], unresettable: str | None = None) -> str:
-    """A :func:`health_card` in one line: errors and likelihoods, and whatever is wrong with this synthetic dataset.
+def health_line(summary: dict[str, float | None], unresettable: str | None = None) -> str:
+    """A :func:`health_summary` in one line: errors and likelihoods, and whatever is wrong with this synthetic dataset.
 
     ``unresettable`` is the simulator's reason for having no errors.
     """
 
     def named(template: str, *keys: str) -> str | None:
-        values = [card[key] for key in keys]
+        values = [summary[key] for key in keys]
         return None if None in values else template.format(*values)
 
     def wrong(template: str, *keys: str) -> str | None:
-        return named(template, *keys) if (card[keys[0]] or 0) >= SAID else None
+        return named(template, *keys) if (summary[keys[0]] or 0) >= SAID else None
 
     parts = (
         not_available(unresettable) if unresettable else None,
@@ -258,6 +258,6 @@ def health_line(card: dict[str, float | None], unresettable: str | None = None) 
         wrong("{:.1%} of steps start in a terminal state", "starts_after_end"),
         wrong("the simulator does not terminate at {} of {} terminals", "false_terminals", "terminals_checked"),
         wrong("it terminates at {} of {} other steps", "missed_terminals", "others_checked"),
-        None if card["finite"] == 1 else named("{:.1%} of windows are finite", "finite"),
+        None if summary["finite"] == 1 else named("{:.1%} of windows are finite", "finite"),
     )
     return ", ".join(part for part in parts if part)

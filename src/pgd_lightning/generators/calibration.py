@@ -56,7 +56,7 @@ class Strength:
     share: Tensor  # [...], of the way from the data to the policy, measured in the search; NaN: there is no way to go
 
     def record(self) -> dict[str, list[float | None]]:
-        """For the health card."""
+        """For the health summary."""
         shares = [None if math.isnan(share) else round(share, 4) for share in self.share.flatten().tolist()]
         return {"guidance_coef": self.coef.flatten().tolist(), "guidance_share": shares}
 

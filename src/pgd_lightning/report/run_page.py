@@ -234,15 +234,15 @@ def minari_scores(summary: Mapping[str, Any]) -> str:
 
 def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
     """The summary of the recording, line by line."""
-    card, held = dataset.recording.card(), len(dataset.validation) if dataset.validation else 0
+    summary, held = dataset.recording.summary(), len(dataset.validation) if dataset.validation else 0
     return [
         ("data", dataset.label),
-        ("episodes", f"{card['episodes']:,} of {card['length_min']} to {card['length_max']} steps, "
-                     f"{card['steps']:,} steps in all"),
-        ("return", f"mean {card['return_mean']:.1f}, {card['return_min']:.1f} to {card['return_max']:.1f}"
-                   + (f"; mean score {dataset.env.score(card['return_mean']):.1f}" if dataset.env.scored else "")),
-        ("episode boundaries", f"{card['terminals']} terminals, {card['timeouts']} timeouts"),
-        ("reward", f"{card['reward_min']:.4g} to {card['reward_max']:.4g}"),
+        ("episodes", f"{summary['episodes']:,} of {summary['length_min']} to {summary['length_max']} steps, "
+                     f"{summary['steps']:,} steps in all"),
+        ("return", f"mean {summary['return_mean']:.1f}, {summary['return_min']:.1f} to {summary['return_max']:.1f}"
+                   + (f"; mean score {dataset.env.score(summary['return_mean']):.1f}" if dataset.env.scored else "")),
+        ("episode boundaries", f"{summary['terminals']} terminals, {summary['timeouts']} timeouts"),
+        ("reward", f"{summary['reward_min']:.4g} to {summary['reward_max']:.4g}"),
         ("windows", f"{len(dataset.train):,} to train on, {held:,} held out"),
         ("SHA-256", dataset.file),
     ]  # fmt: skip

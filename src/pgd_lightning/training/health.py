@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.data.modules import SyntheticDataModule
-from pgd_lightning.evaluation.fidelity import DataDistance, health_card, health_line
+from pgd_lightning.evaluation.fidelity import DataDistance, health_line, health_summary
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
@@ -32,12 +32,12 @@ class HealthCards:
         self.distance = DataDistance(self.transitions, 20_000, self.seed)
 
     def __call__(self, step: int, windows: Trajectory) -> None:
-        card = health_card(
+        summary = health_summary(
             windows, self.module.policy, self.behaviour, self.simulator, self.obs_std, self.distance,
             self.rows, self.seed,
         )  # fmt: skip
         used = self.data.used if self.data else None
-        self.run.append("health.jsonl", [{"step": step, **card, **(used.record() if used else {})}])
-        line = ", ".join([health_line(card, self.simulator.unresettable), *([str(used)] if used else [])])
+        self.run.append("health.jsonl", [{"step": step, **summary, **(used.record() if used else {})}])
+        line = ", ".join([health_line(summary, self.simulator.unresettable), *([str(used)] if used else [])])
         unguided = step == 0 and self.data is not None and self.data.settings.first_unguided
         say(f"  synthetic dataset of update {step:,}{' (unguided: no policy yet)' if unguided else ''}: {line}")
