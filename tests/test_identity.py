@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 FILE = "0" * 64
 # Settings of `pgd train agent=iql generator=pgd` that its agent does not see: patterns of dotted keys.
 UNSEEN = re.compile(
-    r"(learning\.large_batch|evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|pretraining|dice|seed$|env\.(ref_|file)"
+    r"(score_coefs|learning\.large_batch|evaluation|health|analysis|report|plan|behaviour|ranks|logger|checkpoint_every|pretraining|dice|seed$|env\.(ref_|file)"
     r"|ensemble|synther|vae|autoregressive|world|step_world|transformer|rssm|data\.(timeout|retries|local_)|trainer\."
     r"|sampler\.churn|agent\.(seed|log_every|value_alarm)|prior\.(auto|verdict|(log|validate|checkpoint)_every))"
 )

@@ -19,7 +19,7 @@ TRAINS_NOTHING = (  # patterns of dotted keys
     "*.log_every", "*.validate_every", "*.checkpoint_every",
     "agent.value_alarm", "agent.value_alarm_factor", "agent.value_alarm_floor", "prior.verdict",
     "online.tolerance", "generator.build.tolerance",
-    "world.published",                  # a table that other settings are read from
+    "world.published", "score_coefs",   # tables that other settings are read from
     "agent.seed",                       # the run's folder is named by it
     "learning.large_batch*",            # synthetic.batch_size and synthetic_batch repeat them where they count
     "env.name", "env.d4rl_id", "env.dataset", "env.file", "env.ref_min_score", "env.ref_max_score", "env.success",
