@@ -1,9 +1,9 @@
 """Guided windows by sampler, evaluations and guidance: ``python guided.py --data FOLDER... --body DATA...``.
 
-Under the policy of an agent trained on the recording alone. Each line of the ledger is one set of windows: how likely
-its actions are under the policy (0: as the data's, 1: as the policy's own, by the likeness of
-``generators/calibration.py``), the one-step error in the simulator, and diversity. What the ledger holds is not made
-again.
+Under the policy of an agent trained on the recording alone. Each line of the ledger is a set of windows: ``distance``,
+the mean squared distance of its actions to the policy's; ``share``, how likely they are under the policy (0: as the
+data's, 1: as its own, by the likeness of ``generators/calibration.py``; meaningless where these are hardly apart); the
+one-step error in the simulator; diversity. What the ledger holds is not made again.
 """
 
 import argparse

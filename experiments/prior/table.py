@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 PAGE = DOCS / "prior.md"
 MARKS = "<!-- from here on by experiments/prior/table.py -->", "<!-- to here -->"
+SEEDS = 0, 1, 2
 USUAL = "ramped/ancestral-16"
 
 
@@ -29,16 +30,24 @@ def main() -> None:
 def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
-        groups[line["data"], line["machine"], line["condition"]].append(line)
+        groups[line["data"], session(line), line["condition"]].append(line)
     torches = " and ".join(sorted({line["torch"] for line in lines}))
     budgets = ", ".join(sorted({f"{line['budget_s']:g} s" for line in lines}))
     yield (
         f"{len(lines)} runs of {budgets} processor time each, one thread, torch {torches}; of several seeds the "
-        "geometric mean. Processors differ in speed, so only rows of the same one can be compared; the ratio is to the "
-        "U-Net's seeds on it."
+        "geometric mean. Processors, and the same one at other times, differ in speed, so only rows of one session can "
+        "be compared; the ratio is to the U-Net's seeds in it."
     )
+    yield from ["", "### The U-Net's error over the default's", ""]
+    yield "| data | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | geometric mean |"
+    yield "|---|" + "---:|" * (len(SEEDS) + 1)
+    for data in dict.fromkeys(data for data, *_ in groups):
+        ratios = [ratio_of(groups, data, seed) for seed in SEEDS]
+        known = [value for value in ratios if value]
+        cells = [f"{value:.1f}" if value else "" for value in [*ratios, geometric_mean(known) if known else None]]
+        yield f"| {data} | {' | '.join(cells)} |"
     yield from ["", "### Networks and recipes", ""]
-    yield "| data | processor | condition | seeds | steps | left at 0.01 / 0.1 / 1 | error, median | mean | U-Net's / its | diversity | distance |"  # noqa: E501
+    yield "| data | session | condition | seeds | steps | left at 0.01 / 0.1 / 1 | error, median | mean | U-Net's / its | diversity | distance |"  # noqa: E501
     yield "|---|---|---|---|---:|---|---:|---:|---:|---:|---:|"
     for data in dict.fromkeys(data for data, *_ in groups):
         for machine, condition in ((m, c) for d, m, c in sorted(groups, key=lambda key: key[1]) if d == data):
@@ -51,8 +60,7 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             steps = f"{mean(run['steps'] for run in runs):.0f}"
             distance = f"{mean(run['sampled'][USUAL]['energy'] for run in runs):.4f}"
             numbers = ", ".join(map(str, sorted(seeds)))
-            processor = "Intel, AVX-512 and AMX" if machine.startswith("Intel") else machine
-            cells = [data, processor, condition, numbers, steps, left, error, average, ratio, diversity, distance]
+            cells = [data, machine, condition, numbers, steps, left, error, average, ratio, diversity, distance]
             yield f"| {' | '.join(cells)} |"
         real = [line["real"] for line in lines if line["data"] == data]
         yield (
@@ -81,12 +89,12 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
 def guided_table(lines: list[dict[str, Any]]) -> Iterable[str]:
     """Under each policy, the usual sampler."""
     yield from ["", "### Guided windows: 16 ancestral steps", ""]
-    yield "| data | policy | guidance | of the way to it | distance of actions | error, median | mean | diversity |"
+    yield "| data | policy | guidance | distance of actions | error, median | mean | diversity | seconds |"
     yield "|---|---|---|---:|---:|---:|---:|---:|"
     for line in lines:
         sampler, guidance = line["sampled"].split("/")
         if sampler == "euler_ancestral-16":
-            numbers = [f"{line[k]:.2g}" for k in ("share", "distance", "median", "mean", "diversity")]
+            numbers = [f"{line[k]:.2g}" for k in ("distance", "median", "mean", "diversity", "seconds")]
             yield f"| {line['data']} | {line['agent']} | {guidance.replace('-', ' ')} | {' | '.join(numbers)} |"
 
 
@@ -112,8 +120,7 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
         axis.axhline(still, linestyle=":", color="grey", label="predicting no change")
         axis.set(xscale="log", yscale="log", title=name, xticks=[30, 60, 120, 240], xticklabels=[30, 60, 120, 240])
         axis.minorticks_off()
-    figure.supxlabel("seconds of training (processor time, one thread)")
-    figure.supylabel("median one-step error")
+        axis.set(xlabel="seconds of training", ylabel="median one-step error")
     legend_below(figure, axes.flat[: len(names)], 3)
     save(figure, "", path)
     path.with_suffix(".svg").unlink()
@@ -121,7 +128,7 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
 
 @styled
 def draw_planes(lines: list[dict[str, Any]], path: Path) -> None:
-    """Error against likeness to the policy: a panel for each policy, a line for each sampler and rule."""
+    """Error against the actions' distance to the policy: a panel for each policy, a line for each sampler and rule."""
     keys = list(dict.fromkeys((line["data"], line["agent"]) for line in lines))
     figure, axes = plt.subplots(
         len(keys), 2, figsize=(9, 3 * len(keys)), layout="constrained", squeeze=False, sharex=True, sharey="row"
@@ -137,14 +144,38 @@ def draw_planes(lines: list[dict[str, Any]], path: Path) -> None:
                     and line["sampled"].split("/")[1].split("-")[0] in ("none", rule)
                 ]  # fmt: skip
                 name = sampler.replace("euler_ancestral-", "ancestral, ").replace("dpmpp_2m-", "DPM-Solver++(2M), ")
-                shares, errors = ([line[key] for line in chosen] for key in ("share", "median"))
-                axis.plot(shares, errors, "o-", color=colour, label=f"{name} steps", markersize=3)
-            axis.set(yscale="log", title=f"{data}, {agent}: guidance={rule}")
-    figure.supxlabel("actions: 0 as likely under the policy as the data's, 1 as its own draws")
-    figure.supylabel("median one-step error")
+                points = [(line["distance"], line["median"]) for line in chosen]
+                nearest = points.index(min(points, default=None)) if points else 0  # stronger guidance overshoots
+                axis.plot(
+                    *zip(*points[: nearest + 1], strict=True) if points else ((), ()),
+                    "o-",
+                    color=colour,
+                    label=f"{name} steps",
+                    markersize=3,
+                )
+            axis.set(xscale="log", yscale="log", ylabel="median one-step error")
+            axis.set(xlabel="mean squared distance of actions to the policy's")
+            axis.set_title(f"{data}, {agent}: guidance={rule}", fontsize=10)
     legend_below(figure, axes.flat, 3)
     save(figure, "", path)
     path.with_suffix(".svg").unlink()
+
+
+def ratio_of(groups: dict[tuple[str, str, str], list[dict[str, Any]]], data: str, seed: int) -> float | None:
+    """Of one seed, both networks in the same session; the latest where there are several."""
+    found = None
+    for machine in {session for name, session, _ in groups if name == data}:
+        runs = [[r for r in groups.get((data, machine, c), []) if r["seed"] == seed] for c in ("unet", "resnet-muon")]
+        if all(runs):
+            found = sampled(runs[0], "median") / sampled(runs[1], "median")
+    return found
+
+
+def session(line: dict[str, Any]) -> str:
+    """Runs of one machine in one go: their times can be compared."""
+    if line["machine"].startswith("Intel"):
+        return "Intel, AVX-512 and AMX"
+    return f"{line['machine']}, {'second' if line.get('curve') else 'first'} session"
 
 
 def mean(values: Iterable[float]) -> float:
