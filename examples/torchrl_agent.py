@@ -43,7 +43,7 @@ def main(env: str, updates: int, every: int, settings: dict[str, str], source: s
     real = replay_buffer(data.transitions.to_torchrl())
     for update in range(updates):
         if update % every == 0:
-            windows = pgd.generate(prior, actor, windows=512, coef=0.5, seed=update)
+            windows = pgd.generate(prior, actor, windows=512, coef=10, seed=update)
             synthetic = replay_buffer(windows.transitions().to_torchrl())
             print(f"update {update}:", str(pgd.fidelity(windows, data, actor)).replace("\n", "; "))
         batch = torch.cat([real.sample(), synthetic.sample()])
