@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import as_text
 from pgd_lightning.errors import UserError
@@ -31,7 +32,7 @@ from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit
-from pgd_lightning.training.loggers import mirror_figures
+from pgd_lightning.training.loggers import MirrorSettings, mirror_figures
 from pgd_lightning.trajectory import EnvSpec
 
 
@@ -51,15 +52,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if run.finished:
         say(f"online: trained already, in {run.folder}")
         return
+    mirror = mirror_settings(config, provenance)
     with run.started(as_text(config), provenance):
         module = build_learner(config)
         data = data_module(config, env, module)
-        train(run, config, env, module, data, provenance)
+        train(run, config, env, module, data, mirror)
         rows = final_episodes(config, env, module)
         run.append("ledger.jsonl", rows)
         paths = report(run, config, env, module, data)
         run.update(state="finished", **mean_outcome(rows, env))
-    mirror_figures(config, run, provenance, paths)
+    mirror_figures(mirror, run, paths)
     say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
     say(f"page: {run.folder / 'report' / 'index.html'}")
@@ -121,7 +123,7 @@ def train(
     env: EnvSpec,
     module: ImaginationLearner,
     data: OnlineDataModule,
-    provenance: dict[str, Any],
+    mirror: MirrorSettings,
 ) -> None:
     """From the newest checkpoint, if there is one, to the last turn."""
     turn, workers = config.online.turn, config.ranks.simulators
@@ -138,7 +140,7 @@ def train(
     )
     say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
     fit(
-        run, config, provenance, module, data, title="online",
+        run, module, data, trainer_settings=trainer_settings(config), mirror=mirror, title="online",
         steps=turns(config), log_every=config.online.log_every, checkpoint_every=config.online.checkpoint_every,
         callbacks=[evaluation], spread=ALONE,
     )  # fmt: skip

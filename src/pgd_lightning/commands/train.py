@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.agents import agent_run, behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import open_dataset
+from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import plan
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.report import run_page, run_report
@@ -38,7 +39,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             figures = run_report.write(runs, dataset, windows)
     if ranks.rank() > 0:
         return
-    mirror_figures(config, runs[0], dataset.provenance, figures)
+    mirror_figures(mirror_settings(config, dataset.provenance), runs[0], figures)
     report = runs[0].folder / "report"
     say(f"\n{(report / 'table.txt').read_text()}")
     for line in run_page.readings(json.loads((report / "summary.json").read_text())):
