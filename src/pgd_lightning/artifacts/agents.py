@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,7 +16,7 @@ from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
-from pgd_lightning.evaluation.ledgers import episodes, mean_outcome, scores_of
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome, scores_of
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed, learner_seeds
@@ -121,12 +120,12 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
 
 
-def final_rows(run: Run, dataset: Dataset) -> list[dict[str, Any]]:
+def final_rows(run: Run, dataset: Dataset) -> list[EpisodeRow]:
     """The episodes of the last checkpoint."""
     return [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
 
 
-def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[dict[str, Any]]:
+def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[EpisodeRow]:
     """The ledger's rows of the last checkpoint; none without an environment."""
     if not dataset.env.simulated:
         return []
@@ -148,7 +147,7 @@ def episodes_here(config: DictConfig) -> tuple[int, int]:
     return share.number, share.count
 
 
-def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[str, Any]]:
+def of_all_ranks(rows: list[EpisodeRow], config: DictConfig) -> list[EpisodeRow]:
     """Ledger rows gathered from all ranks, sorted by seed and episode."""
     if config.seeds == 1 and not rows_together(config.ranks.agents, config.seeds):
         return rows

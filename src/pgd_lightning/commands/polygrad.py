@@ -14,7 +14,7 @@ from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_s
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import as_text
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.ledgers import mean_outcome
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.generators.matching import standardised
@@ -128,7 +128,7 @@ def train(
     """From the newest checkpoint, if there is one, to the last turn."""
     turn, workers = config.online.turn, config.ranks.simulators
 
-    def record(rows: list[dict[str, Any]]) -> None:
+    def record(rows: list[EpisodeRow]) -> None:
         run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
 
     monitor = derive_seed(config.seed, "monitor")
@@ -146,7 +146,7 @@ def train(
     )  # fmt: skip
 
 
-def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[dict[str, Any]]:
+def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[EpisodeRow]:
     """The ledger's rows of the last policy, which acts by its mean."""
     final = derive_seed(config.seed, "final")
     result = rollout(env, module.policy, 1, config.evaluation.final_episodes, final, workers=config.ranks.simulators)
@@ -158,7 +158,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     """Table, learning curve, and the distribution of imagined actions under the last policy."""
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    rows = run.rows("ledger.jsonl")
+    rows = episodes(run.rows("ledger.jsonl"), env)
     physics = make(env.task, env.physics).physics
     title = f"PolyGRAD, {config.online.learner.name}, {env.task}, seed {config.seed}, {physics}"
     final = figures.scores_of(rows, "final")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.evaluation.fidelity import not_available
+from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.drawing import inline, panel, saved
@@ -52,7 +53,7 @@ def write(
     agent: FinishedAgent,
     dataset: Dataset,
     summary: Mapping[str, Any],
-    ledgers: Mapping[str, list[dict[str, Any]]],
+    ledgers: Mapping[str, list[EpisodeRow]],
     windows: Measured | None,
     folder: Path,
 ) -> Path:
@@ -174,7 +175,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[EpisodeRow]]) -> list[dict[str, Any]]:
     """The table of scores; only the first agent has differences."""
     against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.data.origin import minari_references, score_constants
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.fidelity import replayed
-from pgd_lightning.evaluation.ledgers import episodes
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.randomness import derive_seed
@@ -73,7 +74,7 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
 
 
 def summarise(
-    ledgers: dict[str, list[dict[str, Any]]], dataset: Dataset, agent: str, updates: int, final_episodes: int
+    ledgers: Mapping[str, list[EpisodeRow]], dataset: Dataset, agent: str, updates: int, final_episodes: int
 ) -> dict[str, Any]:
     """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent.
 
