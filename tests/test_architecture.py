@@ -38,10 +38,11 @@ HOMES = {  # libraries that only these rooms import
     "h5py": {"data"},
     "wandb": {"training"},
     "hydra": {"config"},
-    "omegaconf": {"config", "training", "artifacts", "report", "commands"},
+    "omegaconf": {"config", "artifacts", "commands"},
 }
 NAMELESS = {"utils", "util", "common", "core", "base", "helpers", "misc"}
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -87,6 +88,20 @@ def test_imports_go_down(file: Path) -> None:
         if name != "__init__" and (reason := _offence(_room(name), imported))
     ]
     assert not offences, "\n".join(offences)
+
+
+def _takes_a_config(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> bool:
+    arguments = [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
+    return any("DictConfig" in ast.unparse(a.annotation) for a in arguments if a.annotation)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
+def test_only_rooms_that_know_the_config_take_it(file: Path) -> None:
+    """All others say by name and type what they need."""
+    room = _room(file.relative_to(SOURCE).with_suffix("").parts[0])
+    functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, FUNCTIONS)]
+    taking = [f"{file.name}:{node.lineno}" for node in functions if _takes_a_config(node)]
+    assert not taking or room in HOMES["omegaconf"], ", ".join(taking)
 
 
 def test_every_room_has_a_floor_and_the_design_shows_it() -> None:

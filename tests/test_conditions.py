@@ -46,7 +46,7 @@ def test_pets_trains_an_agent_and_is_analysed(copied, recording, monkeypatch, ca
 
 @pytest.mark.parametrize("name", ["synther", "vae", "autoregressive", "transformer", "rssm"])
 def test_each_baseline_trains_an_agent(copied, recording, monkeypatch, name):
-    """Also beside settings of the chosen generator, which no other arm of the comparison may inherit."""
+    """Also beside settings of the chosen generator, which no other condition of the comparison may inherit."""
     more = [f"generator={name}", "compare=[]", *FEW_STEPS]
     assert pgd(monkeypatch, command(recording, copied, *more)) == 0
     run = run_of(copied, name)

@@ -118,4 +118,4 @@ def test_sampling_by_cuda_graphs_is_the_plain_one():
 
 
 def test_models_compute_there_outside_of_training():
-    assert accelerator(composed()).type == "cuda"
+    assert accelerator(composed().trainer.accelerator).type == "cuda"

@@ -182,13 +182,12 @@ def test_scores_by_minaris_references_stand_in_rows_of_their_own():
     env = replace(ENV, ref_min_score=0.0, ref_max_score=100.0)
     rows = [{"seed": s, "index": i, "purpose": "final", "step": 9, "score": 50.0 + s, "simulator": "MuJoCo"}
             for s in range(3) for i in range(2)]  # fmt: skip
-    config = compose_config("train", ["env=maze2d-umaze", "scale=smoke"])
     stated = {"ref_min_score": 20.0, "ref_max_score": 100.0}
     made = {}
     for name, facts in (("both", stated), ("none", {}), ("one", {"ref_max_score": 100.0})):
         provenance = {"kind": "minari", "minari": facts}
         data = SimpleNamespace(env=env, provenance=provenance)
-        made[name] = run_report.summarise({"none": rows}, config, data)
+        made[name] = run_report.summarise({"none": rows}, data, "iql", 400, 2)
         assert made[name]["scores"]["none"]["mean"] == pytest.approx(51)
         assert ("minari" in made[name]) == (name == "both")
     assert made["both"]["minari"]["scores"]["none"]["mean"] == pytest.approx(100 * 31 / 80)

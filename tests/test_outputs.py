@@ -12,7 +12,7 @@ import pytest
 
 from pgd_lightning.__main__ import main
 from pgd_lightning.artifacts import recordings as collect
-from pgd_lightning.commands import generate
+from pgd_lightning.commands import generate, report
 from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl, minari, minari_writer
@@ -248,7 +248,7 @@ class TestFolders:
         monkeypatch.setattr(page, "find_entries", lambda *_: [])
         monkeypatch.setattr(page, "mixable", lambda _: ([], {}))
         with pytest.raises(UserError, match="overwrite=true"):
-            page.write(compose_config("report", [f"out={tmp_path}"]))
+            report.main(compose_config("report", [f"out={tmp_path}"]), [])
         assert (tmp_path / "index.html").read_text() == "mine"
 
     def test_a_check_does_not_replace_that_of_another_recording(self, recording, tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 def stages_of(recording, runs, *more):
     overrides = command(recording, runs, "plan.seconds=0.01", *more)[1:]
     config = compose_config("train", overrides)
-    conditions, clone = train.arms(config, overrides), train.clone_config(overrides, config)
+    conditions, clone = train.conditions(config, overrides), train.clone_config(overrides, config)
     return list(plan.stages(conditions, clone, open_dataset(config)))
 
 

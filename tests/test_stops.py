@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import pgd_lightning
 from pgd_lightning import randomness
+from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import check, dashboard, doctor
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
@@ -52,7 +53,8 @@ class Arrives:
 
 def mirror(tmp_path):
     config = compose_config("train", ["env=maze2d-umaze", "logger.wandb=offline", f"runs_dir={tmp_path}"])
-    return loggers(config, Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0), {})[1]
+    run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0)
+    return loggers(mirror_settings(config, {}), run)[1]
 
 
 def wandb_begins(patch, tmp_path):

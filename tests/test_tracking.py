@@ -15,6 +15,7 @@ import pytest
 import wandb
 from helpers.commands import pgd
 
+from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import dashboard
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.baselines.ensemble import Ensemble
@@ -36,7 +37,7 @@ def run(tmp_path):
 
 
 def test_offline_mirror_needs_no_account(config, run):
-    csv, mirror = loggers(config, run, {"label": "x"})
+    csv, mirror = loggers(mirror_settings(config, {"label": "x"}), run)
     for logger in (csv, mirror):
         logger.log_metrics({"loss": 1.5}, 3)
         logger.save()
@@ -50,9 +51,9 @@ def test_offline_mirror_needs_no_account(config, run):
 
 def test_a_mirror_that_a_stop_left_open_is_not_written_into(config, run, tmp_path):
     """W&B would hand the open run to the next command of the process, with all that this one logs."""
-    loggers(config, run, {})
+    loggers(mirror_settings(config, {}), run)
     other = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 1)
-    _, mirror = loggers(config, other, {})
+    _, mirror = loggers(mirror_settings(config, {}), other)
     assert mirror.wandb.experiment.id.endswith("-1") and Path(mirror.wandb.experiment.dir).is_relative_to(other.folder)
     mirror.close()
 
@@ -64,7 +65,7 @@ def test_a_failing_mirror_costs_one_warning(config, run, monkeypatch, capsys, wh
 
     if where == "start":
         monkeypatch.setattr(wandb, "init", fail)
-    csv, mirror = loggers(config, run, {})
+    csv, mirror = loggers(mirror_settings(config, {}), run)
     if where == "middle":
         monkeypatch.setattr(mirror.wandb.experiment, "log", fail)
     for step in range(3):
@@ -186,7 +187,7 @@ class WandbServer:
 def test_the_official_client_syncs_an_offline_run_and_its_resumed_part(config, run, tmp_path):
     """Name, group, job type and config arrive; lines of the second attempt follow those of the first."""
     for attempt in range(2):
-        _, mirror = loggers(config, run, {"label": "some recording"})
+        _, mirror = loggers(mirror_settings(config, {"label": "some recording"}), run)
         for step in range(3):
             mirror.log_metrics({"train/critic_loss": 1.0}, 3 * attempt + step)
         mirror.close()

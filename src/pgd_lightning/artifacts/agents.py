@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,9 +13,10 @@ from pgd_lightning.artifacts.behaviour import adopt_behaviour
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
 from pgd_lightning.artifacts.generators import ready_generator
+from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
-from pgd_lightning.evaluation.ledgers import episodes, mean_outcome, scores_of
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome, scores_of
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed, learner_seeds
@@ -67,7 +67,7 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
         fit_agent(run, clone, dataset, module, None, None)
 
     find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), make)
-    return module.to(accelerator(clone)).policy
+    return module.to(accelerator(clone.trainer.accelerator)).policy
 
 
 def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared: bool = False) -> Run:
@@ -120,12 +120,12 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
 
 
-def final_rows(run: Run, dataset: Dataset) -> list[dict[str, Any]]:
+def final_rows(run: Run, dataset: Dataset) -> list[EpisodeRow]:
     """The episodes of the last checkpoint."""
     return [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
 
 
-def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[dict[str, Any]]:
+def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[EpisodeRow]:
     """The ledger's rows of the last checkpoint; none without an environment."""
     if not dataset.env.simulated:
         return []
@@ -143,13 +143,13 @@ def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[
 
 def episodes_here(config: DictConfig) -> tuple[int, int]:
     """Which episodes of an evaluation this rank runs, see :func:`rollout`."""
-    share = share_of_rows(config)
+    share = share_of_rows(config.ranks.agents, config.seeds)
     return share.number, share.count
 
 
-def of_all_ranks(rows: list[dict[str, Any]], config: DictConfig) -> list[dict[str, Any]]:
+def of_all_ranks(rows: list[EpisodeRow], config: DictConfig) -> list[EpisodeRow]:
     """Ledger rows gathered from all ranks, sorted by seed and episode."""
-    if config.seeds == 1 and not rows_together(config):
+    if config.seeds == 1 and not rows_together(config.ranks.agents, config.seeds):
         return rows
     parts = ranks.gathered(rows)
     return sorted((row for part in parts for row in part), key=lambda row: (row["seed"], row["index"]))
@@ -174,7 +174,7 @@ def fit_agent(
 ) -> None:
     """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
     # Each rank trains, evaluates and generates for its own seeds or rows; the first looks at the health of its sets.
-    seeds, share = seeds_here(config.seeds), share_of_rows(config)
+    seeds, share = seeds_here(config.seeds), share_of_rows(config.ranks.agents, config.seeds)
     module.generated = generator is not None
     never_guided = config.synthetic.first_unguided and config.synthetic.lifetime >= config.updates
     if generator is not None and never_guided and config.generator.build.get("guidance") is not None:
@@ -209,7 +209,8 @@ def fit_agent(
         episodes_here(config), config.ranks.simulators,
     )  # fmt: skip
     fit(
-        run, config, dataset.provenance, module, data, title=agent_label(config),
+        run, module, data, trainer_settings=trainer_settings(config),
+        mirror=mirror_settings(config, dataset.provenance), title=agent_label(config),
         steps=config.updates, log_every=config.agent.log_every, checkpoint_every=config.checkpoint_every,
         callbacks=[evaluation] if behaviour and dataset.env.simulated else [],
         spread=ROWS if share.count > 1 else SEEDS if config.seeds > 1 else ALONE,

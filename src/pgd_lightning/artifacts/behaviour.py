@@ -11,6 +11,7 @@ from pgd_lightning.agents.agent import Agent
 from pgd_lightning.artifacts.agent_modules import fit_scales, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
+from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
 from pgd_lightning.runs import identity
@@ -64,7 +65,8 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             settings.updates,
         )
         fit(
-            run, config, dataset.provenance, module, data, title="behaviour model",
+            run, module, data, trainer_settings=trainer_settings(config),
+            mirror=mirror_settings(config, dataset.provenance), title="behaviour model",
             steps=settings.updates, log_every=settings.log_every,
             checkpoint_every=settings.checkpoint_every, callbacks=[], spread=ALONE,
         )  # fmt: skip

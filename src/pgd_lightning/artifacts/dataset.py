@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Dataset:
 
     env: EnvSpec
     recording: Recording
-    provenance: dict[str, Any]
+    provenance: origin.Provenance
     train: Windows
     validation: Windows | None
     path: Path | None  # the file, if it is one
@@ -48,12 +48,12 @@ class Dataset:
     @property
     def label(self) -> str:
         """For titles of tables and figures: says what the data are, so that a substitute never passes for D4RL."""
-        return str(self.provenance["label"])
+        return self.provenance["label"]
 
     @property
     def file(self) -> str:
         """The SHA-256 by which runs know their data."""
-        return str(self.provenance["sha256"])
+        return self.provenance["sha256"]
 
     @property
     def transitions(self) -> Transition:
@@ -135,7 +135,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, dict[str, Any], Path | None]:
+def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, origin.Provenance, Path | None]:
     """The recording that ``data.source`` names, through the cache, where it comes from, and its file if it is one.
 
     Raises UserError, in one sentence, where it is not usable.
@@ -182,7 +182,7 @@ def reading_of(config: DictConfig) -> d4rl.Reading:
 
 
 def steps_reproduced(
-    recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None, mismatch: str
+    recording: Recording, env: EnvSpec, provenance: origin.Provenance, path: Path | None, mismatch: str
 ) -> tuple[str, ...]:
     """Whether recorded steps follow from the registered environment ``env``, where its states can be set.
 
@@ -226,8 +226,8 @@ def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
 
 
 def of_its_body(
-    read: Callable[[d4rl.Reading], Recording], reading: d4rl.Reading, env: EnvSpec, provenance: dict[str, Any],
-    path: Path | None,
+    read: Callable[[d4rl.Reading], Recording], reading: d4rl.Reading, env: EnvSpec,
+    provenance: origin.Provenance, path: Path | None,
 ) -> Recording:  # fmt: skip
     """The recording, with a note if its rows do not look like those of ``env``.
 
@@ -241,7 +241,7 @@ def of_its_body(
     return require_body(recording, env, provenance, path)
 
 
-def require_body(recording: Recording, env: EnvSpec, provenance: dict[str, Any], path: Path | None) -> Recording:
+def require_body(recording: Recording, env: EnvSpec, provenance: origin.Provenance, path: Path | None) -> Recording:
     """See :func:`of_its_body`."""
     usable = recording.has_successor.nonzero().flatten()
     rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]

@@ -1,7 +1,7 @@
 """Finding what a run folder holds, or making it there."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from omegaconf import DictConfig
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def find_or_make(
-    run: Run, config: DictConfig, provenance: dict[str, Any], load: Callable[[], T], make: Callable[[], T]
+    run: Run, config: DictConfig, provenance: Mapping[str, object], load: Callable[[], T], make: Callable[[], T]
 ) -> T:
     """``load()`` if ``run`` is finished, else ``make()`` in it, after which it is.
 

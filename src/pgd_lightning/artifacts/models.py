@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.find_or_make import find_or_make
+from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows, split_padded, split_steps
@@ -94,7 +95,7 @@ def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset
             model, build(sampler.function), sampler.num_steps, build(sampler.churn), None, config.data.horizon,
             sampler.batch_size, sampler.precision,
         )  # fmt: skip
-        starts = torch.zeros(settings.windows, config.env.obs_dim, device=accelerator(config))
+        starts = torch.zeros(settings.windows, config.env.obs_dim, device=accelerator(config.trainer.accelerator))
         made = make_windows.generate(None, starts, config.seed).cpu()
         real = dataset.validation or dataset.train
         simulator = make(dataset.env.task, dataset.env.physics)
@@ -185,7 +186,8 @@ def train_model(
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"{section}: training {size:,} parameters, {length_of(settings, steps)}")
     fit(
-        run, config, dataset.provenance, model, data, title=section,
+        run, model, data, trainer_settings=trainer_settings(config),
+        mirror=mirror_settings(config, dataset.provenance), title=section,
         steps=steps, log_every=settings.log_every, checkpoint_every=settings.checkpoint_every,
         callbacks=[until_flat(settings.auto)] if settings.steps == "auto" else [],
         check_val_every_n_epoch=None, val_check_interval=min(settings.validate_every, steps),

@@ -103,7 +103,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     if name == "behaviour":
         return behaviour_clone(train.clone_config(overrides, config), dataset), 1
     if name.partition(":")[0] == "ppo":
-        return ppo_policy(name, dataset.env.task, accelerator(config)), 1
+        return ppo_policy(name, dataset.env.task, accelerator(config.trainer.accelerator)), 1
     if name == "agent":
         alone = train.recompose(overrides, "generator=none")
         behaviour = behaviour_clone(train.clone_config(overrides, config), dataset)
@@ -115,7 +115,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
         raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    return module.to(accelerator(config)).policy, settings.seeds
+    return module.to(accelerator(config.trainer.accelerator)).policy, settings.seeds
 
 
 def ppo_policy(name: str, task: str, device: torch.device) -> Policy:

@@ -143,7 +143,7 @@ def generate(
     given = [] if coef is None else [f"guidance.coef={coef}"]
     config = data.composed("train", "generator=pgd", *given, *_typed(settings or {}))
     target = None if policy is None else as_target(policy, data)
-    device = accelerator(config) if target is None else target.device
+    device = accelerator(config.trainer.accelerator) if target is None else target.device
     starts = torch.zeros(*_seeds(target), windows, config.env.obs_dim, device=device)
     made: Trajectory = build(config.generator.build)(prior).generate(target, starts, seed)
     return made.cpu()
@@ -269,7 +269,7 @@ def train_agent(
     load_agent(module, run)
     rows = agents.final_rows(run, data.dataset)
     scores = [[outcome(row) for row in rows if row["seed"] == number] for number in range(config.seeds)]
-    return Trained(module.to(accelerator(config)).policy, run.folder, np.array(scores))
+    return Trained(module.to(accelerator(config.trainer.accelerator)).policy, run.folder, np.array(scores))
 
 
 def to_numpy(windows: Trajectory, data: Data) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.dataset import infos, read_recording
 from pgd_lightning.config.build import build
 from pgd_lightning.data.d4rl import families
+from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.summary import examine
@@ -160,7 +161,7 @@ def reproduced(env: EnvSpec, replays: dict[str, Replay | None], exact: float) ->
 
 
 def text(
-    env: EnvSpec, provenance: dict[str, Any], summary: dict[str, Any], replays: dict[str, Replay | None], found: str
+    env: EnvSpec, provenance: Provenance, summary: dict[str, Any], replays: dict[str, Replay | None], found: str
 ) -> str:
     """The summary for people."""
     returns, lengths = summary["returns"], summary["lengths"]
@@ -198,7 +199,7 @@ def scores(env: EnvSpec, summary: dict[str, Any]) -> str:
     return f"D4RL score {summary['score_mean']:.1f}, {low:.1f} to {high:.1f}"
 
 
-def origin(env: EnvSpec, provenance: dict[str, Any]) -> str:
+def origin(env: EnvSpec, provenance: Provenance) -> str:
     """What the hash says."""
     digest = provenance["sha256"]
     if provenance["kind"] == "official":

@@ -39,7 +39,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     require_new(out, config.overwrite, dataset.path)
     module = build_agent(settings, dataset)
     load_agent(module, run)
-    module.to(accelerator(settings))
+    module.to(accelerator(settings.trainer.accelerator))
     generator = generator_of(run, settings, dataset)
     assert generator is not None
     parts = generated(generator, module.policy, dataset.transitions.obs, settings.seeds, config.windows, config.seed)

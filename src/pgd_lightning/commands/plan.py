@@ -22,6 +22,7 @@ from pgd_lightning.artifacts.agents import agent_label, run_of_agent
 from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, needs_behaviour
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, length_of, steps_of, training_set
+from pgd_lightning.artifacts.training_settings import trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -131,7 +132,7 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
     sampling = None
     if isinstance(model, DiffusionPrior) and ranks.count() == 1 and config.plan.seconds:
         generator = build(config.generator.build)(model)
-        starts = rows.obs[:1, 0].expand(1, SAMPLED, -1).to(accelerator(config))
+        starts = rows.obs[:1, 0].expand(1, SAMPLED, -1).to(accelerator(config.trainer.accelerator))
         for _ in range(2):  # the first is slower
             began = time.monotonic()
             generator.generate(None, starts, config.seed).cpu()  # which waits for a GPU
@@ -219,9 +220,9 @@ def pace(config: DictConfig, module: LightningModule, data: LightningDataModule)
     clock = Clock(config.plan.seconds)
     with without_words():
         trainer = Trainer(
-            **trainer_of(config, ALONE, module), max_steps=WARM_UP + MOST, max_epochs=-1, callbacks=[clock],
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            num_sanity_val_steps=0, limit_val_batches=0,
+            **trainer_of(trainer_settings(config), ALONE, module), max_steps=WARM_UP + MOST, max_epochs=-1,
+            callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
         )  # fmt: skip
         trainer.fit(copy.deepcopy(module), data)
     steps = [after - before for before, after in pairwise(clock.times[WARM_UP - 1 :])]

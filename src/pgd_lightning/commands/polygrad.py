@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import as_text
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.ledgers import mean_outcome
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.generators.matching import standardised
@@ -31,7 +32,7 @@ from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit
-from pgd_lightning.training.loggers import mirror_figures
+from pgd_lightning.training.loggers import MirrorSettings, mirror_figures
 from pgd_lightning.trajectory import EnvSpec
 
 
@@ -51,15 +52,16 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     if run.finished:
         say(f"online: trained already, in {run.folder}")
         return
+    mirror = mirror_settings(config, provenance)
     with run.started(as_text(config), provenance):
         module = build_learner(config)
         data = data_module(config, env, module)
-        train(run, config, env, module, data, provenance)
+        train(run, config, env, module, data, mirror)
         rows = final_episodes(config, env, module)
         run.append("ledger.jsonl", rows)
         paths = report(run, config, env, module, data)
         run.update(state="finished", **mean_outcome(rows, env))
-    mirror_figures(config, run, provenance, paths)
+    mirror_figures(mirror, run, paths)
     say(f"\n{(run.folder / 'report' / 'table.txt').read_text()}")
     say(f"results: {run.folder / 'report'}  ({time.monotonic() - began:.0f} s in all)\nagain:   {command_line()}")
     say(f"page: {run.folder / 'report' / 'index.html'}")
@@ -121,12 +123,12 @@ def train(
     env: EnvSpec,
     module: ImaginationLearner,
     data: OnlineDataModule,
-    provenance: dict[str, Any],
+    mirror: MirrorSettings,
 ) -> None:
     """From the newest checkpoint, if there is one, to the last turn."""
     turn, workers = config.online.turn, config.ranks.simulators
 
-    def record(rows: list[dict[str, Any]]) -> None:
+    def record(rows: list[EpisodeRow]) -> None:
         run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
 
     monitor = derive_seed(config.seed, "monitor")
@@ -138,13 +140,13 @@ def train(
     )
     say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
     fit(
-        run, config, provenance, module, data, title="online",
+        run, module, data, trainer_settings=trainer_settings(config), mirror=mirror, title="online",
         steps=turns(config), log_every=config.online.log_every, checkpoint_every=config.online.checkpoint_every,
         callbacks=[evaluation], spread=ALONE,
     )  # fmt: skip
 
 
-def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[dict[str, Any]]:
+def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[EpisodeRow]:
     """The ledger's rows of the last policy, which acts by its mean."""
     final = derive_seed(config.seed, "final")
     result = rollout(env, module.policy, 1, config.evaluation.final_episodes, final, workers=config.ranks.simulators)
@@ -156,7 +158,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     """Table, learning curve, and the distribution of imagined actions under the last policy."""
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    rows = run.rows("ledger.jsonl")
+    rows = episodes(run.rows("ledger.jsonl"), env)
     physics = make(env.task, env.physics).physics
     title = f"PolyGRAD, {config.online.learner.name}, {env.task}, seed {config.seed}, {physics}"
     final = figures.scores_of(rows, "final")

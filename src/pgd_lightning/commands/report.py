@@ -1,6 +1,8 @@
 """``pgd report``: one run beside its siblings (:mod:`run_report`), or one page over many runs (:mod:`page`)."""
 
-from omegaconf import DictConfig
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.artifacts.dataset import dataset_of
 from pgd_lightning.config.saved import settings_of
@@ -16,7 +18,15 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     Raises UserError where there is no such run, or where runs that are not alike would share a row.
     """
     if config.run is None:
-        page.write(config)
+        where: Any = {} if config.where is None else OmegaConf.to_container(config.where)
+        page.write(
+            list(config.runs),
+            where,
+            config.out,
+            overwrite=config.overwrite,
+            resamples=config.resamples,
+            selection=page.SelectionSettings(**config.selection),
+        )
         return
     for name in ("where", "out"):
         if config[name] is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pgd_lightning.commands.train import arms
+from pgd_lightning.commands.train import conditions
 from pgd_lightning.config.compose import combinations, compose_config
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs.atomic import write_atomic
@@ -48,7 +48,7 @@ def all_points(overrides: list[str]) -> list[Point]:
     points, said = [], time.monotonic()
     for number, command in enumerate(commands):
         config = compose_config("train", command)
-        agents = [Made(arm.env.name, arm.seed, asked(arm)) for arm in arms(config, command)]
+        agents = [Made(each.env.name, each.seed, asked(each)) for each in conditions(config, command)]
         label = " ".join(o for o in command if o in varied) or "the only point"
         points.append(Point(number, command, label, Path(config.runs_dir), agents))
         if time.monotonic() - said > SAY_EVERY:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.agents import agent_run, behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import open_dataset
+from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import plan
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.report import run_page, run_report
@@ -25,12 +26,12 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the chosen generator's agent and those of ``compare``; write and print the comparison."""
     began = time.monotonic()
     dataset = open_dataset(config)
-    conditions, clone = arms(config, overrides), clone_config(overrides, config)
+    configs, clone = conditions(config, overrides), clone_config(overrides, config)
     run, _ = agent_run(config, dataset)
     if ranks.rank() == 0:
-        say(plan.text(plan.planned(conditions, clone, dataset), str(run.folder / "report")))
+        say(plan.text(plan.planned(configs, clone, dataset), str(run.folder / "report")))
     runs, windows = [], None
-    for condition in conditions:
+    for condition in configs:
         behaviour = behaviour_clone(clone, dataset)
         runs.append(train_agent(condition, dataset, behaviour, shared=condition is not config))
         if ranks.rank() == 0:
@@ -38,7 +39,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             figures = run_report.write(runs, dataset, windows)
     if ranks.rank() > 0:
         return
-    mirror_figures(config, runs[0], dataset.provenance, figures)
+    mirror_figures(mirror_settings(config, dataset.provenance), runs[0], figures)
     report = runs[0].folder / "report"
     say(f"\n{(report / 'table.txt').read_text()}")
     for line in run_page.readings(json.loads((report / "summary.json").read_text())):
@@ -48,7 +49,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     say(f"next:    {program()} generate run={runs[0].folder}   # synthetic data as a file in D4RL's layout")
 
 
-def arms(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
+def conditions(config: DictConfig, overrides: list[str]) -> list[DictConfig]:
     """The configs of the agents that a command trains: its own, then those of the generators to compare with."""
     others = [name for name in config.compare if name != config.generator.name]
     return [config, *(recompose(overrides, f"generator={name}") for name in others)]

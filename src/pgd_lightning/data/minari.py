@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl.hdf5 import DAMAGE, DENSEST, check_plain, opened
 from pgd_lightning.data.d4rl.reader import Reading, read
-from pgd_lightning.data.origin import minari_facts
+from pgd_lightning.data.origin import Provenance, minari_facts
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
@@ -42,7 +42,7 @@ def _missing(error: ImportError, extra: str) -> UserError:
     )
 
 
-def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
+def provenance(folder: Path, env: EnvSpec) -> Provenance:
     """Where the data come from, as of a D4RL file; the hash is over all files of ``data``."""
     digest = sha256()
     for path in sorted(p for p in (folder / "data").rglob("*") if p.is_file()):
@@ -54,11 +54,17 @@ def provenance(folder: Path, env: EnvSpec) -> dict[str, Any]:
     name = str(metadata.get("dataset_id", folder.name))[:200]
     read_as = env.name if env.file is None else f"as {env.name}, not D4RL"
     label = f"{name} (Minari) {read_as} (sha256 {digest.hexdigest()[:8]})"
-    found = {"path": name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name}
+    found: Provenance = {
+        "path": name, "sha256": digest.hexdigest(), "kind": "minari", "label": label, "minari_id": name,
+    }  # fmt: skip
     facts = minari_facts(metadata)
-    says = {"its environment": facts.get("environment"), f"its '{ENV}'": metadata.get(ENV)}
-    says = {where: text for where, text in says.items() if isinstance(text, str)}
-    return found | ({"minari": facts} if facts else {}) | ({"says": says} if says else {})
+    named = {"its environment": facts.get("environment"), f"its '{ENV}'": metadata.get(ENV)}
+    says = {where: text for where, text in named.items() if isinstance(text, str)}
+    if facts:
+        found["minari"] = facts
+    if says:
+        found["says"] = says
+    return found
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pgd_lightning.data.d4rl.hdf5 import DAMAGE, column
 from pgd_lightning.data.d4rl.reader import Reading, read
 from pgd_lightning.data.locks import alone
+from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import OGBENCH, ogbench_file, ogbench_root, single_task
 from pgd_lightning.errors import UserError
@@ -64,19 +65,18 @@ def held_out(path: Path) -> Path | None:
     return found if found.is_file() else None
 
 
-def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
+def provenance(path: Path, env: EnvSpec) -> Provenance:
     """Where the data come from, as of a D4RL file; the hash is over the held-out trajectories too."""
     digest = sha256()
     for part in filter(None, (path, held_out(path))):
         with part.open("rb") as file:
             while piece := file.read(1 << 20):
                 digest.update(piece)
-    found = {"path": path.name, "sha256": digest.hexdigest()}
     names = single_task(env.name)
+    kind, label = "own environment", f"{path.name}, {env.name} (sha256 {digest.hexdigest()[:8]})"
     if names is not None and path.stem == names[1]:  # nobody published a hash
-        label = f"{env.name} (OGBench by name, unverified, sha256 {digest.hexdigest()[:8]})"
-        return found | {"kind": "unverified", "label": label}
-    return found | {"kind": "own environment", "label": f"{path.name}, {env.name} (sha256 {digest.hexdigest()[:8]})"}
+        kind, label = "unverified", f"{env.name} (OGBench by name, unverified, sha256 {digest.hexdigest()[:8]})"
+    return {"path": path.name, "sha256": digest.hexdigest(), "kind": kind, "label": label}
 
 
 def load(path: Path, env: EnvSpec, reading: Reading, relabel: Relabel) -> Recording:

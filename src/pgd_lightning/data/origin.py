@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from pgd_lightning.data.environments import environment, environments
 from pgd_lightning.errors import UserError
@@ -15,6 +15,21 @@ ATTRIBUTES = ("env", "env_id", "env_name", "environment", "task", "d4rl_id", "re
 BODIES = ("hopper", "halfcheetah", "walker2d", "ant", "door", "pen", "hammer", "relocate")
 SIZES = ("umaze", "medium", "large")
 LONGEST = 100_000  # characters of an environment's description
+
+
+class Provenance(TypedDict):
+    """Where a recording comes from, as run folders keep it."""
+
+    path: str | None  # name of the file or of the data set
+    sha256: str
+    kind: str  # official, unverified, user file, own environment, local recipe, legacy package or minari
+    label: str  # for titles of tables and figures
+    recipe: NotRequired[str]  # of a substitute dataset
+    recipe_version: NotRequired[object]
+    recipe_seed: NotRequired[object]
+    says: NotRequired[dict[str, str]]  # where the recording names an environment -> what it says
+    minari: NotRequired[dict[str, Any]]  # see :func:`minari_facts`
+    minari_id: NotRequired[str]
 
 
 @cache
@@ -55,7 +70,7 @@ def task_named(text: str) -> str | None:
 KITCHENS = {"complete": "kitchen", "partial": "kitchen", "mixed": "kitchen-mixed"}
 
 
-def compared(env: EnvSpec, provenance: Mapping[str, Any]) -> list[str]:
+def compared(env: EnvSpec, provenance: Provenance) -> list[str]:
     """Sentences on what the recording says beside what it is read as, ``env``.
 
     Its published hash, what its attributes call its environment, and Minari's facts. Raises UserError where any of
@@ -84,13 +99,13 @@ def of_registered(env: EnvSpec) -> str | None:
     return task_named(env.task.removeprefix(GYMNASIUM)) if env.registered else env.task
 
 
-def wrong(name: str, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
+def wrong(name: str | None, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
     """The refusal of a recording of one of ``tasks`` that is read as ``env``."""
     choices = "; or ".join(of_task(task) for task in tasks)
     return UserError(f"{name} was recorded in {' or '.join(tasks)}, not in {env.task}: {why}. Set {choices}.")
 
 
-def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
+def score_constants(env: EnvSpec, provenance: Provenance) -> str:
     """For tables: the returns that count as scores 0 and 100, and Minari's own where the data have them.
 
     Empty where returns are not normalised.
@@ -105,7 +120,7 @@ def score_constants(env: EnvSpec, provenance: Mapping[str, Any]) -> str:
     return f"{_range(env.ref_min_score, env.ref_max_score)} ({whose}{own})"
 
 
-def minari_references(provenance: Mapping[str, Any]) -> tuple[float, float] | None:
+def minari_references(provenance: Provenance) -> tuple[float, float] | None:
     """The returns that a Minari set itself counts as scores 0 and 100; None where it does not say both, or falsely."""
     facts = provenance.get("minari") or {}
     low, high = facts.get("ref_min_score"), facts.get("ref_max_score")

@@ -4,10 +4,10 @@ A ledger has a row for each evaluation episode. Purposes: ``final``, of the last
 headline; ``monitor`` chooses nothing; ``select`` are episodes that influenced a choice and count on the meter.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,29 +17,44 @@ from pgd_lightning.evaluation.statistics import Interval, seed_interval
 from pgd_lightning.trajectory import EnvSpec
 
 Array = NDArray[np.float64]
+EpisodeRow = TypedDict(  # a row of a ledger; as a call, for return is no name of a class's field
+    "EpisodeRow",
+    {
+        "purpose": str,
+        "step": int,  # updates of the agent, or steps of the environment online
+        "seed": int,  # number of the learner
+        "index": int,  # number of the episode
+        "return": float,
+        "score": float | None,  # percent
+        "success": NotRequired[bool],  # where tables show it
+        "length": int,  # steps
+        "simulator": str,
+    },
+)
 Key = tuple[int, int]  # (seed of the run, the learner's own): what pairs one method's row with another's
 
 WITHIN = ("data", "simulator", "step limit", "score constants", "updates")  # alike in all rows of one table
 ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data sets of one aggregate
 
 
-def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[dict[str, Any]]:
+def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[EpisodeRow]:
     """Each episode of a ledger once, as it was written last, its score (or None) by the constants of ``env``."""
     found = {(row["purpose"], row["step"], row["seed"], row["index"], row["simulator"]): row for row in rows}
-    return [{**row, "score": env.score(row["return"], row.get("success"))} for row in found.values()]
+    scored = ({**row, "score": env.score(row["return"], row.get("success"))} for row in found.values())
+    return [cast(EpisodeRow, row) for row in scored]
 
 
-def outcome(row: Mapping[str, Any]) -> float:
+def outcome(row: EpisodeRow) -> float:
     """The score of an episode, its success in percent, or its return where returns are not normalised."""
     return float(row["return"] if row["score"] is None else row["score"])
 
 
-def mean_outcome(rows: Sequence[Mapping[str, Any]], env: EnvSpec) -> dict[str, float]:
+def mean_outcome(rows: Sequence[EpisodeRow], env: EnvSpec) -> dict[str, float]:
     """Mean ``score`` of episodes, or ``return``, for the record of a run; nothing of none."""
     return {env.measure: fmean(map(outcome, rows))} if rows else {}
 
 
-def scores_of(rows: list[dict[str, Any]], purpose: str, step: int | None = None) -> Array:
+def scores_of(rows: Sequence[EpisodeRow], purpose: str, step: int | None = None) -> Array:
     """Scores ``[S, E]`` of the ledger's episodes of one purpose, at one step or at the last there is.
 
     Returns where they are not normalised.
@@ -58,7 +73,7 @@ class Ledger:
     run: str  # for messages: its folder
     seed: int
     conditions: Mapping[str, str]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[EpisodeRow]
     learners: Sequence[int] = ()  # the seed of each learner; older runs have none, and learner s began as seed + s
 
     def learner(self, number: int) -> int:
@@ -95,7 +110,7 @@ def collected(ledgers: Sequence[Ledger], purpose: str, step: int | None = None) 
     Raises UserError where the runs are not alike, where two have one seed, or where two share a learner.
     """
     require_alike(ledgers)
-    found: dict[Key, list[Mapping[str, Any]]] = {}
+    found: dict[Key, list[EpisodeRow]] = {}
     of: dict[int, Ledger] = {}
     for ledger in ledgers:
         for number, rows in by_learner(ledger, purpose, step).items():
@@ -113,22 +128,21 @@ def collected(ledgers: Sequence[Ledger], purpose: str, step: int | None = None) 
     common = set.intersection(*({row["index"] for row in rows} for rows in found.values())) if found else set()
     found = {key: [row for row in rows if row["index"] in common] for key, rows in found.items()}
     keys = tuple(sorted(found))
-    return Scores(keys, column(found, keys, "score"), column(found, keys, "return"))
+    return Scores(keys, column(found, keys, outcome), column(found, keys, lambda row: row["return"]))
 
 
-def by_learner(ledger: Ledger, purpose: str, step: int | None) -> dict[int, list[Mapping[str, Any]]]:
+def by_learner(ledger: Ledger, purpose: str, step: int | None) -> dict[int, list[EpisodeRow]]:
     """Episodes of each learner in the order of their numbers."""
     rows = [row for row in ledger.rows if row["purpose"] == purpose]
     last = max((row["step"] for row in rows), default=0) if step is None else step
-    found: dict[int, list[Mapping[str, Any]]] = {}
+    found: dict[int, list[EpisodeRow]] = {}
     for row in sorted((r for r in rows if r["step"] == last), key=lambda r: (r["seed"], r["index"])):
         found.setdefault(row["seed"], []).append(row)
     return found
 
 
-def column(found: Mapping[Key, list[Mapping[str, Any]]], keys: Sequence[Key], name: str) -> Array:
-    """``[S, E]`` of one entry of the rows, ``[0, 0]`` if there are none."""
-    value = outcome if name == "score" else lambda row: row[name]
+def column(found: Mapping[Key, list[EpisodeRow]], keys: Sequence[Key], value: Callable[[EpisodeRow], float]) -> Array:
+    """``[S, E]`` of a ``value`` of the rows, ``[0, 0]`` if there are none."""
     return np.array([[value(row) for row in found[key]] for key in keys], dtype=float).reshape(
         len(keys), -1 if keys else 0
     )

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.fleet import fleet
@@ -23,9 +24,9 @@ class Episodes:
     physics: str  # simulator and version
     ended: NDArray[np.bool_]  # [S, E] by the simulator, not by the time limit
 
-    def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[dict[str, object]]:
+    def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[EpisodeRow]:
         """One row an episode, as the run's ledger keeps them; the S policies are those of ``first_seed`` and on."""
-        return [
+        rows: list[EpisodeRow] = [
             {
                 "purpose": purpose,
                 "step": step,
@@ -33,12 +34,16 @@ class Episodes:
                 "index": self.numbers[e],
                 "return": float(self.returns[s, e]),
                 "score": env.score(float(self.returns[s, e]), bool(self.ended[s, e])),
-                **({"success": bool(self.ended[s, e])} if env.success else {}),
+                "success": bool(self.ended[s, e]),
                 "length": int(self.lengths[s, e]),
                 "simulator": self.physics,
             }
             for s, e in np.ndindex(*self.returns.shape)
         ]
+        if not env.success:
+            for row in rows:
+                del row["success"]
+        return rows
 
 
 @torch.no_grad()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from pgd_lightning.config.build import build
-from pgd_lightning.config.saved import settings_of
+from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES, label
-from pgd_lightning.runs.run import Run, open_run, readable
-from pgd_lightning.trajectory import NO_SIMULATOR, EnvSpec
+from pgd_lightning.runs.run import readable
+from pgd_lightning.trajectory import EnvSpec
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
@@ -33,18 +30,8 @@ MEASURED = {NONE: "return", SUCCESS: "success"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(FinishedAgent):
     """A finished agent run with the episodes of its last checkpoint."""
-
-    run: Run
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        return self.run.record
-
-    @cached_property
-    def config(self) -> DictConfig:
-        return settings_of(self.run)
 
     @property
     def dataset(self) -> str:
@@ -61,7 +48,7 @@ class Entry:
 
     @cached_property
     def ledger(self) -> Ledger:
-        data, env = self.run.provenance, build(self.config.env)
+        data, env = self.run.provenance, self.env
         rows = episodes(self.run.rows("ledger.jsonl"), env)
         simulators = sorted({row["simulator"] for row in rows})
         conditions = {
@@ -72,7 +59,7 @@ class Entry:
             "physics": env.physics,
             "step limit": env.max_episode_steps,
             "score constants": score_constants(env),
-            "updates": self.config.updates,
+            "updates": self.updates,
         }
         learners = self.record.get("learners", ())
         named = {key: str(value) for key, value in conditions.items()}
@@ -131,23 +118,22 @@ class Row:
         return [entry.ledger for entry in self.entries]
 
 
-def find_entries(where_from: Any, chosen: DictConfig | None) -> list[Entry]:
-    """The finished agent runs below folders, globs or lists of them, with the settings ``chosen``.
+def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Entry]:
+    """The finished agent runs below folders or globs, with the settings ``chosen`` (nested, or dotted keys).
 
     Raises UserError if there is none.
     """
-    patterns = [where_from] if isinstance(where_from, str) else list(where_from)
-    records = sorted({path for pattern in patterns for path in records_below(str(pattern))})
+    records = sorted({path for pattern in patterns for path in records_below(pattern)})
     entries = [Entry(run) for run in readable(records)]
     entries = [e for e in entries if e.record["stage"] == "agent" and e.run.finished]
-    named = ", ".join(map(str, patterns))
-    if without := [e for e in entries if e.config.env.task == NO_SIMULATOR]:
+    named = ", ".join(patterns)
+    if without := [e for e in entries if not e.env.simulated]:
         say(f"{len(without)} runs without an environment (env=none) are left out: there is nothing to compare")
     entries = [e for e in entries if has_final(e)]
     if not entries:
         raise UserError(f"There is no finished agent run in '{named}': give their folder or a glob, e.g. RUNS=runs.")
-    wanted = dict(flat(OmegaConf.to_container(chosen))) if chosen is not None else {}
-    kept = [e for e in entries if all(str(fact(e, key)) == str(value) for key, value in wanted.items())]
+    wanted = dict(flat(chosen))
+    kept = [e for e in entries if all(str(e.setting(key)) == str(value) for key, value in wanted.items())]
     if not kept:
         raise UserError(f"None of the {len(entries)} runs in '{named}' has {wanted}: look at their config.yaml.")
     return kept
@@ -171,16 +157,6 @@ def has_final(entry: Entry) -> bool:
     except UserError as error:
         say(f"warning: {error} It is left out.")
         return False
-
-
-def fact(entry: Entry, key: str) -> Any:
-    """A setting of the run's config or, where that has none of this name, of its record."""
-    value = OmegaConf.select(entry.config, key)
-    return value if value is not None else OmegaConf.select(OmegaConf.create(entry.record), key)
-
-
-def entry_of(folder: str) -> Entry:
-    return Entry(open_run(folder))
 
 
 def methods(entries: Sequence[Entry]) -> dict[Entry, Method]:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from pgd_lightning.evaluation.ledgers import scores_of
+from pgd_lightning.evaluation.ledgers import EpisodeRow, scores_of
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
 from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, colours, legend_below, markers, plt, save, styled
 from pgd_lightning.runs.names import NAMES
@@ -29,7 +29,7 @@ class Curve(NamedTuple):
     seeds: NDArray[np.float64] | None = None  # [steps, S] their means, to be drawn as thin lines
 
 
-def curve_of(rows: list[dict[str, Any]]) -> Curve:
+def curve_of(rows: Sequence[EpisodeRow]) -> Curve:
     """The monitored scores of one ledger."""
     steps = sorted({row["step"] for row in rows if row["purpose"] == "monitor"})
     scores = [scores_of(rows, "monitor", step) for step in steps]
@@ -51,7 +51,7 @@ def draw_curves(axis: Any, curves: Mapping[str, Curve]) -> None:
 
 @styled
 def learning_curves(
-    ledgers: Mapping[str, list[dict[str, Any]]], title: str, path: Path, xlabel: str = "agent updates",
+    ledgers: Mapping[str, Sequence[EpisodeRow]], title: str, path: Path, xlabel: str = "agent updates",
     measure: str = "score",
 ) -> Path:  # fmt: skip
     """Score, or return, against the ledger's steps for each generator."""

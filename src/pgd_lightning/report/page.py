@@ -11,7 +11,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
@@ -47,16 +46,38 @@ Array = NDArray[np.float64]
 PAGE = ("index.html", "report.json", "report.txt")
 
 
-def write(config: DictConfig) -> None:
-    """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG. Raises UserError as comparison."""
-    entries, refused = mixable(find_entries(config.runs, config.where))
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Of :func:`pgd_lightning.evaluation.selection.budgeted_selection` (``conf/report.yaml``)."""
+
+    candidates: int
+    pulls: int
+    repeats: int
+    alpha: float
+
+
+def write(
+    runs: Sequence[str],
+    where: Mapping[str, Any],
+    out: str | None,
+    *,
+    overwrite: bool,
+    resamples: int,
+    selection: SelectionSettings,
+) -> None:
+    """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG into ``out``.
+
+    ``runs`` are folders or globs, whose finished agent runs with the settings ``where`` are compared, ``resamples``
+    are those of the bootstrap over data sets. Raises UserError as comparison.
+    """
+    entries, refused = mixable(find_entries(runs, where))
     found = tables(entries)
-    folder = Path(config.out).expanduser() if config.out else default_folder(config.runs)
-    require_own(folder, PAGE, "report.json", lambda content: "tables" in content, config.overwrite)
+    folder = Path(out).expanduser() if out else default_folder(runs)
+    require_own(folder, PAGE, "report.json", lambda content: "tables" in content, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    content = contents(entries, found, config)
+    content = contents(runs, entries, found, resamples, selection)
     content["unfinished"] += [{"state": "refused", "what": what, "reason": why} for what, why in refused.items()]
-    pictures = drawings(found, content, config)
+    pictures = drawings(found, content, resamples)
     for name, drawing in pictures.items():
         write_atomic(folder / f"{name}.svg", standalone(drawing))
     write_atomic(folder / "report.json", json.dumps(content, indent=1))
@@ -66,16 +87,15 @@ def write(config: DictConfig) -> None:
     say(f"page: {folder / 'index.html'}")
 
 
-def default_folder(where: Any) -> Path:
+def default_folder(runs: Sequence[str]) -> Path:
     """``report`` below the first folder; ``comparison`` where that is a single run, whose own page is in ``report``."""
-    first = first_folder(where)
+    first = first_folder(runs)
     return first / ("comparison" if (first / "run.json").exists() else "report")
 
 
-def first_folder(where: Any) -> Path:
-    """The deepest folder without a wildcard that the first of ``where`` begins with."""
-    pattern = where if isinstance(where, str) else str(where[0])
-    parts = Path(pattern).parts
+def first_folder(runs: Sequence[str]) -> Path:
+    """The deepest folder without a wildcard that the first of ``runs`` begins with."""
+    parts = Path(runs[0]).parts
     plain = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
     return Path(*parts[:plain]) if plain else Path()
 
@@ -83,7 +103,9 @@ def first_folder(where: Any) -> Path:
 # --- what the page says ---
 
 
-def contents(entries: Sequence[Entry], found: Tables, config: DictConfig) -> dict[str, Any]:
+def contents(
+    runs: Sequence[str], entries: Sequence[Entry], found: Tables, resamples: int, selection: SelectionSettings
+) -> dict[str, Any]:
     """Every number of the page, as plain data."""
     agents = dict.fromkeys(agent for _, agent in found)
     return {
@@ -92,11 +114,11 @@ def contents(entries: Sequence[Entry], found: Tables, config: DictConfig) -> dic
         "version": version("pgd-lightning"),
         "notices": notices(entries),
         "tables": [score_table(dataset, agent, rows) for (dataset, agent), rows in found.items()],
-        "aggregates": [part for agent in agents for part in aggregates(agent, found, config)],
-        "selections": selections(found, config),
-        "analyses": analyses(config.runs),
+        "aggregates": [part for agent in agents for part in aggregates(agent, found, resamples)],
+        "selections": selections(found, resamples, selection),
+        "analyses": analyses(runs),
         "runs": [ran(entry) for entry in entries],
-        "unfinished": unfinished(config.runs),
+        "unfinished": unfinished(runs),
     }  # fmt: skip
 
 
@@ -107,7 +129,7 @@ def provenance(entry: Entry) -> tuple[str, str]:
 
 def notices(entries: Sequence[Entry]) -> dict[str, list[str]]:
     """What must be said of data that are not D4RL's own: sentence -> labels of the data."""
-    published = [entry for entry in entries if entry.config.env.file is not None]
+    published = [entry for entry in entries if entry.env.file is not None]
     found = [(notice(kind), label) for label, kind in map(provenance, published)]
     texts = each_once(text for text, _ in found)
     return {text: sorted({label for other, label in found if other == text}) for text in texts}
@@ -137,7 +159,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> dict[str, Any]
     }
 
 
-def aggregates(agent: str, found: Tables, config: DictConfig) -> list[dict[str, Any]]:
+def aggregates(agent: str, found: Tables, resamples: int) -> list[dict[str, Any]]:
     """Over the data sets on which each method of ``agent`` ran; empty where that is fewer than two."""
     mine = {dataset: rows for (dataset, a), rows in found.items() if a == agent and rows[0].measure == "score"}
     methods = list(dict.fromkeys(r.method for rows in mine.values() for r in rows))
@@ -150,7 +172,7 @@ def aggregates(agent: str, found: Tables, config: DictConfig) -> list[dict[str, 
     except UserError as error:
         return [{"agent": agent, "datasets": shared, "refused": str(error), "rows": []}]
     scores = {m.label: matrix([next(r for r in mine[d] if r.method == m) for d in shared]) for m in methods}
-    bootstrap = partial(aggregate, resamples=config.resamples, seed=SEED)
+    bootstrap = partial(aggregate, resamples=resamples, seed=SEED)
     base = NAMES["none"]
     rows = [
         {
@@ -174,24 +196,24 @@ def matrix(rows: Sequence[Row]) -> Array:
     return np.array([[row.scores.score[row.scores.keys.index(key)].mean() for row in rows] for key in keys])
 
 
-def selections(found: Tables, config: DictConfig) -> list[dict[str, Any]]:
+def selections(found: Tables, resamples: int, settings: SelectionSettings) -> list[dict[str, Any]]:
     """Budgeted selection among all policies of a data set, where there are at least two."""
-    settings, made = config.selection, []
+    made = []
     for dataset, pairs in grouped(found.items(), lambda item: item[0][0]).items():
         policies = np.concatenate([row.scores.score for _, rows in pairs for row in rows])
         if len(policies) < 2 or pairs[0][1][0].measure != "score":
             continue
         curve = budgeted_selection(
-            policies, settings.candidates, settings.pulls, settings.repeats, settings.alpha, config.resamples, SEED
+            policies, settings.candidates, settings.pulls, settings.repeats, settings.alpha, resamples, SEED
         )
         made.append({"dataset": dataset, "policies": curve.num_policies, "candidates": curve.num_candidates,
                      "mean": curve.mean.tolist(), "low": curve.low.tolist(), "high": curve.high.tolist()})  # fmt: skip
     return made
 
 
-def analyses(where_from: Any) -> list[dict[str, Any]]:
+def analyses(runs: Sequence[str]) -> list[dict[str, Any]]:
     """The finished fidelity analyses below the folders."""
-    found = [Run(path.parent) for path in below(where_from)]
+    found = [Run(path.parent) for path in below(runs)]
     finished = [run for run in found if run.record.get("stage") == "analysis" and run.finished]
     return [
         {
@@ -204,10 +226,9 @@ def analyses(where_from: Any) -> list[dict[str, Any]]:
     ]
 
 
-def below(where_from: Any) -> list[Path]:
-    """Every run.json below folders, globs or lists of them, each once."""
-    patterns = [where_from] if isinstance(where_from, str) else list(where_from)
-    return sorted({path for pattern in patterns for path in run_files(str(pattern))})
+def below(runs: Sequence[str]) -> list[Path]:
+    """Every run.json below folders or globs, each once."""
+    return sorted({path for pattern in runs for path in run_files(pattern)})
 
 
 def ran(entry: Entry) -> dict[str, Any]:
@@ -215,20 +236,20 @@ def ran(entry: Entry) -> dict[str, Any]:
     start = entry.record["starts"][-1]
     return {
         "folder": str(entry.run.folder), "dataset": entry.dataset, "method": entry.record["method"],
-        "seed": entry.record["seed"], "learners": int(entry.config.seeds), "data": provenance(entry)[0],
+        "seed": entry.record["seed"], "learners": entry.seeds, "data": provenance(entry)[0],
         "command": start["command"], "machine": start["machine"], "code": start["code"], "time": start["time"],
         "starts": len(entry.record["starts"]),
     }  # fmt: skip
 
 
-def unfinished(where_from: Any) -> list[dict[str, str]]:
+def unfinished(runs: Sequence[str]) -> list[dict[str, str]]:
     """Agent runs that did not end, and points of sweeps of which there is no run: nothing is left out silently."""
     named = []
-    for path in below(where_from):
+    for path in below(runs):
         record = Run(path.parent).record
         if record.get("stage") == "agent" and record["state"] != "finished":
             named.append({"what": str(path.parent), "state": record["state"], "reason": record.get("reason") or ""})
-    folders = {path.parents[4] for path in below(where_from) if len(path.parents) > 4}
+    folders = {path.parents[4] for path in below(runs) if len(path.parents) > 4}
     for sweep in sorted({file for folder in folders for file in folder.glob("sweep/*/sweep.json")}):
         for point in recorded(sweep):
             if any(run is None for run in point.runs()):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from pgd_lightning.evaluation.ledgers import collected, monitored_steps
 from pgd_lightning.evaluation.statistics import profile, profile_band, seed_interval
@@ -54,7 +53,7 @@ def selections(curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequ
     return panel(draw, xlabel="online episodes spent on choosing", ylabel="true score of the chosen [%]")
 
 
-def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict[str, str]:
+def drawings(found: Tables, content: dict[str, Any], resamples: int) -> dict[str, str]:
     """``file name -> SVG``."""
     made = {}
     for (dataset, agent), rows in found.items():
@@ -64,7 +63,7 @@ def drawings(found: Tables, content: dict[str, Any], config: DictConfig) -> dict
     for part in content["aggregates"]:
         if part["rows"]:
             scores = {row["method"]: np.array(row["scores"]) for row in part["rows"]}
-            made[f"profile-{part['agent']}"] = profiles(scores, config.resamples, SEED)
+            made[f"profile-{part['agent']}"] = profiles(scores, resamples, SEED)
     if content["selections"]:
         made["selection"] = selections(
             {part["dataset"]: (part["mean"], part["low"], part["high"]) for part in content["selections"]}

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.dataset import Dataset
-from pgd_lightning.artifacts.generators import model_behind
-from pgd_lightning.artifacts.models import PRIOR, verdict_key
+from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.evaluation.fidelity import not_available
+from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.statistics import FEWEST, Interval
-from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
@@ -52,15 +50,15 @@ class Measured:
 
 def write(
     runs: Sequence[Run],
-    settings: DictConfig,
+    agent: FinishedAgent,
     dataset: Dataset,
     summary: Mapping[str, Any],
-    ledgers: Mapping[str, list[dict[str, Any]]],
+    ledgers: Mapping[str, list[EpisodeRow]],
     windows: Measured | None,
     folder: Path,
 ) -> Path:
-    """Write the page of ``runs[0]``, which the others are compared with, into ``folder``; returns its path."""
-    model = model_of(runs[0], settings)
+    """Write the page of ``runs[0]``, which is ``agent`` and the others are compared with; returns its path."""
+    model = agent.model
     curves = {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()}
     pictures = {}
     if ledgers:
@@ -74,12 +72,12 @@ def write(
         pictures |= window_panels(windows, shown)
     strip = folder / "rollout.png"
     content = {
-        "title": f"{agent_name(settings.agent.name)} on {settings.env.name}",
-        "env": settings.env.name,
+        "title": f"{agent_name(agent.agent)} on {dataset.env.name}",
+        "env": dataset.env.name,
         "notice": "" if dataset.env.file is None else notice(dataset.provenance["kind"]),
         "substitute": dataset.provenance["kind"] == "local recipe",
         "label": dataset.label,
-        "what": what_was_run(runs, settings, dataset),
+        "what": what_was_run(runs, agent, dataset),
         "readings": readings(summary),
         "measure": summary["measure"],
         "not_evaluated": "" if ledgers else NOT_EVALUATED,
@@ -88,7 +86,7 @@ def write(
         "minari": minari_scores(summary),
         "data": data_facts(dataset),
         "notes": list(dataset.recording.notes),
-        "model": model_facts(model, settings, losses) if model else None,
+        "model": model_facts(agent, model, losses) if model else None,
         "windows": windows.rows if windows else [],
         "not_stepped": not_available(windows.unresettable) if windows and windows.unresettable else "",
         "num_drawn": len(next(iter(windows.drawn.values()))[0]) if windows else 0,
@@ -134,12 +132,12 @@ def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> d
 # --- what it says ---
 
 
-def what_was_run(runs: Sequence[Run], settings: DictConfig, dataset: Dataset) -> str:
+def what_was_run(runs: Sequence[Run], agent: FinishedAgent, dataset: Dataset) -> str:
     """One sentence."""
-    seeds = f"{settings.seeds} seed" + ("s" if settings.seeds > 1 else "")
+    seeds = f"{agent.seeds} seed" + ("s" if agent.seeds > 1 else "")
     first, *beside = [_experience(run.record["generator"]) for run in runs]
     against = f", compared with {' and '.join(beside)}" if beside else ""
-    trained = f"{agent_name(settings.agent.name)} was trained for {settings.updates:,} updates with {seeds}"
+    trained = f"{agent_name(agent.agent)} was trained for {agent.updates:,} updates with {seeds}"
     return f"{trained} on {dataset.label}: {first}{against}."
 
 
@@ -177,7 +175,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[EpisodeRow]]) -> list[dict[str, Any]]:
     """The table of scores; only the first agent has differences."""
     against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
     return [
@@ -248,11 +246,6 @@ def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def model_of(run: Run, settings: DictConfig) -> Run | None:
-    """The run of the generator's model; None for real data alone."""
-    return None if settings.generator.build is None else model_behind(run, settings)
-
-
 def losses_of(model: Run) -> Losses:
     """Training and held-out losses from the metrics of all starts, a later one replacing what it repeats."""
     found: dict[str, dict[int, float]] = {"training": {}, "held-out": {}}
@@ -266,17 +259,15 @@ def losses_of(model: Run) -> Losses:
     return {label: (sorted(v), [v[step] for step in sorted(v)]) for label, v in found.items() if v}
 
 
-def model_facts(model: Run, settings: DictConfig, losses: Losses) -> dict[str, Any]:
-    """The model's method, its last losses, and the verdict on the prior's windows where there is one."""
-    section = settings.generator.model
-    known = model.record.get("verdicts", {})
-    found = known.get(verdict_key(settings)) if section == PRIOR else None
+def model_facts(agent: FinishedAgent, model: Run, losses: Losses) -> dict[str, Any]:
+    """The method of the ``model`` behind ``agent``, its last losses, and the verdict on a prior's windows if any."""
+    found = agent.verdict(model)
     return {
-        "section": section,
+        "section": agent.model_section,
         "method": model.record["method"],
         "losses": [f"{label} loss {values[-1]:.3g} at step {steps[-1]:,}" for label, (steps, values) in losses.items()],
-        "verdict": Verdict(**found).sentence(settings.prior.verdict.limit) if found else "",
-        "errors": found,
+        "verdict": found.sentence(agent.verdict_limit) if found else "",
+        "errors": vars(found) if found else None,
         "folder": str(model.folder),
     }
 

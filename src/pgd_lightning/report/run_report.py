@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset
-from pgd_lightning.artifacts.generators import generator_of
-from pgd_lightning.config.saved import settings_of
+from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.data.origin import minari_references, score_constants
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.fidelity import replayed
-from pgd_lightning.evaluation.ledgers import episodes
+from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.randomness import derive_seed
@@ -30,7 +28,6 @@ from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels_of
 from pgd_lightning.simulators.rendering import render
-from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Policy, Trajectory
 
 
@@ -54,13 +51,13 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     """
     folder = runs[0].folder / "report"
     folder.mkdir(exist_ok=True)
-    settings = settings_of(runs[0])
+    agent = FinishedAgent(runs[0])
     env = dataset.env
     evaluated = runs if env.simulated else []
     ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), env) for run in evaluated}
-    summary = summarise(ledgers, settings, dataset)
+    summary = summarise(ledgers, dataset, agent.agent, agent.updates, agent.final_episodes)
     write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
-    title = f"{agent_name(settings.agent.name)} on {dataset.label}"
+    title = f"{agent_name(agent.agent)} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = []
     if ledgers:
@@ -70,17 +67,21 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     if windows:
         if not windows.figures:
             windows.figures.extend(window_figures(windows, dataset, title, folder))
-            windows.figures.extend(rollout_strip(windows.states, settings, dataset, title, folder))
+            windows.figures.extend(rollout_strip(windows.states, agent.report.frames, dataset, title, folder))
         paths += windows.figures
-    run_page.write(runs, settings, dataset, summary, ledgers, windows, folder)
+    run_page.write(runs, agent, dataset, summary, ledgers, windows, folder)
     return paths
 
 
-def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, dataset: Dataset) -> dict[str, Any]:
-    """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent."""
-    asked = settings.evaluation.final_episodes
+def summarise(
+    ledgers: Mapping[str, list[EpisodeRow]], dataset: Dataset, agent: str, updates: int, final_episodes: int
+) -> dict[str, Any]:
+    """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent.
+
+    Of each learner the first ``final_episodes`` count.
+    """
     found = {
-        name: figures.scores_of([row for row in rows if row["index"] < asked], "final")
+        name: figures.scores_of([row for row in rows if row["index"] < final_episodes], "final")
         for name, rows in ledgers.items()
     }
     fewest = min((scores.shape[1] for scores in found.values()), default=0)
@@ -88,10 +89,10 @@ def summarise(ledgers: dict[str, list[dict[str, Any]]], settings: DictConfig, da
     (first, *others) = finals or [""]
     differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
     summary = {
-        "env": settings.env.name,
-        "agent": settings.agent.name,
+        "env": dataset.env.name,
+        "agent": agent,
         "provenance": dataset.provenance,
-        "updates": settings.updates,
+        "updates": updates,
         "measure": dataset.env.measure,
         "score_constants": score_constants(dataset.env, dataset.provenance),
         "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
@@ -154,27 +155,25 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     """
     if not len(dataset.train):
         return None
-    settings = settings_of(run)
-    module = build_agent(settings, dataset)
-    load_agent(module, run)
-    policy = module.to(accelerator(settings)).policy
-    kinds = example_windows(run, settings, dataset, policy)
+    agent = FinishedAgent(run)
+    policy, asked = agent.policy(dataset), agent.report
+    kinds = example_windows(agent, dataset, policy)
     simulator = make(dataset.env.task, dataset.env.physics)
     rows = [
         {
             "target": "", "generator": name, "label": name, "guidance_coef": None,
-            **measure(simulator, windows, policy, dataset.obs_std, 8 * settings.report.windows, 0)[0],
+            **measure(simulator, windows, policy, dataset.obs_std, 8 * asked.windows, 0)[0],
         }
         for name, windows in kinds.items()
     ]  # fmt: skip
-    drawn = settings.report.episodes_drawn
+    drawn = asked.episodes_drawn
     pairs = {
         k: (w.obs[0, :drawn].cpu().double().numpy(), w.action[0, :drawn].cpu().double().numpy())
         for k, w in kinds.items()
     }
     states = np.empty((0, 0))
     if "qpos" in simulator.state():
-        states = episode_states(dataset.env, policy, settings.seeds, derive_seed(settings.seed, "frames"))
+        states = episode_states(dataset.env, policy, agent.seeds, derive_seed(agent.seed, "frames"))
     again = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
     return run_page.Measured(rows, pairs, again, states, simulator.unresettable)
 
@@ -189,32 +188,29 @@ def window_figures(windows: run_page.Measured, dataset: Dataset, title: str, fol
     return [analysis_figure(windows.rows, title, folder / "fidelity.png"), trajectories]
 
 
-def rollout_strip(
-    states: NDArray[np.float64], settings: DictConfig, dataset: Dataset, title: str, folder: Path
-) -> list[Path]:
-    """Frames of an episode of positions ``states [steps, nq]``; nothing where the machine cannot draw."""
+def rollout_strip(states: NDArray[np.float64], frames: int, dataset: Dataset, title: str, folder: Path) -> list[Path]:
+    """``frames`` of an episode of positions ``states [steps, nq]``; nothing where the machine cannot draw."""
     if not len(states):
         return []
-    every = max(len(states) // settings.report.frames, 1)
-    images = render(dataset.env.task, states[::every][: settings.report.frames])
+    every = max(len(states) // frames, 1)
+    images = render(dataset.env.task, states[::every][:frames])
     if images is None:
         return []
     return [figures.strip(images, f"{title}: one episode of seed 0", folder / "rollout.png")]
 
 
-def example_windows(run: Run, settings: DictConfig, dataset: Dataset, policy: Policy) -> dict[str, Trajectory]:
+def example_windows(agent: FinishedAgent, dataset: Dataset, policy: Policy) -> dict[str, Trajectory]:
     """``[S, N, T]`` of real windows and, where the run generates, of unguided and guided ones of equal noise."""
-    num = min(settings.report.windows, len(dataset.train))
+    num = min(agent.report.windows, len(dataset.train))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
     real = dataset.train[chosen]
-    kinds = {"real": real.unsqueeze(0).expand(settings.seeds, *real.batch_size)}
-    if settings.generator.build is None:
+    kinds = {"real": real.unsqueeze(0).expand(agent.seeds, *real.batch_size)}
+    generator = agent.ready_generator(dataset)
+    if generator is None:
         return kinds
-    generator = generator_of(run, settings, dataset)
-    assert generator is not None
-    starts = real.obs[:, 0].expand(settings.seeds, -1, -1).to(policy.device)
-    seed = derive_seed(settings.seed, "report")
+    starts = real.obs[:, 0].expand(agent.seeds, -1, -1).to(policy.device)
+    seed = derive_seed(agent.seed, "report")
     kinds["unguided"] = generator.generate(None, starts, seed)
-    if settings.generator.name != "unguided":
+    if agent.generator != "unguided":
         kinds["guided"] = generator.generate(policy, starts, seed)
     return kinds

@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ class Run(RunFolder):
             ) from error
 
     @contextmanager
-    def started(self, settings: str, provenance: dict[str, Any], shared: bool = False) -> Iterator[None]:
+    def started(self, settings: str, provenance: Mapping[str, object], shared: bool = False) -> Iterator[None]:
         """Hold the folder against a second process, and note how this start came about; ranks meet here and at the end.
 
         ``settings``: the resolved config as YAML.
@@ -149,7 +149,7 @@ class Run(RunFolder):
         with suppress(OSError):  # a full disk is the checkpoint's to report
             (self.folder / "heartbeat.json").write_text(json.dumps(self.heartbeat | who | progress))
 
-    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+    def append(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Add rows to a JSONL file of the run; a torn last line of a killed process is cut first."""
         if ranks.rank() > 0:
             return

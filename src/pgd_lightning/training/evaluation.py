@@ -5,10 +5,11 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.trajectory import EnvSpec
 
-Record = Callable[[list[dict[str, object]]], None]
+Record = Callable[[list[EpisodeRow]], None]
 
 
 class Evaluation(Callback):

@@ -2,18 +2,28 @@
 
 import netrc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
 
 failed = False  # one try a command: without a network each costs its whole timeout
+
+
+@dataclass(frozen=True)
+class MirrorSettings:
+    """Where and how W&B mirrors a run (``conf/logger``), and what it says of the run."""
+
+    wandb: str  # auto, online, offline or disabled
+    project: str
+    timeout: float  # seconds that W&B may take to begin or to end a run
+    hyperparameters: Mapping[str, Any]
 
 
 class Mirror(Logger):
@@ -79,12 +89,12 @@ def wandb_mode(asked: str) -> str:
     return "online" if known or os.environ.get("WANDB_API_KEY") else "offline"
 
 
-def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str = "") -> Mirror | None:
+def mirror(settings: MirrorSettings, run: Run, part: str = "") -> Mirror | None:
     """The W&B run of ``run`` (or of a ``part`` of it), unless W&B is disabled."""
-    mode = wandb_mode(config.logger.wandb)
+    mode = wandb_mode(settings.wandb)
     if mode == "disabled" or failed:
         return None
-    record, patience = run.record, config.logger.timeout
+    record, patience = run.record, settings.timeout
 
     def start() -> WandbLogger:
         import wandb  # only where it is used: a machine without it can train
@@ -92,7 +102,7 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
         # wandb.init here, not in WandbLogger: that one passes a setting which W&B answers with a warning.
         return WandbLogger(
             experiment=wandb.init(
-                project=config.logger.project,
+                project=settings.project,
                 name=f"{record['env']}/{record['method']}/{record['seed']}{part}",
                 group=record["env"],
                 job_type=part.lstrip("/") or record["stage"],
@@ -106,19 +116,19 @@ def mirror(config: DictConfig, run: Run, provenance: dict[str, Any], part: str =
         )
 
     made = Mirror(start)
-    made.log_hyperparams({"config": OmegaConf.to_container(config, resolve=True), "provenance": provenance})
+    made.log_hyperparams(settings.hyperparameters)
     return made
 
 
-def loggers(config: DictConfig, run: Run, provenance: dict[str, Any]) -> list[Logger]:
+def loggers(settings: MirrorSettings, run: Run) -> list[Logger]:
     """The CSV record, and the mirror unless it is disabled."""
     csv = CSVLogger(run.folder / "metrics", name="", version=f"attempt_{run.attempt}", flush_logs_every_n_steps=200)
-    second = mirror(config, run, provenance)
+    second = mirror(settings, run)
     return [csv, second] if second else [csv]
 
 
-def mirror_figures(config: DictConfig, run: Run, provenance: dict[str, Any], figures: list[Path]) -> None:
+def mirror_figures(settings: MirrorSettings, run: Run, figures: list[Path]) -> None:
     """Show the report's figures in W&B, as a run beside the one that trained."""
-    if made := mirror(config, run, provenance, part="/report"):
+    if made := mirror(settings, run, part="/report"):
         made.log_figures(figures)
         made.close()

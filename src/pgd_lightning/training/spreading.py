@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -42,19 +41,21 @@ def seeds_here(num_seeds: int) -> range:
     return range(num_seeds * rank // count, num_seeds * (rank + 1) // count)
 
 
-def rows_together(config: DictConfig) -> bool:
-    """Whether ranks share the rows of one learner's batches. Raises UserError where there are several learners."""
-    choice = config.ranks.agents
+def rows_together(choice: str, num_seeds: int) -> bool:
+    """Whether ranks share the rows of one learner's batches; ``choice`` is ``ranks.agents``.
+
+    Raises UserError where there are several learners.
+    """
     if choice not in ("seeds", "rows"):
         raise UserError(f"ranks.agents={choice} is neither seeds nor rows.")
-    if choice == "rows" and config.seeds > 1 and ranks.count() > 1:
-        raise UserError(f"ranks.agents=rows shares the batches of one learner: set seeds=1 (now {config.seeds}).")
+    if choice == "rows" and num_seeds > 1 and ranks.count() > 1:
+        raise UserError(f"ranks.agents=rows shares the batches of one learner: set seeds=1 (now {num_seeds}).")
     return choice == "rows" and ranks.count() > 1
 
 
-def share_of_rows(config: DictConfig) -> Share:
-    """What this rank takes of each batch, set and evaluation."""
-    return Share(ranks.rank(), ranks.count(), ranks.gathered) if rows_together(config) else ALL
+def share_of_rows(choice: str, num_seeds: int) -> Share:
+    """What this rank takes of each batch, set and evaluation, see :func:`rows_together`."""
+    return Share(ranks.rank(), ranks.count(), ranks.gathered) if rows_together(choice, num_seeds) else ALL
 
 
 class RowsTogether(DDPStrategy):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl.reader import Reading, read
+from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import PACKAGE
 from pgd_lightning.errors import UserError
@@ -51,7 +52,7 @@ def load(columns: dict[str, NDArray[Any]], env: EnvSpec, reading: Reading) -> Re
     return read(columns.get, rows, Path(f"{PACKAGE}:{env.d4rl_id}"), env, reading)
 
 
-def provenance(columns: dict[str, NDArray[Any]], env: EnvSpec) -> dict[str, Any]:
+def provenance(columns: dict[str, NDArray[Any]], env: EnvSpec) -> Provenance:
     """Where the data come from; the hash is over the arrays, since the file is the package's own affair."""
     digest = sha256()
     for key in sorted(k for k in columns if "/" not in k):

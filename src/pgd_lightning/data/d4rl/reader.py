@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pgd_lightning.data.d4rl import families, quirks
 from pgd_lightning.data.d4rl.download import DataUnavailable, locate
 from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_written, opened, pieces
-from pgd_lightning.data.origin import ATTRIBUTES, published
+from pgd_lightning.data.origin import ATTRIBUTES, Provenance, published
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import EnvSpec
@@ -275,7 +275,7 @@ def _attributes(file: h5py.File, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
+def provenance(path: Path, env: EnvSpec) -> Provenance:
     """Where the data come from, for run folders, titles and tables; ``label`` is the short form.
 
     A file is official only if its SHA-256 is the published one; where none is published, only its name says so, and
@@ -285,18 +285,23 @@ def provenance(path: Path, env: EnvSpec) -> dict[str, Any]:
     with opened(path) as file:
         recipe = _attributes(file, RECIPE)
         says = {f"its attribute '{k}'": v for k, v in _attributes(file, ATTRIBUTES).items() if isinstance(v, str)}
-    found: dict[str, Any] = {"path": path.name, "sha256": digest, **recipe, **({"says": says} if says else {})}
+    kind, label = _kind_and_label(path, env, digest, recipe)
+    found = {"path": path.name, "sha256": digest, **recipe, **({"says": says} if says else {})}
+    return cast(Provenance, found | {"kind": kind, "label": label})
+
+
+def _kind_and_label(path: Path, env: EnvSpec, digest: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
     if env.file is None:
-        return found | {"kind": "own environment", "label": f"{path.name}, {env.name} (sha256 {digest[:8]})"}
+        return "own environment", f"{path.name}, {env.name} (sha256 {digest[:8]})"
     if digest == env.file.sha256:
-        return found | {"kind": "official", "label": f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"}
+        return "official", f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"
     if recipe.get("recipe") == env.name:
         label = (
             f"{env.name} substitute, not D4RL (recipe v{recipe.get('recipe_version')}, seed "
             f"{recipe.get('recipe_seed')}, sha256 {digest[:8]})"
         )
-        return found | {"kind": "local recipe", "label": label}
+        return "local recipe", label
     if env.file.sha256 is None and path.name == Path(env.file.path).name:
-        return found | {"kind": "unverified", "label": f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"}
+        return "unverified", f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"
     name = next((f"{other.d4rl_id} (D4RL)" for other in published(digest)), path.name)
-    return found | {"kind": "user file", "label": f"{name} as {env.name}, not D4RL (sha256 {digest[:8]})"}
+    return "user file", f"{name} as {env.name}, not D4RL (sha256 {digest[:8]})"
