@@ -16,6 +16,9 @@ from pgd_lightning.generators.polygrad.ablations import Ablated
 KEPT = Path(__file__).parent / "before_the_move"
 
 
+DEFAULTS_THEN = ["guidance=literal", "guidance.coef=0.5"]
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> Path:
     """The kept runs at a place where they may be changed, beside their recording."""
@@ -71,10 +74,13 @@ def test_it_is_reported(runs, monkeypatch):
 
 
 def test_the_same_command_trains_nothing_again(runs, monkeypatch):
-    """What makes two runs the same has not changed: the one run that was not kept is the only one that is new."""
+    """What makes two runs the same has not changed: the one run that was not kept is the only one that is new.
+
+    The default of guidance has, and is named here.
+    """
     kept = {path.parents[1].name for path in runs.glob("*/*/*/0/run.json")}
     command = json.loads((agent(runs, "pgd") / "run.json").read_text())["starts"][0]["command"]
-    assert pgd(monkeypatch, [*command.replace("'", "").split()[1:], "runs_dir=found"]) == 0
+    assert pgd(monkeypatch, [*command.replace("'", "").split()[1:], *DEFAULTS_THEN, "runs_dir=found"]) == 0
     (new,) = {path.parents[1].name for path in runs.glob("*/*/*/0/run.json")} - kept
     assert new.startswith("bc-none-")
     assert all(len(json.loads(path.read_text())["starts"]) == 1 for path in runs.glob("*/*/*/0/run.json"))

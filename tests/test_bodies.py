@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from pgd_lightning.artifacts.dataset import open_dataset, read_recording
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl, minari_writer, origin
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.bodies import Rows, doubt
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.kitchen import goal_of
-from pgd_lightning.trajectory import EnvSpec
 
 SEEN_CELLS = ((1, 1), (1, 2), (2, 3), (3, 3), (3, 1))  # of umaze; (2, 3) and (3, 1) are walls elsewhere
 

@@ -13,11 +13,11 @@ from pgd_lightning.commands import check
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.summary import examine
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import replay as recorded
 from pgd_lightning.evaluation.replay import Replay
 from pgd_lightning.simulators import make
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, -10.0, 10.0, DataFile("toy.hdf5", None, None), "today")
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from pgd_lightning.data import d4rl
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec(
     "toy-medium",

@@ -12,9 +12,9 @@ from hydra.utils import instantiate
 
 from pgd_lightning.config.compose import CONF, compose_config
 from pgd_lightning.data.environments import environment, environments
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import TASKS, make
-from pgd_lightning.trajectory import EnvSpec
 
 LONGER = {"hammer": 600, "pen": 200, "relocate": 500, "door": 300}  # D4RL's -human-longhorizon
 BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"

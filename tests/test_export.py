@@ -23,9 +23,9 @@ from pgd_lightning.artifacts.agent_modules import load_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.config.saved import settings_of
+from pgd_lightning.environment import ActionBox
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.channel_names import channels
-from pgd_lightning.trajectory import ActionBox
 
 ROOT = Path(__file__).resolve().parents[1]
 td3 = {"discount": 0.99, "policy_noise": 0.2, "noise_clip": 0.5, "critic_updates": 2}

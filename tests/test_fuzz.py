@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import split_windows
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPECS = {
     task: EnvSpec(

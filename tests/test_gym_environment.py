@@ -16,11 +16,12 @@ from pgd_lightning.commands.generate import chunks
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl, origin
+from pgd_lightning.environment import ActionBox
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.simulators import make, one_step
 from pgd_lightning.simulators.channel_names import channels_of
-from pgd_lightning.trajectory import ActionBox, Trajectory
+from pgd_lightning.trajectory import Trajectory
 
 OWN = "env.module=helpers.own_environments"
 SMALL = [

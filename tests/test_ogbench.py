@@ -16,11 +16,11 @@ from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import ogbench, sources
 from pgd_lightning.data.d4rl import Reading
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import episodes, mean_outcome
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.simulators import make, one_step
-from pgd_lightning.trajectory import EnvSpec
 
 MAZE = "pointmaze-medium-navigate-singletask-v0"
 TASK = "gym:ogbench:pointmaze-medium-singletask-v0"

@@ -7,8 +7,8 @@ import torch
 
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environment
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 DIMS = {
     "hopper": (11, 3, 1000), "halfcheetah": (17, 6, 1000), "ant": (111, 8, 1000), "maze2d-umaze": (4, 2, 300),

@@ -25,8 +25,8 @@ from pgd_lightning.data.d4rl import cache
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.recording import ARRAYS, Recording
 from pgd_lightning.data.sources import PACKAGE, minari_folder
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, 0.0, 1.0, DataFile("toy.hdf5", None, None), "today")
 READING = d4rl.Reading("clip")

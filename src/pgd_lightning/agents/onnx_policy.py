@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pgd_lightning.agents.agent import Agent
+from pgd_lightning.environment import ActionBox
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
-from pgd_lightning.trajectory import ActionBox
 
 INPUT, OUTPUT, BATCH = "observation", "action", "batch"
 OPSET = 17  # of ONNX 1.12 and later

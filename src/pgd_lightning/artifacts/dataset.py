@@ -24,12 +24,13 @@ from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation import bodies
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make, relabelled
-from pgd_lightning.trajectory import EnvSpec, Transition
+from pgd_lightning.trajectory import Transition
 
 LOOKED_AT = 20_000  # rows that are compared with the simulator of ``env``
 

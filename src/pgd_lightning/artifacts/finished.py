@@ -14,10 +14,11 @@ from pgd_lightning.artifacts.generators import generator_of, model_behind
 from pgd_lightning.artifacts.models import PRIOR, verdict_key
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import accelerator
-from pgd_lightning.trajectory import EnvSpec, Generator, Policy
+from pgd_lightning.trajectory import Generator, Policy
 
 
 @dataclass(frozen=True)

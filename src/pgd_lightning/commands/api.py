@@ -40,6 +40,7 @@ from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environments
 from pgd_lightning.data.outputs import expanded
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
@@ -52,7 +53,7 @@ from pgd_lightning.runs.console import quieten
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import accelerator
-from pgd_lightning.trajectory import EnvSpec, Policy, Trajectory, Transition
+from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
 quieten()  # as the command line does at its start
 keep_memory()

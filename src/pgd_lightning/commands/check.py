@@ -19,6 +19,7 @@ from pgd_lightning.data.outputs import expanded, require_own
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.summary import examine
 from pgd_lightning.data.windows import Windows, left_out, window_starts
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.replay import Replay, replayed
@@ -29,7 +30,6 @@ from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.simulators import PHYSICS, Simulator, make
 from pgd_lightning.simulators.channel_names import channels_of
-from pgd_lightning.trajectory import EnvSpec
 
 # relocate: files hold where the object is, its body stands where it was in the episode's first row
 OBJECT_BASE = ("obj_pos", "obj_body_pos")

@@ -6,9 +6,9 @@ from pgd_lightning.artifacts.recordings import recipe_of, record, substitute_pat
 from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl
 from pgd_lightning.data.outputs import expanded
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.provenance import program
-from pgd_lightning.trajectory import EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

@@ -17,10 +17,10 @@ from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl, minari_writer, ogbench, sources
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.provenance import program
-from pgd_lightning.trajectory import EnvSpec
 
 ROWS_AT_ONCE = 10_000
 

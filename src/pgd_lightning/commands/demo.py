@@ -21,6 +21,7 @@ from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.config.build import build
 from pgd_lightning.data.outputs import require_own
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error, step_errors
 from pgd_lightning.randomness import stream
@@ -32,7 +33,7 @@ from pgd_lightning.runs.provenance import command_line, program
 from pgd_lightning.simulators import Simulator, make, one_step
 from pgd_lightning.simulators.maze import MAZES, cells_of, in_wall
 from pgd_lightning.simulators.substitutes.goal_policy import GoalPolicy
-from pgd_lightning.trajectory import EnvSpec, Trajectory
+from pgd_lightning.trajectory import Trajectory
 
 FILES = ("index.html", "demo.json", "demo.png", "demo.svg")
 DATA, UNGUIDED, GUIDED, POLICY = "data", "unguided", "guided", "policy"

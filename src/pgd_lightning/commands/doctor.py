@@ -23,12 +23,12 @@ from pgd_lightning.commands.launch import nodes, per_node
 from pgd_lightning.config.build import build
 from pgd_lightning.data import sources
 from pgd_lightning.data.outputs import expanded
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.rendering import render
 from pgd_lightning.training.loggers import wandb_mode
-from pgd_lightning.trajectory import EnvSpec
 
 INTERACTIVE = ("bash", "interactive")  # job names under which Lightning takes no notice of SLURM
 

@@ -9,6 +9,7 @@ from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
@@ -16,7 +17,6 @@ from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import finished_agent
-from pgd_lightning.trajectory import EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

@@ -15,6 +15,7 @@ from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.environment import ActionBox, EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.runs.atomic import write_atomic
@@ -22,7 +23,6 @@ from pgd_lightning.runs.checkpoints import last_checkpoint
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run, finished_agent
 from pgd_lightning.simulators.channel_names import BOX, channels_of
-from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

@@ -18,12 +18,13 @@ from pgd_lightning.commands.convert import destination, no_infos
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.data import d4rl, minari_writer, sources
 from pgd_lightning.data.outputs import require_new
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import derive_seed, stream
 from pgd_lightning.runs.console import Counter, say
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.training.fit import accelerator
-from pgd_lightning.trajectory import EnvSpec, Generator, Policy, Trajectory
+from pgd_lightning.trajectory import Generator, Policy, Trajectory
 
 WINDOWS_AT_ONCE = 512  # of each seed: what is in memory
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import as_text
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome
 from pgd_lightning.evaluation.rollout import rollout
@@ -33,7 +34,6 @@ from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, fit
 from pgd_lightning.training.loggers import MirrorSettings, mirror_figures
-from pgd_lightning.trajectory import EnvSpec
 
 
 def main(config: DictConfig, overrides: list[str]) -> None:

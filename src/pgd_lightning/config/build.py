@@ -19,6 +19,7 @@ MOVED = {
     "pgd_lightning.generators.polygrad": "pgd_lightning.generators.polygrad.imagination",
     "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",
     "pgd_lightning.generators.world_rollout": "pgd_lightning.generators.polygrad.rollout",
+    "pgd_lightning.trajectory": "pgd_lightning.environment",  # of what configs name
     "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
 }
 RULE = "pgd_lightning.generators.guidance.Rule"

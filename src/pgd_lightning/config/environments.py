@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.data import sources
+from pgd_lightning.environment import NO_SIMULATOR
 from pgd_lightning.errors import UserError
 
 VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are asked for by env=gym env.id=
@@ -97,8 +98,6 @@ def complete(config: DictConfig) -> None:
     env = config.get("env")
     if env is None or "obs_dim" not in env or env.obs_dim is not None:
         return
-    from pgd_lightning.trajectory import NO_SIMULATOR  # with torch, which no other env= needs yet
-
     found = without_environment(config) if env.task == NO_SIMULATOR else of_registry(env)
     settings: Any = OmegaConf.to_container(env)
     kept = {key: value for key, value in settings.items() if key not in ("id", "module", "arguments")}

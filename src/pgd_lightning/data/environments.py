@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import DataFile, EnvSpec
 
 CONF = files("pgd_lightning.conf") / "env"
 OPEN = ("gym", "none")  # any environment of Gymnasium's, and a recording without one

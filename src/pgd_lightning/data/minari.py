@@ -19,8 +19,8 @@ from pgd_lightning.data.d4rl.hdf5 import DAMAGE, DENSEST, check_plain, opened
 from pgd_lightning.data.d4rl.reader import Reading, read
 from pgd_lightning.data.origin import Provenance, minari_facts
 from pgd_lightning.data.recording import Recording
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 ENV = "pgd_lightning_env"  # our entry in a Minari set's metadata: what it was read as
 KNOWN = "has_successor"  # our entry in a Minari episode's infos

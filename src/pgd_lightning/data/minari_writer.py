@@ -16,8 +16,8 @@ from pgd_lightning.data.minari import ENV, KNOWN, storage
 from pgd_lightning.data.outputs import expanded, require_new
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import MINARI, minari_root
+from pgd_lightning.environment import ActionBox, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import ActionBox, EnvSpec
 
 ID = re.compile(r"[-\w]+-v\d+")
 

@@ -22,8 +22,8 @@ from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import OGBENCH, ogbench_file, ogbench_root, single_task
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 Relabel = Callable[[Arrays], tuple[NDArray[Any], NDArray[np.bool_]]]  # states [N, …] -> reward, success [N]

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any, NotRequired, TypedDict
 
 from pgd_lightning.data.environments import environment, environments
+from pgd_lightning.environment import GYMNASIUM, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import GYMNASIUM, EnvSpec
 
 ATTRIBUTES = ("env", "env_id", "env_name", "environment", "task", "d4rl_id", "recipe")  # of files, ours and others'
 BODIES = ("hopper", "halfcheetah", "walker2d", "ant", "door", "pen", "hammer", "relocate")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from pgd_lightning.data.recording import Recording
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.environment import EnvSpec
 
 ROWS_AT_ONCE = 100_000
 

@@ -12,9 +12,9 @@ from typing import Any, NotRequired, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
-from pgd_lightning.trajectory import EnvSpec
 
 Array = NDArray[np.float64]
 EpisodeRow = TypedDict(  # a row of a ledger; as a call, for return is no name of a class's field

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.fleet import fleet
-from pgd_lightning.trajectory import EnvSpec, Policy
+from pgd_lightning.trajectory import Policy
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pgd_lightning.artifacts.finished import FinishedAgent
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES, label
 from pgd_lightning.runs.run import readable
-from pgd_lightning.trajectory import EnvSpec
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.

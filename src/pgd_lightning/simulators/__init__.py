@@ -2,6 +2,7 @@
 
 import mujoco
 
+from pgd_lightning.environment import GYMNASIUM, NO_SIMULATOR
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import ogbench
 from pgd_lightning.simulators.adroit import TASKS as HANDS
@@ -15,7 +16,6 @@ from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.physics import changed, require_known_contacts, restore_contacts
 from pgd_lightning.simulators.registered import Absent, Registered, facts, is_registered, relabelled, task_of
 from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
-from pgd_lightning.trajectory import GYMNASIUM, NO_SIMULATOR
 
 __all__ = [
     "BODIES", "MAZES", "PHYSICS", "TASKS", "Locomotion", "Maze", "Simulator", "facts", "is_registered", "make",

@@ -8,7 +8,7 @@ lie in [-1, 1] and are shares of what the actuator can do.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pgd_lightning.trajectory import EnvSpec
+from pgd_lightning.environment import EnvSpec
 
 XYZ, WXYZ = ("x", "y", "z"), ("w", "x", "y", "z")
 BOX = "[-1 to 1]"

@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from pgd_lightning.environment import GYMNASIUM
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import GYMNASIUM
 
 MODULE = "ogbench"
 

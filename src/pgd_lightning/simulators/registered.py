@@ -19,11 +19,11 @@ from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
+from pgd_lightning.environment import GYMNASIUM, ActionBox
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import ogbench
 from pgd_lightning.simulators.restoring import Restoring, missing, restoring_of, set_state
 from pgd_lightning.simulators.simulator import Array, State, checked
-from pgd_lightning.trajectory import GYMNASIUM, ActionBox
 
 NO_LIMIT = -1  # of steps, as gymnasium.make has it: whoever steps an environment keeps its time limit
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.trajectory import GYMNASIUM
+from pgd_lightning.environment import GYMNASIUM
 
 SIZE = 240  # pixels
 PATIENCE = 60  # seconds that a backend may take to draw

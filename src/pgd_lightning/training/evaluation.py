@@ -5,9 +5,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.rollout import rollout
-from pgd_lightning.trajectory import EnvSpec
 
 Record = Callable[[list[EpisodeRow]], None]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 Columns = dict[str, NDArray[Any]]  # under D4RL's keys; timeouts always there, next_observations and infos not
 Finding = Callable[[Columns, EnvSpec], list[str]]

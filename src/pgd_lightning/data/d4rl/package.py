@@ -16,8 +16,8 @@ from pgd_lightning.data.d4rl.reader import Reading, read
 from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import PACKAGE
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 
 def fetch(env: EnvSpec) -> dict[str, NDArray[Any]]:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl.families import Columns, family
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 
 class TimeLimitsAsEnds(UserError):

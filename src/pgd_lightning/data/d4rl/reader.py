@@ -20,8 +20,8 @@ from pgd_lightning.data.d4rl.download import DataUnavailable, locate
 from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_written, opened, pieces
 from pgd_lightning.data.origin import ATTRIBUTES, Provenance, published
 from pgd_lightning.data.recording import Recording, sparse_successors
+from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.trajectory import EnvSpec
 
 __all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe"]
 
