@@ -13,9 +13,6 @@ windows ``[S, N, T]``, any other ``[N, T]``. Actions of :class:`~pgd_lightning.t
 policies, recordings and what :func:`save` writes are in the environment's units.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
-from torch import Tensor
 
 from pgd_lightning.agents.adapters import as_policy
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.artifacts import agents
 from pgd_lightning.artifacts.agent_modules import build_agent, load_agent, trained_agent
-from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.models import ready_prior
+from pgd_lightning.commands.api_data import Data, Settings, typed
+from pgd_lightning.commands.api_data import load as load
 from pgd_lightning.commands.generate import chunks, write
 from pgd_lightning.commands.train import clone_config
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.data import d4rl
-from pgd_lightning.data.environments import environments
-from pgd_lightning.data.outputs import expanded
-from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
@@ -53,58 +45,10 @@ from pgd_lightning.runs.console import quieten
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import accelerator
-from pgd_lightning.trajectory import Policy, Trajectory, Transition
+from pgd_lightning.trajectory import Policy, Trajectory
 
 quieten()  # as the command line does at its start
 keep_memory()
-
-Settings = Mapping[str, Any]  # of the command line: {"prior.batch_size": 64}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A recording, cut into windows, and the settings that it was read with."""
-
-    dataset: Dataset
-    settings: tuple[str, ...]
-
-    def __str__(self) -> str:
-        recording = self.dataset.recording
-        return f"{self.dataset.label}: {len(recording):,} steps in {len(recording.ends):,} episodes"
-
-    @property
-    def env(self) -> EnvSpec:
-        """Dimensions, time limit and reference returns of its environment."""
-        return self.dataset.env
-
-    @property
-    def transitions(self) -> Transition:
-        """Every recorded step that has a successor or ends in a terminal, ``[B]``."""
-        return self.dataset.recording.transitions()
-
-    def composed(self, verb: str, *more: str) -> DictConfig:
-        """The settings of ``verb`` for this recording."""
-        return compose_config(verb, [*self.settings, *more])
-
-
-def load(source: str | Path | Mapping[str, Any], env: str | None = None, settings: Settings | None = None) -> Data:
-    """A recording: by the name of its environment, a file in D4RL's layout, ``minari:NAME``, or arrays.
-
-    ``env`` names the environment of a file or of arrays (``env=`` of the command line). Arrays have D4RL's names:
-    ``observations [L, O]``, ``actions [L, A]``, ``rewards [L]``, and the episode boundaries ``terminals [L]`` (the task
-    ended) and ``timeouts [L]`` (the episode was cut). They are kept as a file below ``runs_dir``, by which later runs
-    know them. Raises UserError, in one sentence, where the source cannot be used.
-    """
-    chosen = _typed(settings or {})
-    if isinstance(source, Mapping):
-        source = _kept_arrays(source, compose_config("prior", chosen).runs_dir)
-    if env is None:
-        if str(source) not in environments():
-            raise UserError(f"load({str(source)!r}): name its environment too, e.g. env='hopper-medium'.")
-        chosen = [f"env={source}", *chosen]
-    else:
-        chosen = [f"env={env}", f"data.source={source}", *chosen]
-    return Data(open_dataset(compose_config("prior", chosen)), tuple(chosen))
 
 
 def train_prior(
@@ -116,7 +60,7 @@ def train_prior(
     (``settings={"runs_dir": …}``).
     """
     given = [] if steps is None else [f"prior.steps={steps}"]
-    config = data.composed("prior", *given, f"seed={seed}", *_typed(settings or {}))
+    config = data.composed("prior", *given, f"seed={seed}", *typed(settings or {}))
     prior, _ = ready_prior(config, data.dataset)
     assert isinstance(prior, DiffusionPrior)
     prior.trained_on = data
@@ -142,7 +86,7 @@ def generate(
     if not isinstance(data, Data):
         raise UserError("generate needs a prior of pgd_lightning.train_prior, which knows its data.")
     given = [] if coef is None else [f"guidance.coef={coef}"]
-    config = data.composed("train", "generator=pgd", *given, *_typed(settings or {}))
+    config = data.composed("train", "generator=pgd", *given, *typed(settings or {}))
     target = None if policy is None else as_target(policy, data)
     device = accelerator(config.trainer.accelerator) if target is None else target.device
     starts = torch.zeros(*_seeds(target), windows, config.env.obs_dim, device=device)
@@ -261,7 +205,7 @@ def train_agent(
     numbers = {"updates": updates, "seeds": seeds, "seed": seed}
     given = [
         *data.settings, f"agent={agent}", f"generator={generator}",
-        *(f"{name}={value}" for name, value in numbers.items() if value is not None), *_typed(settings or {}),
+        *(f"{name}={value}" for name, value in numbers.items() if value is not None), *typed(settings or {}),
     ]  # fmt: skip
     config = compose_config("train", given)
     behaviour = agents.behaviour_clone(clone_config(given, config), data.dataset)
@@ -299,41 +243,3 @@ def save(windows: Trajectory, out: str | Path, data: Data, overwrite: bool = Fal
         str(out), [windows.reshape(1, -1, windows.batch_size[-1])], windows.batch_size.numel(), data.dataset,
         {"description": "synthetic windows, not recorded data"}, overwrite,
     )  # fmt: skip
-
-
-def _typed(settings: Settings) -> list[str]:
-    """``settings`` as they are typed on the command line."""
-    return [f"{key}={_as_typed(value)}" for key, value in settings.items()]
-
-
-def _as_typed(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_typed, value))}]"
-    return str(value)
-
-
-def _kept_arrays(arrays: Mapping[str, Any], runs_dir: str) -> Path:
-    """The file that holds ``arrays``; the same arrays have the same file.
-
-    Raises UserError for arrays that do not fit.
-    """
-    needed = ("observations", "actions", "rewards", "terminals", "timeouts")
-    if missing := [name for name in needed if name not in arrays]:
-        raise UserError(f"load: the arrays lack {', '.join(missing)}; needed are {', '.join(needed)}.")
-    columns = {name: np.ascontiguousarray(_array(arrays[name])) for name in arrays}
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"load: the arrays have different lengths: {lengths}.")
-    content = hashlib.sha256()
-    for name in sorted(columns):
-        content.update(name.encode() + str(columns[name].dtype).encode() + columns[name].tobytes())
-    path = expanded(runs_dir) / "arrays" / f"{content.hexdigest()[:16]}.hdf5"
-    if not path.exists():
-        d4rl.write(path, [columns], {"description": "arrays of pgd_lightning.load"}, lengths["rewards"])
-    return path
-
-
-def _array(values: Any) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
