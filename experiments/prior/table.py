@@ -107,7 +107,7 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
     columns = 3
     figure, axes = plt.subplots(
         -(-len(names) // columns), columns, figsize=(10, 3 * -(-len(names) // columns)), layout="constrained",
-        squeeze=False, sharex=True,
+        squeeze=False,
     )  # fmt: skip
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
