@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.generators import generator_of, model_behind
 from pgd_lightning.artifacts.models import PRIOR, verdict_key
@@ -85,10 +85,10 @@ class FinishedAgent:
         value = OmegaConf.select(self._config, key)
         return value if value is not None else OmegaConf.select(OmegaConf.create(self.record), key)
 
-    def policy(self, dataset: Dataset) -> Policy:
+    @property
+    def policy(self) -> Policy:
         """The trained policy, on the device that ``trainer.accelerator`` chooses."""
-        module = build_agent(self._config, dataset)
-        load_agent(module, self.run)
+        module = trained_agent(self.run, self._config)
         return module.to(accelerator(self._config.trainer.accelerator)).policy
 
     def ready_generator(self, dataset: Dataset) -> Generator | None:

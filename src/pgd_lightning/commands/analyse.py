@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.agents.online import OnlinePolicy
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.agents import behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
@@ -113,8 +113,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     settings = settings_of(run)
     if settings.env.name != dataset.env.name:
         raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
-    module = build_agent(settings, dataset)
-    load_agent(module, run)
+    module = trained_agent(run, settings)
     return module.to(accelerator(config.trainer.accelerator)).policy, settings.seeds
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pgd_lightning.agents.adapters import as_policy
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.artifacts import agents
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent, trained_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.models import ready_prior
 from pgd_lightning.commands.api_data import Data, Settings, typed
 from pgd_lightning.commands.api_data import load as load
@@ -210,8 +210,7 @@ def train_agent(
     config = compose_config("train", given)
     behaviour = agents.behaviour_clone(clone_config(given, config), data.dataset)
     run = agents.train_agent(config, data.dataset, behaviour)
-    module = build_agent(config, data.dataset)
-    load_agent(module, run)
+    module = trained_agent(run, config)
     rows = agents.final_rows(run, data.dataset)
     scores = [[outcome(row) for row in rows if row["seed"] == number] for number in range(config.seeds)]
     return Trained(module.to(accelerator(config.trainer.accelerator)).policy, run.folder, np.array(scores))

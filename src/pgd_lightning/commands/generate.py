@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.dataset import Dataset, dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.commands.convert import destination, no_infos
@@ -38,8 +38,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(f"'{config.run}' was trained on real data only: give a run whose generator is not 'none'.")
     dataset = dataset_of(run, settings, config.data.source)
     require_new(out, config.overwrite, dataset.path)
-    module = build_agent(settings, dataset)
-    load_agent(module, run)
+    module = trained_agent(run, settings)
     module.to(accelerator(settings.trainer.accelerator))
     generator = generator_of(run, settings, dataset)
     assert generator is not None

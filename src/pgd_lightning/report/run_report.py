@@ -156,7 +156,7 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     if not len(dataset.train):
         return None
     agent = FinishedAgent(run)
-    policy, asked = agent.policy(dataset), agent.report
+    policy, asked = agent.policy, agent.report
     kinds = example_windows(agent, dataset, policy)
     simulator = make(dataset.env.task, dataset.env.physics)
     rows = [
