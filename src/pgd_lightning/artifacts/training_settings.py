@@ -1,6 +1,7 @@
 """What a training takes out of a config: its devices, and how W&B mirrors it."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,14 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from pgd_lightning.training.fit import TrainerSettings
 from pgd_lightning.training.loggers import MirrorSettings
 
-NAMED = ("accelerator", "devices", "strategy", "num_nodes", "precision", "compile")
-
 
 def trainer_settings(config: DictConfig) -> TrainerSettings:
     """The settings of ``config.trainer``."""
     settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    more = {name: value for name, value in settings.items() if name not in NAMED}
-    return TrainerSettings(**{name: settings[name] for name in NAMED}, more=more)
+    named = {field.name: settings.pop(field.name) for field in fields(TrainerSettings) if field.name != "more"}
+    return TrainerSettings(**named, more=settings)
 
 
 def mirror_settings(config: DictConfig, provenance: Mapping[str, object]) -> MirrorSettings:
