@@ -1,6 +1,7 @@
 """Episodes of a policy in the real simulator."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Episodes:
 
     def ledger(self, env: EnvSpec, step: int, purpose: str, first_seed: int = 0) -> list[EpisodeRow]:
         """One row an episode, as the run's ledger keeps them; the S policies are those of ``first_seed`` and on."""
-        rows: list[EpisodeRow] = [
+        rows = [
             {
                 "purpose": purpose,
                 "step": step,
@@ -35,16 +36,13 @@ class Episodes:
                 "index": self.numbers[e],
                 "return": float(self.returns[s, e]),
                 "score": env.score(float(self.returns[s, e]), bool(self.ended[s, e])),
-                "success": bool(self.ended[s, e]),
+                **({"success": bool(self.ended[s, e])} if env.success else {}),
                 "length": int(self.lengths[s, e]),
                 "simulator": self.physics,
             }
             for s, e in np.ndindex(*self.returns.shape)
         ]
-        if not env.success:
-            for row in rows:
-                del row["success"]
-        return rows
+        return cast(list[EpisodeRow], rows)
 
 
 @torch.no_grad()
