@@ -1,18 +1,16 @@
 """``pgd VERB key=value …``: the verbs are files of this package."""
 
-import errno
-import io
-import locale
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.runs import process
+from pgd_lightning.runs.process import INTERRUPTED
 
 VERBS = {
     "demo": "what policy guidance does, in one picture of a maze, in minutes",
@@ -36,13 +34,10 @@ VERBS = {
 
 TRAINING = ("train", "polygrad", "prior")  # may be run by several processes together
 SEVERAL = ("sweep", "slurm", "doctor")  # take key=a,b
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-INTERRUPTED = "\ninterrupted; the same command continues from the last checkpoint"
 OUT_OF_MEMORY = (  # as torch, CUDA, its libraries, C++, oneDNN and numpy say it
     "can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "could not create a primitive",
     "Unable to allocate",
 )  # fmt: skip
-MEANT_EMPTY = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # empty: no GPU
 
 HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
 
@@ -57,8 +52,8 @@ example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke"""
 
 def main() -> int:
     """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
-    settle_surroundings()
-    with leaving_at_once():
+    process.settle()
+    with process.leaving_at_once():
         return command()
 
 
@@ -111,61 +106,6 @@ def fail(error: Exception | Stopped) -> int:
 def ran_out(error: Exception) -> bool:
     """Whether a device, or the process, has no memory left."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def settle_surroundings() -> None:
-    """UTF-8 files, no empty environment variables, and output that takes every letter and outlasts its reader."""
-    if sys.stdout is not sys.__stdout__:  # not a command: called, and listened to, by other Python code
-        return
-    if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
-        os.environ["PYTHONUTF8"] = "1"  # is read when Python starts
-        os.execv(sys.executable, [sys.executable, "-m", "pgd_lightning", *sys.argv[1:]])
-    for name in [name for name, value in os.environ.items() if not value and name not in MEANT_EMPTY]:
-        del os.environ[name]
-    sys.stdout, sys.stderr = lasting(sys.stdout, 1), lasting(sys.stderr, 2)
-
-
-def lasting(stream: Any, number: int) -> io.TextIOWrapper:
-    """``stream``, but it goes nowhere once its reader is gone, and shows letters that it does not know as ``?``."""
-    if stream is None:  # closed by the caller
-        return open(os.devnull, "w")
-    stream.flush()
-    buffer = io.BufferedWriter(Lasting(number, "w", closefd=False))
-    return io.TextIOWrapper(buffer, stream.encoding, "replace", line_buffering=stream.line_buffering)
-
-
-class Lasting(io.FileIO):
-    """A file descriptor that becomes the null device when its pipe or terminal is closed."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return len(data)
-
-
-@contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Until a verb begins, a signal ends the process: there is nothing to save, and an import garbles what it raises.
-
-    Ranks leave that to their launcher.
-    """
-
-    def leave(number: int, frame: Any) -> None:
-        said = f"\nerror: Stopped by {signal.Signals(number).name} before it began; the same command begins again."
-        os.write(2, f"{INTERRUPTED if number == signal.SIGINT else said}\n".encode())
-        os._exit(128 + number if number == signal.SIGINT else Stopped.exit_code)
-
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, leave) for n in heard if "TORCHELASTIC_RUN_ID" not in os.environ}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def explain(verb: str, words: list[str]) -> None:
@@ -234,10 +174,9 @@ def launched() -> bool:
 
 def begin(verb: str, overrides: list[str], config: Any) -> None:
     """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
-    from pgd_lightning.runs.allocator import keep_memory
     from pgd_lightning.runs.console import stopping_on_signals
 
-    keep_memory()
+    process.keep_memory()
     main = import_module(f"pgd_lightning.commands.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
