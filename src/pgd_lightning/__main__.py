@@ -129,7 +129,8 @@ def require_settings(words: list[str]) -> list[str]:
 
 def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -> None:
     """Compose the config of ``verb`` and hand it over."""
-    from pgd_lightning.config.compose import combinations, compose_config, handed, nearest
+    from pgd_lightning.config.compose import combinations, compose_config, handed
+    from pgd_lightning.config.suggestions import nearest
 
     if verb not in VERBS:
         raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")

@@ -5,9 +5,7 @@ Neither torch nor Lightning is loaded for it.
 
 import json
 import os
-import re
 import sys
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,16 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pgd_lightning.config import environments, ranges
 from pgd_lightning.config.gpu import gpu_is_there
+from pgd_lightning.config.quotes import parts, quoted, unquoted
 from pgd_lightning.config.ranges import CONF
 from pgd_lightning.config.ranges import of_group as options
-from pgd_lightning.data import sources
+from pgd_lightning.config.suggestions import unknown_key, unknown_option
 from pgd_lightning.errors import UserError
 
 OmegaConf.register_new_resolver("channels", lambda obs, action: int(obs) + int(action) + 2, replace=True)
@@ -36,9 +34,6 @@ HANDED = "PGD_LIGHTNING_HANDED"  # environment variable: the file that a rank re
 GROUPS = {  # where a verb's options lie under another name
     "polygrad": {"env": "env/body@env", "scale": "online", "learner": "learner@online.learner"},
 }
-
-
-QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
 
 
 def compose_config(verb: str, overrides: list[str]) -> DictConfig:
@@ -60,9 +55,9 @@ def composed_config(verb: str, overrides: list[str]) -> DictConfig:
             environments.complete(config)
             OmegaConf.resolve(config)
         except MissingConfigException as error:
-            raise UserError(_unknown_option(str(error))) from error
+            raise UserError(unknown_option(str(error))) from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_unknown_key(verb, str(error) or str(error.__cause__))) from error
+            raise UserError(unknown_key(verb, str(error) or str(error.__cause__))) from error
     settings: Any = OmegaConf.to_container(config)
     for key, value in ranges.leaves(verb, settings):
         ranges.check(verb, settings, key, value)
@@ -100,7 +95,7 @@ def _of_environment(verb: str, override: str, overrides: list[str]) -> list[str]
     The source of the data, where the name has one, is used unless another is given.
     """
     key, _, value = override.partition("=")
-    name = _unquoted(value)
+    name = unquoted(value)
     if key != "env" or _group(verb, key) != "env" or name in options("env"):
         return [override]
     given = verb == "collect" or any(o.startswith("data.source=") for o in overrides)
@@ -120,9 +115,9 @@ def _for_hydra(verb: str, override: str) -> str:
             raise UserError(f"{override} is written {short}={value}.")
     if group := _group(verb, key):
         if value.strip("'\"") not in options(group):
-            raise UserError(_unknown_option(f"'{group}/{value}'"))
+            raise UserError(unknown_option(f"'{group}/{value}'"))
     elif {"text", "path"} & _kinds(verb, key) and value != "null":
-        value = _quoted(value, paths="path" in _kinds(verb, key), several=_is_list(verb, key))
+        value = quoted(value, paths="path" in _kinds(verb, key), several=_is_list(verb, key))
     return f"{GROUPS.get(verb, {}).get(key, key)}{equals}{value}"
 
 
@@ -140,34 +135,6 @@ def _is_list(verb: str, key: str) -> bool:
     return any(option.startswith("list of ") for option in ranges.declared(verb, key))
 
 
-def _quoted(value: str, paths: bool, several: bool) -> str:
-    """Text as Hydra takes it for what was typed; ``several`` of them are written [a,b]."""
-    if several and value.startswith("[") and value.endswith("]"):
-        return f"[{','.join(_quoted(part, paths, several=False) for part in _parts(value[1:-1]))}]"
-    text = _unquoted(value)
-    return QuotedString(_at_home(text) if paths else text, Quote.double).with_quotes()
-
-
-def _unquoted(value: str) -> str:
-    """``value`` without the quotes around all of it, if it has some."""
-    return re.sub(r"\\([\"'\\])", r"\1", value[1:-1]) if re.fullmatch(QUOTED, value, re.DOTALL) else value
-
-
-def _parts(value: str) -> list[str]:
-    """``value`` at its commas, but those within quotes."""
-    parts = re.findall(rf"(?:{QUOTED}|[^,])+", value, re.DOTALL)
-    return [part.strip() for part in parts]
-
-
-def _at_home(path: str) -> str:
-    """``path`` with a leading ~ replaced by the home folder; that of nobody is a name."""
-    prefix, tilde, rest = path.partition("~")
-    if not tilde or prefix not in ("", sources.MINARI):
-        return path
-    found = os.path.expanduser(tilde + rest)
-    return prefix + (f"./{found}" if found.startswith("~") else found)
-
-
 def combinations(overrides: list[str]) -> list[list[str]]:
     """Every combination of the values of ``key=a,b`` (in Hydra's grammar: also ``range(0,5)``, ``choice(a,b)``).
 
@@ -179,7 +146,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
 def _values(override: str) -> list[str]:
     key, _, value = override.partition("=")
     if {"text", "path"} & _kinds("train", key) and not (_is_list("train", key) and value.startswith("[")):
-        return [f"{key}={_unquoted(part)}" for part in _parts(value)] or [override]
+        return [f"{key}={unquoted(part)}" for part in parts(value)] or [override]
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
@@ -229,38 +196,3 @@ def default_scale(verb: str, overrides: list[str]) -> list[str]:
     ):
         return []
     return [f"scale={'paper' if gpu_is_there() else 'laptop'}"]
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """'did you mean …?', or the list of names if it can be read."""
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"there are {', '.join(names)}." if len(names) < 100 else "'pgd VERB --cfg' shows all there are."
-
-
-def _unknown_option(message: str) -> str:
-    first = message.splitlines()[0]
-    name = first.split("'")[-2] if "'" in first else first
-    group, _, option = name.rpartition("/")
-    if not group or not (CONF / group).is_dir():
-        return f"{first} See 'pgd --help'."
-    more = " Environments of Gymnasium have their names there, such as env=Pusher-v5." if group == "env" else ""
-    return f"There is no {group} '{option}': {nearest(option, options(group))}{more}"
-
-
-def _unknown_key(verb: str, message: str) -> str:
-    first = message.splitlines()[0]
-    if first.startswith("Ambiguous value"):
-        return f"{first.split(chr(39))[1]}: a list is written [a,b]; pgd sweep and pgd slurm take a,b as two points."
-    key = next((word.strip("'\".") for word in first.split() if "." in word.strip("'\".") or "'" in word), "")
-    config = OmegaConf.to_container(compose(verb), resolve=False)
-    first = f"There is no setting '{key}'" if first.startswith("Could not override") else first.rstrip(".")
-    return f"{first}; {nearest(key, sorted(_keys(config)))}"
-
-
-def _keys(node: object, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    own = [f"{prefix}{key}" for key in node if not str(key).startswith("_")]
-    return own + [k for key, value in node.items() for k in _keys(value, f"{prefix}{key}.")]
