@@ -106,8 +106,8 @@ class ActorCritic(nn.Module):
         """AdamW of the actor, of the critic, and of whatever else a subclass adapts."""
         rate, decay = float(self.log_rate.detach().exp()), self.weight_decay
         return [
-            torch.optim.AdamW(self.actor.parameters(), lr=rate, weight_decay=decay),
-            torch.optim.AdamW(self.critic.parameters(), lr=self.critic_rate, weight_decay=decay),
+            torch.optim.AdamW(self.actor.parameters(), lr=rate, weight_decay=decay, fused=True),
+            torch.optim.AdamW(self.critic.parameters(), lr=self.critic_rate, weight_decay=decay, fused=True),
         ]
 
     def move_target(self) -> None:
