@@ -267,7 +267,7 @@ def test_an_interrupted_online_run_ends_with_the_same_bits(online, tmp_path, mon
     original = polygrad.ImaginationLearner.training_step
 
     def interrupted(self, turn, index):
-        if turn["number"] == 27:
+        if turn.number == 27:
             raise RuntimeError("killed here")
         original(self, turn, index)
 

@@ -5,7 +5,7 @@ bit for bit, and its slices of episodes know no rows beyond a terminal.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from pgd_lightning.data.modules import Stream
 from pgd_lightning.imagination.buffer import EpisodeBuffer
 from pgd_lightning.randomness import derive_seed, stream
-from pgd_lightning.trajectory import Policy
+from pgd_lightning.trajectory import Policy, Trajectory
 
 RANDOM, ACTING = "online prefill", "online acting"  # purposes of randomness
 
@@ -71,8 +71,18 @@ class EpisodeCollector:
             self.obs = torch.as_tensor(self.environment.step(action.double().numpy())[0]).float()
 
 
+class Turn(NamedTuple):
+    """What the learner gets after some steps in the simulator."""
+
+    number: int
+    world: Trajectory  # [K, B, T]: windows for K updates of the world model
+    starts: Tensor | None  # [N, O]: where imagination begins; None as long as nothing is imagined
+    statistics: tuple[Tensor, Tensor] | None  # mean and deviation of the buffer, if an episode ended
+    returned: float | None  # the return of the last episode that ended in this turn
+
+
 class OnlineDataModule(LightningDataModule):
-    """Turns ``{number, world [K, B, T], starts [N, O] or None, statistics, returned}``.
+    """Steps in the simulator, turn by turn, as batches of a Trainer.
 
     A turn takes ``steps`` steps of the module's policy, as it is then, and draws from the buffer what the module learns
     from: windows for the world model and start states for imagination, none of those before ``patience`` steps. Before
@@ -104,10 +114,10 @@ class OnlineDataModule(LightningDataModule):
         """The numbers of the turns to come, see :class:`SyntheticDataModule`."""
         return Stream(lambda: iter(range(self.trainer.global_step, self.total_turns)))  # type: ignore[union-attr]
 
-    def on_before_batch_transfer(self, batch: int, dataloader_idx: int) -> dict[str, Any]:
+    def on_before_batch_transfer(self, batch: int, dataloader_idx: int) -> Turn:
         return self.turn(batch)
 
-    def turn(self, number: int) -> dict[str, Any]:
+    def turn(self, number: int) -> Turn:
         """Collect, and draw what is learned from."""
         buffer = self.collector.buffer
         if number == 0 and not buffer.ends:
@@ -118,13 +128,13 @@ class OnlineDataModule(LightningDataModule):
         world = buffer.windows(self.world_updates * self.world_batch, self.rows, stream(self.seed, "world", number))
         due = (number + 1) * self.steps > self.patience
         drawn = stream(self.seed, "imagination starts", number)
-        return {
-            "number": number,
-            "world": world.reshape(self.world_updates, self.world_batch, self.rows),
-            "starts": buffer.windows(self.imagined, self.rows, drawn).obs[:, 0] if due else None,
-            "statistics": buffer.statistics() if number == 0 or len(buffer.ends) > ended else None,
-            "returned": self.collector.returns[-1] if len(buffer.ends) > ended else None,
-        }
+        return Turn(
+            number=number,
+            world=world.reshape(self.world_updates, self.world_batch, self.rows),
+            starts=buffer.windows(self.imagined, self.rows, drawn).obs[:, 0] if due else None,
+            statistics=buffer.statistics() if number == 0 or len(buffer.ends) > ended else None,
+            returned=self.collector.returns[-1] if len(buffer.ends) > ended else None,
+        )
 
     def _fill(self) -> None:
         size = self.collector.environment.action_dim

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -15,6 +14,7 @@ from pgd_lightning.generators.guidance import OnPolicy
 from pgd_lightning.generators.matching import Bounds, adapted, shape_of, standardised, trouble
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.imagination.actor_critic import ActorCritic
+from pgd_lightning.imagination.collector import Turn
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.randomness import derive_seed, seed_global
 from pgd_lightning.runs.console import say
@@ -61,22 +61,22 @@ class ImaginationLearner(LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.world.optimizer(), *self.agent.optimizers()]
 
-    def training_step(self, turn: dict[str, Any], batch_idx: int) -> None:
-        number: int = turn["number"]
+    def training_step(self, turn: Turn, batch_idx: int) -> None:
+        number = turn.number
         seed_global(self.seed, "online/noise", number)
-        if turn["statistics"] is not None:
-            self.world.codec.set_statistics(*(t.to(self.device) for t in turn["statistics"]))
+        if turn.statistics is not None:
+            self.world.codec.set_statistics(*(t.to(self.device) for t in turn.statistics))
         logs: dict[str, Tensor | float] = {}
         _, *own = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
-        if turn["starts"] is not None:
-            windows, shape = self.imagined(turn["starts"], derive_seed(self.seed, "imagination", number))
+        if turn.starts is not None:
+            windows, shape = self.imagined(turn.starts, derive_seed(self.seed, "imagination", number))
             logs |= {f"agent/{key}": value for key, value in self.agent.update(own, windows).items()}
             logs |= {f"imagination/{key}": value for key, value in shape.items()}
             logs["imagination/strength"] = float(self.strength)
             logs["policy/std"] = float(self.policy.std.detach().mean())
-        logs["world/loss"] = self.fit_world(turn["world"])
-        if turn["returned"] is not None:
-            self.log("online/return", turn["returned"])
+        logs["world/loss"] = self.fit_world(turn.world)
+        if turn.returned is not None:
+            self.log("online/return", turn.returned)
         if number == 0 or (number + 1) % self.log_every == 0:
             self._check(logs, number)
             for key, value in logs.items():
