@@ -1,7 +1,7 @@
 """Writes the ledgers' tables into docs/prior.md, between the two markers, and draws their figures."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import geometric_mean
@@ -68,22 +68,38 @@ def tables(lines: list[dict[str, Any]]) -> Iterable[str]:
             f"{mean(r['median'] for r in real):.1g} | {mean(r['persistence_mean'] for r in real):.2g}; "
             f"{mean(r['mean'] for r in real):.1g} | | 1 | 0 |"
         )
+    yield from small_tables(lines)
+
+
+def small_tables(lines: list[dict[str, Any]]) -> Iterable[str]:
+    """Samplers, and averages of the weights: geometric means over all runs of a condition on a recording."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["data"], line["condition"]].append(line["sampled"])
     yield from ["", "### Samplers, by evaluations: median error, diversity, distance", ""]
-    yield "| data | condition | seed | sampler | 8 | 16 | 32 |"
+    yield "| data | condition | runs | sampler | 8 | 16 | 32 |"
     yield "|---|---|---|---|---|---|---|"
-    for line in lines:
+    for (data, condition), runs in sorted(groups.items()):
         for name in ("ancestral", "dpmpp_2m"):
-            cells = [line["sampled"].get(f"ramped/{name}-{n}") for n in (8, 16, 32)]
-            if all(cells):
-                text = " | ".join(f"{c['median']:.2g}, {c['diversity']:.2f}, {c['energy']:.4f}" for c in cells)
-                yield f"| {line['data']} | {line['condition']} | {line['seed']} | {name} | {text} |"
+            names = [f"ramped/{name}-{n}" for n in (8, 16, 32)]
+            compared = [run for run in runs if all(name in run for name in names)]
+            if compared:
+                text = " | ".join(
+                    f"{geometric_mean(run[n]['median'] for run in compared):.2g}, "
+                    f"{mean(run[n]['diversity'] for run in compared):.2f}, "
+                    f"{mean(run[n]['energy'] for run in compared):.4f}"
+                    for n in names
+                )
+                yield f"| {data} | {condition} | {len(compared)} | {name} | {text} |"
     yield from ["", "### Averages of the weights: median error", ""]
-    yield "| data | condition | seed | steps | last weights | ramped | 0.995 every ten steps |"
-    yield "|---|---|---|---:|---:|---:|---:|"
-    for line in lines:
-        errors = [line["sampled"][f"{name}/ancestral-16"]["median"] for name in ("last", "ramped", "published")]
-        text = " | ".join(f"{e:.2g}" for e in errors)
-        yield f"| {line['data']} | {line['condition']} | {line['seed']} | {line['steps']} | {text} |"
+    yield "| data | condition | runs | last weights | ramped | 0.995 every ten steps |"
+    yield "|---|---|---|---:|---:|---:|"
+    for (data, condition), runs in sorted(groups.items()):
+        text = " | ".join(
+            f"{geometric_mean(run[f'{name}/ancestral-16']['median'] for run in runs):.2g}"
+            for name in ("last", "ramped", "published")
+        )
+        yield f"| {data} | {condition} | {len(runs)} | {text} |"
 
 
 def guided_table(lines: list[dict[str, Any]]) -> Iterable[str]:
@@ -102,7 +118,9 @@ def guided_table(lines: list[dict[str, Any]]) -> Iterable[str]:
 def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
     """Error against training time, a panel for each recording, a line for each seed."""
     shown = {"unet": ("published U-Net, Adam", UNGUIDED), "resnet-muon": ("residual convolutions, Muon", GUIDED)}
-    chosen = [line for line in lines if line["condition"] in shown and line.get("curve")]
+    timed = [line for line in lines if line["condition"] in shown and line.get("curve")]
+    pairs = Counter((line["data"], session(line), line["seed"]) for line in timed)
+    chosen = [line for line in timed if pairs[line["data"], session(line), line["seed"]] == len(shown)]
     names = list(dict.fromkeys(line["data"] for line in chosen))
     columns = 3
     figure, axes = plt.subplots(
@@ -172,10 +190,10 @@ def ratio_of(groups: dict[tuple[str, str, str], list[dict[str, Any]]], data: str
 
 
 def session(line: dict[str, Any]) -> str:
-    """Runs of one machine in one go: their times can be compared."""
+    """Runs of one machine in one go, with one state of the code: their times can be compared."""
     if line["machine"].startswith("Intel"):
         return "Intel, AVX-512 and AMX"
-    return f"{line['machine']}, {'second' if line.get('curve') else 'first'} session"
+    return f"{line['machine']}, commit {line['commit'].removesuffix('-dirty')}"
 
 
 def mean(values: Iterable[float]) -> float:
