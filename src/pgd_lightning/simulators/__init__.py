@@ -5,6 +5,7 @@ import mujoco
 from pgd_lightning.environment import GYMNASIUM, NO_SIMULATOR
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import ogbench
+from pgd_lightning.simulators.absent import Absent
 from pgd_lightning.simulators.adroit import TASKS as HANDS
 from pgd_lightning.simulators.adroit import Adroit
 from pgd_lightning.simulators.antmaze import AntMaze
@@ -14,7 +15,7 @@ from pgd_lightning.simulators.kitchen import Kitchen
 from pgd_lightning.simulators.locomotion import BODIES, Locomotion
 from pgd_lightning.simulators.maze import MAZES, Maze
 from pgd_lightning.simulators.physics import changed, require_known_contacts, restore_contacts
-from pgd_lightning.simulators.registered import Absent, Registered, facts, is_registered, relabelled, task_of
+from pgd_lightning.simulators.registered import Registered, facts, is_registered, relabelled, task_of
 from pgd_lightning.simulators.simulator import Simulator, reset_from_obs
 
 __all__ = [

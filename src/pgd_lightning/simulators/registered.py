@@ -1,4 +1,4 @@
-"""Any environment that is registered with Gymnasium, and what stands in for one where there is none.
+"""Any environment that is registered with Gymnasium.
 
 A task of this kind is written ``gym:ID`` or ``gym:MODULE:ID``, as :func:`gymnasium.make` takes it, with the arguments
 of the environment behind it as JSON: ``gym:Ant-v5 {"include_cfrc_ext_in_observation": false}``.
@@ -223,33 +223,3 @@ def restoring(task: str) -> Restoring | str:
         return restoring_of(env, task.removeprefix(GYMNASIUM))
     finally:
         env.close()
-
-
-class Absent:
-    """In place of a simulator where a recording has none: it says why nothing can be stepped."""
-
-    model: Any = None
-    data: Any = None
-    physics = "no simulator"
-    differs: str | None = None
-    unresettable: str | None = "there is no environment (env=none)"
-    end_is_seen = False
-    obs_dim = action_dim = 0
-
-    def reset(self, seed: int) -> Array:
-        raise UserError("env=none cannot be reset.")
-
-    def step(self, action: Array) -> tuple[Array, float, bool]:
-        raise UserError("env=none cannot be stepped.")
-
-    def ended(self) -> bool | None:
-        return None
-
-    def state(self) -> State:
-        return {}
-
-    def set_state(self, state: Mapping[str, Array]) -> Array:
-        raise UserError("env=none has no states.")
-
-    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
-        raise UserError("env=none has no states.")
