@@ -16,7 +16,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
 from pgd_lightning.data.recording import Recording, Steps
 from pgd_lightning.data.windows import PaddedWindows, Windows, split_padded, split_steps, window_starts
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.randomness import stream
 
 ROWS = 12

@@ -16,7 +16,8 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.guidance import Literal, Score
 from pgd_lightning.generators.pgd import PGD
-from pgd_lightning.generators.prior import DiffusionPrior, warmup_cosine
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.generators.window_model import warmup_cosine
 from pgd_lightning.networks.temporal_unet import TemporalUNet
 
 

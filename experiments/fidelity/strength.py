@@ -25,7 +25,7 @@ from pgd_lightning.config.saved import settings_of
 from pgd_lightning.evaluation.fidelity import log_likelihood, step_errors
 from pgd_lightning.generators.calibration import gauge, likeness
 from pgd_lightning.generators.pgd import PGD
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Policy, Trajectory

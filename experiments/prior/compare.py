@@ -29,7 +29,8 @@ from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.evaluation.fidelity import step_errors
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.pgd import PGD
-from pgd_lightning.generators.prior import DiffusionPrior, update_ema, warmup_cosine
+from pgd_lightning.generators.prior import DiffusionPrior, update_ema
+from pgd_lightning.generators.window_model import warmup_cosine
 from pgd_lightning.randomness import seed_global
 from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Trajectory

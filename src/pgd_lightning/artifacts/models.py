@@ -18,7 +18,8 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.verdict import Verdict, verdict
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.pgd import PGD
-from pgd_lightning.generators.prior import DiffusionPrior, WindowModel
+from pgd_lightning.generators.prior import DiffusionPrior
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.randomness import derive_seed, seeded
 from pgd_lightning.runs import identity, ranks

@@ -10,33 +10,16 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, happens
-from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.prior import WindowModel, warmup_cosine
+from pgd_lightning.generators.window_model import EncodedWindowModel
 from pgd_lightning.networks.window_gru import WindowGRU
 from pgd_lightning.trajectory import Trajectory
 
 
-class AutoregressiveModel(WindowModel):
+class AutoregressiveModel(EncodedWindowModel):
     """Trains ``network`` on the likelihood of each row given those before it."""
 
     name = "autoregressive"
-    codec: TrajectoryCodec
-
-    def __init__(
-        self,
-        network: WindowGRU,
-        codec: TrajectoryCodec,
-        learning_rate: float,  # peak
-        warmup_start: float,  # fraction of the peak at step 0
-        total_steps: int,
-        log_every: int,
-        seed: int,
-    ) -> None:
-        super().__init__(codec, learning_rate, total_steps, log_every, seed)
-        self.network, self.warmup_start = network, warmup_start
-
-    def rate(self, step: int) -> float:
-        return warmup_cosine(step, self.total_steps, self.warmup_start)
+    network: WindowGRU
 
     def loss(self, batch: Trajectory) -> Tensor:
         """Minus log-likelihood of ``[B, T]``: of actions and ends in all rows, of outcomes in all but the last."""

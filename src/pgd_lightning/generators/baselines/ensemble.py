@@ -20,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pgd_lightning.channels import divisor, mean_and_std, weights
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, density_of_data, happens
-from pgd_lightning.generators.prior import HeldOut, WindowModel
+from pgd_lightning.generators.window_model import HeldOut, WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.probabilistic_ensemble import ProbabilisticEnsemble
 from pgd_lightning.trajectory import Trajectory, Transition

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.trajectory import Policy, Trajectory

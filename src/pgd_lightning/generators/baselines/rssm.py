@@ -21,7 +21,7 @@ from torchrl.objectives import DreamerV3ModelLoss
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, density_of_data, happens
 from pgd_lightning.generators.polygrad.world import WorldCodec
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.trajectory import Trajectory
 

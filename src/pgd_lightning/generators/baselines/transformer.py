@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgd_lightning.generators.baselines.ensemble import StepUnits
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, happens
-from pgd_lightning.generators.prior import WindowModel
+from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.window_transformer import WindowTransformer
 from pgd_lightning.trajectory import Trajectory

@@ -9,34 +9,17 @@ import math
 import torch
 from torch import Tensor
 
-from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.prior import WindowModel, warmup_cosine
+from pgd_lightning.generators.window_model import EncodedWindowModel
 from pgd_lightning.networks.window_vae import WindowVAE
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Policy, Trajectory
 
 
-class VAEModel(WindowModel):
+class VAEModel(EncodedWindowModel):
     """Trains ``network`` on the evidence lower bound."""
 
     name = "vae"
-    codec: TrajectoryCodec
-
-    def __init__(
-        self,
-        network: WindowVAE,
-        codec: TrajectoryCodec,
-        learning_rate: float,  # peak
-        warmup_start: float,  # fraction of the peak at step 0
-        total_steps: int,
-        log_every: int,
-        seed: int,
-    ) -> None:
-        super().__init__(codec, learning_rate, total_steps, log_every, seed)
-        self.network, self.warmup_start = network, warmup_start
-
-    def rate(self, step: int) -> float:
-        return warmup_cosine(step, self.total_steps, self.warmup_start)
+    network: WindowVAE
 
     def loss(self, batch: Trajectory) -> Tensor:
         """- ELBO of ``[B, T]``, mean over windows, divided by their T D numbers; constants have no part."""
