@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pgd_lightning.generators.baselines.ensemble import StepUnits
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, happens
+from pgd_lightning.generators.baselines.step_units import StepUnits
 from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.window_transformer import WindowTransformer
@@ -84,8 +84,7 @@ class TransformerRollout(RowByRow):
         return starts.new_zeros(*lead, self.context, channels), filled
 
     def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
-        units = self.model.codec
-        return units.like_the_data(self.model.behaviour.draw(units.seen_obs(obs), self.noise(obs, random)))
+        return self.model.codec.draw_of_data(self.model.behaviour, obs, self.noise(obs, random))
 
     def step(
         self, memory: Memory, obs: Tensor, action: Tensor, random: torch.Generator
