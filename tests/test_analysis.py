@@ -11,15 +11,10 @@ from pgd_lightning.commands import analyse
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
-from pgd_lightning.evaluation.fidelity import (
-    DataDistance,
-    ends_judged,
-    health_line,
-    health_summary,
-    step_errors,
-    transition_errors,
-)
+from pgd_lightning.evaluation.fidelity import DataDistance, ends_judged, step_errors, transition_errors
+from pgd_lightning.evaluation.health import health_line, health_summary
 from pgd_lightning.report.analysis_figure import analysis_figure
+from pgd_lightning.report.analysis_table import table
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.substitutes.policies import Ladder
 from pgd_lightning.trajectory import Trajectory, Transition
@@ -236,7 +231,7 @@ def test_a_set_of_terminals_alone_has_a_row_and_a_picture(tmp_path):
         "label": "pgd x 0",
         **found,
     }
-    text = analyse.table([row], "a title", analyst, None)
+    text = table([row], "a title", analyst, None)
     assert "no row to step" in text
     assert f"0 of {found['terminals_checked']}" in text
     assert "…um/a" not in text

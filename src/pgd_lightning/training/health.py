@@ -7,7 +7,8 @@ from torch import Tensor
 from pgd_lightning.agents.agent import Agent
 from pgd_lightning.data.modules import SyntheticDataModule
 from pgd_lightning.environment import EnvSpec
-from pgd_lightning.evaluation.fidelity import DataDistance, health_line, health_summary
+from pgd_lightning.evaluation.fidelity import DataDistance
+from pgd_lightning.evaluation.health import health_line, health_summary
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
