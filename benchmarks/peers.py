@@ -122,7 +122,7 @@ def ours_ppo() -> float:
     """Gradient steps a second."""
     import torch
 
-    from pgd_lightning.imagination.actor_critic import PPO
+    from pgd_lightning.imagination.ppo import PPO
     from pgd_lightning.runs.process import keep_memory
     from pgd_lightning.trajectory import Trajectory
 

@@ -49,6 +49,12 @@ def test_every_class_that_its_settings_name_is_found(runs):
     assert all(callable(get_object(place(target))) for target in named)
 
 
+@pytest.mark.parametrize("room", ["agents", "imagination"])
+@pytest.mark.parametrize("name", ["A2C", "StepControl", "PPO"])
+def test_the_learners_of_polygrad_are_found_where_they_were(room, name):
+    assert get_object(place(f"pgd_lightning.{room}.actor_critic.{name}")).__name__ == name
+
+
 @pytest.mark.parametrize("kind", ["grad", "sample"])
 def test_polygrads_guidance_of_before_is_built(kind):
     """Its settings had another name and seven more entries, of which an ablation changed one."""

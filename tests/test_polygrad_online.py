@@ -13,9 +13,11 @@ from torch import nn
 from pgd_lightning.commands import polygrad
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
-from pgd_lightning.imagination.actor_critic import A2C, PPO, StepControl, advantages, alive, standardised
+from pgd_lightning.imagination.a2c import A2C, StepControl
+from pgd_lightning.imagination.actor_critic import advantages, alive, standardised
 from pgd_lightning.imagination.buffer import EpisodeBuffer
 from pgd_lightning.imagination.collector import EpisodeCollector
+from pgd_lightning.imagination.ppo import PPO
 from pgd_lightning.networks.actors import FlooredActor
 from pgd_lightning.networks.mlp import elu_mlp
 from pgd_lightning.runs import identity

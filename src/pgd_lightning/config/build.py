@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pgd_lightning.errors import UserError
 
 TARGETS = ("pgd_lightning.", "lightning.pytorch.")
-# Where the modules are that configs of earlier runs name.
+# Where the modules and classes are that configs of earlier runs name.
 MOVED = {
     **{
         f"pgd_lightning.generators.{name}": f"pgd_lightning.generators.baselines.{name}"
@@ -20,7 +20,11 @@ MOVED = {
     "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",
     "pgd_lightning.generators.world_rollout": "pgd_lightning.generators.polygrad.rollout",
     "pgd_lightning.trajectory": "pgd_lightning.environment",  # of what configs name
-    "pgd_lightning.agents.actor_critic": "pgd_lightning.imagination.actor_critic",
+    **{
+        f"pgd_lightning.{room}.actor_critic.{name}": f"pgd_lightning.imagination.{file}.{name}"
+        for room in ("agents", "imagination")
+        for name, file in (("A2C", "a2c"), ("StepControl", "a2c"), ("PPO", "ppo"))
+    },
 }
 RULE = "pgd_lightning.generators.guidance.Rule"
 
@@ -73,4 +77,4 @@ def _guidance(rule: dict[str, Any]) -> dict[str, Any]:
 def place(target: str) -> str:
     """Where the class is now that an earlier version found at the dotted ``target``."""
     module, _, name = target.rpartition(".")
-    return f"{MOVED.get(module, module)}.{name}"
+    return MOVED.get(target) or f"{MOVED.get(module, module)}.{name}"
