@@ -7,7 +7,7 @@ A Minari episode of T steps holds T + 1 observations, so the last successor is a
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,7 @@ def provenance(folder: Path, env: EnvSpec) -> Provenance:
     for path in sorted(p for p in (folder / "data").rglob("*") if p.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+            file_digest(file, lambda: digest)
     metadata = _metadata(folder)
     name = str(metadata.get("dataset_id", folder.name))[:200]
     read_as = env.name if env.file is None else f"as {env.name}, not D4RL"

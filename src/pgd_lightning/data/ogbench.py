@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ def provenance(path: Path, env: EnvSpec) -> Provenance:
     digest = sha256()
     for part in filter(None, (path, held_out(path))):
         with part.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+            file_digest(file, lambda: digest)
     names = single_task(env.name)
     kind, label = "own environment", f"{path.name}, {env.name} (sha256 {digest.hexdigest()[:8]})"
     if names is not None and path.stem == names[1]:  # nobody published a hash

@@ -6,7 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from functools import partial
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 
 from rich.progress import Progress
@@ -118,9 +118,7 @@ def _check(part: Path, file: DataFile) -> None:
     with part.open("rb") as data:
         head = data.read(8)
         data.seek(0)
-        digest = sha256()
-        while piece := data.read(1 << 20):
-            digest.update(piece)
+        digest = file_digest(data, "sha256")
     size = part.stat().st_size
     problem = None
     if head != HDF5_SIGNATURE:

@@ -1,33 +1,27 @@
-"""D4RL's HDF5 files with h5py alone: read, check, describe, write.
+"""D4RL's HDF5 files with h5py alone: read and check.
 
 Differences from ``d4rl.qlearning_dataset``: the successor is the recorded one where the file has it, never the first
 observation of the next episode; an unflagged tail is kept as a truncated episode; 1,000 rows make no episode end.
-What is peculiar to a family of files is in ``quirks.py``.
+What is peculiar to a family of files is in ``quirks.py``, where a file comes from in ``file_provenance.py``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl import families, quirks
-from pgd_lightning.data.d4rl.download import DataUnavailable, locate
-from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, attribute, column, is_written, opened, pieces
-from pgd_lightning.data.origin import ATTRIBUTES, Provenance, published
+from pgd_lightning.data.d4rl.hdf5 import FLAGS, array, column, is_written, opened, pieces
 from pgd_lightning.data.recording import Recording, sparse_successors
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 
-__all__ = ["DataUnavailable", "Reading", "Recording", "load", "locate", "provenance", "read", "recipe"]
-
 KEYS = ("observations", "actions", "rewards", "terminals")
 ROUNDING = 1e-6  # of float32, by which actions at the bounds of a box may leave it
-RECIPE = ("recipe", "recipe_version", "recipe_seed")  # attributes
 CHOICES = {
     "out_of_box": ("clip", "error"),
     "rewards": ("recorded", "aligned"),
@@ -51,18 +45,15 @@ class Reading:
                 raise UserError(f"data.{name}={getattr(self, name)} is neither {' nor '.join(known)}.")
 
 
-def load(
-    path: Path, env: EnvSpec, out_of_box: str, rewards: str = "recorded", missing_timeouts: str = "error",
-    terminals: str = "checked",
-) -> Recording:  # fmt: skip
-    """Read and check a file in D4RL's layout.
+def load(path: Path, env: EnvSpec, out_of_box: str, **choices: str) -> Recording:
+    """Read and check a file in D4RL's layout, as ``out_of_box`` and ``choices``, the fields of Reading, say.
 
     Raises UserError for a missing, truncated or foreign file, a missing key, dims other than the environment's,
     unequal lengths, NaN or infinity, episode ends that nothing tells, terminals that are certainly time limits, and
     actions outside [-1, 1] if ``out_of_box`` is ``error`` (else they are clipped, as D4RL's environments do, and
     counted).
     """
-    reading = Reading(out_of_box, rewards, missing_timeouts, terminals)
+    reading = Reading(out_of_box, **choices)
     if not path.is_file():
         raise UserError(f"There is no file {path}: check data.source=, or leave it out to use the D4RL file.")
     with opened(path) as file:
@@ -252,56 +243,3 @@ def info_rows(path: Path, start: int, stop: int) -> dict[str, NDArray[Any]]:
             if data is not None and rewards is not None and data.shape[:1] == rewards.shape[:1]:
                 found[name] = data[start:stop]
     return found
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def recipe(path: Path) -> tuple[dict[str, Any], int]:
-    """The attributes of the recipe that recorded the file, {} for a file of another origin, and its number of rows."""
-    with opened(path) as file:
-        rewards = array(file, "rewards", path)
-        return _attributes(file, RECIPE), 0 if rewards is None or not rewards.shape else rewards.shape[0]
-
-
-def _attributes(file: h5py.File, names: Iterable[str]) -> dict[str, Any]:
-    found = {name: attribute(file, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def provenance(path: Path, env: EnvSpec) -> Provenance:
-    """Where the data come from, for run folders, titles and tables; ``label`` is the short form.
-
-    A file is official only if its SHA-256 is the published one; where none is published, only its name says so, and
-    the label adds "unverified". ``says``: what the file calls its environment, for :mod:`pgd_lightning.data.origin`.
-    """
-    digest = file_hash(path)
-    with opened(path) as file:
-        recipe = _attributes(file, RECIPE)
-        says = {f"its attribute '{k}'": v for k, v in _attributes(file, ATTRIBUTES).items() if isinstance(v, str)}
-    kind, label = _kind_and_label(path, env, digest, recipe)
-    found = {"path": path.name, "sha256": digest, **recipe, **({"says": says} if says else {})}
-    return cast(Provenance, found | {"kind": kind, "label": label})
-
-
-def _kind_and_label(path: Path, env: EnvSpec, digest: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
-    if env.file is None:
-        return "own environment", f"{path.name}, {env.name} (sha256 {digest[:8]})"
-    if digest == env.file.sha256:
-        return "official", f"{env.d4rl_id} (D4RL, sha256 {digest[:8]})"
-    if recipe.get("recipe") == env.name:
-        label = (
-            f"{env.name} substitute, not D4RL (recipe v{recipe.get('recipe_version')}, seed "
-            f"{recipe.get('recipe_seed')}, sha256 {digest[:8]})"
-        )
-        return "local recipe", label
-    if env.file.sha256 is None and path.name == Path(env.file.path).name:
-        return "unverified", f"{env.d4rl_id} (D4RL by name, unverified, sha256 {digest[:8]})"
-    name = next((f"{other.d4rl_id} (D4RL)" for other in published(digest)), path.name)
-    return "user file", f"{name} as {env.name}, not D4RL (sha256 {digest[:8]})"
