@@ -8,31 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor
 
+from pgd_lightning.artifacts.mismatch import of_its_body, steps_reproduced
 from pgd_lightning.artifacts.recordings import has_recipe, recipe_of, substitute
 from pgd_lightning.channels import mean_and_std
 from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl, minari, minari_remote, ogbench, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.d4rl.cache import cache_key, cached
-from pgd_lightning.data.d4rl.quirks import TimeLimitsAsEnds
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation import bodies
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make, relabelled
 from pgd_lightning.trajectory import Transition
-
-LOOKED_AT = 20_000  # rows that are compared with the simulator of ``env``
 
 
 @dataclass(frozen=True)
@@ -182,86 +176,9 @@ def reading_of(config: DictConfig) -> d4rl.Reading:
     return d4rl.Reading(data.out_of_box, data.rewards, data.missing_timeouts, data.terminals)
 
 
-def steps_reproduced(
-    recording: Recording, env: EnvSpec, provenance: origin.Provenance, path: Path | None, mismatch: str
-) -> tuple[str, ...]:
-    """Whether recorded steps follow from the registered environment ``env``, where its states can be set.
-
-    Raises UserError, unless ``mismatch`` is ``note``, where they clearly do not.
-    """
-    usable = recording.has_successor.nonzero().flatten()
-    rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
-    if not len(rows):
-        return ()
-    simulator = make(env.task, env.physics)
-    states = {
-        name: infos(path, name, np.shape(value), rows.numpy()) if path else None
-        for name, value in simulator.state().items()
-    }
-    known = {name: values for name, values in states.items() if values is not None}
-    columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
-    compared = bodies.Rows(*(column.double().numpy() for column in columns))
-    error = bodies.step_error(simulator, compared, known if states and len(known) == len(states) else None)
-    if error is None or error < bodies.WRONG:
-        return ()
-    why = (
-        f"one step from recorded states of {provenance['path']} misses by {error:.0%} of what the step changes in "
-        f"{env.name}"
-    )
-    if mismatch == "note":
-        return (why,)
-    raise UserError(
-        f"{why}: name the environment that it was recorded in, with the arguments that it had (env.arguments=), or set "
-        "data.mismatch=note to use it all the same."
-    )
-
-
-def infos(path: Path, name: str, shape: tuple[int, ...], rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """As :func:`pgd_lightning.data.d4rl.infos`, of a file in D4RL's or in OGBench's layout."""
-    return (ogbench if sources.is_ogbench(path.name) else d4rl).infos(path, name, shape, rows)
-
-
 def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
     """As :func:`pgd_lightning.data.minari.load` of a Minari data set."""
     return d4rl.load(path, env, **vars(reading))
-
-
-def of_its_body(
-    read: Callable[[d4rl.Reading], Recording], reading: d4rl.Reading, env: EnvSpec,
-    provenance: origin.Provenance, path: Path | None,
-) -> Recording:  # fmt: skip
-    """The recording, with a note if its rows do not look like those of ``env``.
-
-    Raises UserError, with the notes printed before, where they are clearly of another task.
-    """
-    try:
-        recording = read(reading)
-    except TimeLimitsAsEnds:  # of another body they may well be ends
-        require_body(read(replace(reading, terminals="recorded")), env, provenance, path)
-        raise
-    return require_body(recording, env, provenance, path)
-
-
-def require_body(recording: Recording, env: EnvSpec, provenance: origin.Provenance, path: Path | None) -> Recording:
-    """See :func:`of_its_body`."""
-    usable = recording.has_successor.nonzero().flatten()
-    rows = usable[torch.linspace(0, len(usable) - 1, min(len(usable), LOOKED_AT)).long()]
-    if provenance["kind"] in ("official", "local recipe") or not len(rows):
-        return recording
-    columns = recording.obs[rows], recording.action[rows], recording.successors(rows), recording.reward[rows]
-    obs, action, after, reward = (column.double().numpy() for column in columns)
-    try:
-        goal = infos(path, "goal", (2,), rows.numpy()) if path and "maze" in env.task else None
-        doubt = bodies.doubt(env.task, bodies.Rows(obs, action, after, reward, goal))
-    except UserError:  # no simulator here, or goals that are no numbers: then nothing can be said
-        return recording
-    if doubt is None:
-        return recording
-    if doubt.tasks:
-        for note in recording.notes:
-            say(f"data: {note}")
-        raise origin.wrong(provenance["path"], env, doubt.tasks, doubt.why)
-    return replace(recording, notes=(*recording.notes, f"is this {env.task}? {doubt.why}"))
 
 
 def find_file(config: DictConfig, env: EnvSpec) -> Path:

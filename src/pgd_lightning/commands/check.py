@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.dataset import infos, read_recording
+from pgd_lightning.artifacts.dataset import read_recording
+from pgd_lightning.artifacts.mismatch import infos
 from pgd_lightning.config.build import build
 from pgd_lightning.data.d4rl import families
 from pgd_lightning.data.origin import Provenance
