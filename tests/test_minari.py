@@ -20,7 +20,7 @@ from pgd_lightning.data import d4rl, minari, minari_writer
 from pgd_lightning.data.environments import environment
 from pgd_lightning.data.minari_remote import fetch
 from pgd_lightning.errors import UserError
-from pgd_lightning.report import run_page, run_report
+from pgd_lightning.report import summary
 from pgd_lightning.runs import identity
 
 NAME = "D4RL/pointmaze/umaze-v2"
@@ -187,17 +187,17 @@ def test_scores_by_minaris_references_stand_in_rows_of_their_own():
     for name, facts in (("both", stated), ("none", {}), ("one", {"ref_max_score": 100.0})):
         provenance = {"kind": "minari", "minari": facts}
         data = SimpleNamespace(env=env, provenance=provenance)
-        made[name] = run_report.summarise({"none": rows}, data, "iql", 400, 2)
+        made[name] = summary.summarise({"none": rows}, data, "iql", 400, 2)
         assert made[name]["scores"]["none"]["mean"] == pytest.approx(51)
         assert ("minari" in made[name]) == (name == "both")
     assert made["both"]["minari"]["scores"]["none"]["mean"] == pytest.approx(100 * 31 / 80)
-    text = run_report.table(made["both"], "title").splitlines()
+    text = summary.table(made["both"], "title").splitlines()
     ours = next(line for line in text if line.startswith("real data only"))
     theirs = text[text.index("scores 0 and 100 are returns of 20 and 100 (the Minari set's own)") + 3]
     assert "51.0 [" in ours and "38.8 [" not in ours
     assert theirs.startswith("real data only") and "38.8 [" in theirs
-    assert "(the Minari set's own): real data only 38.8 [" in run_page.minari_scores(made["both"])
-    assert "own" not in run_report.table(made["none"], "title")
+    assert "(the Minari set's own): real data only 38.8 [" in summary.minari_scores(made["both"])
+    assert "own" not in summary.table(made["none"], "title")
     assert "the Minari set's own are not used" in made["one"]["score_constants"]
 
 

@@ -13,7 +13,8 @@ from pgd_lightning.report import figures
 from pgd_lightning.report.analysis_figure import analysis_figure, draw_error_by_row, draw_plane
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.report.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline, panel, plt, standalone
-from pgd_lightning.report.run_page import losses_of, reading, readings
+from pgd_lightning.report.run_page import losses_of
+from pgd_lightning.report.summary import reading, readings
 from pgd_lightning.report.templates import render
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make, rendering

@@ -12,7 +12,8 @@ from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import plan
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.report import run_page, run_report
+from pgd_lightning.report import run_report
+from pgd_lightning.report.summary import readings
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import duration, say
 from pgd_lightning.runs.provenance import command_line, program
@@ -42,7 +43,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     mirror_figures(mirror_settings(config, dataset.provenance), runs[0], figures)
     report = runs[0].folder / "report"
     say(f"\n{(report / 'table.txt').read_text()}")
-    for line in run_page.readings(json.loads((report / "summary.json").read_text())):
+    for line in readings(json.loads((report / "summary.json").read_text())):
         say(line)
     say(f"\npage:    {report / 'index.html'}  ({duration(time.monotonic() - began)} in all)")
     say(f"again:   {command_line()}")

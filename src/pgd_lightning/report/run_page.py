@@ -20,18 +20,18 @@ from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.ledgers import EpisodeRow
-from pgd_lightning.evaluation.statistics import FEWEST, Interval
+from pgd_lightning.evaluation.statistics import Interval
+from pgd_lightning.report import summary as summaries
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
 from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
+from pgd_lightning.report.how_to_repeat import how_to_repeat
 from pgd_lightning.report.templates import notice, photograph, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators.channel_names import channels_of
 
-NOT_EVALUATED = "Evaluation: not available, because there is no environment (env=none)."
-EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}
 Losses = dict[str, tuple[list[int], list[float]]]  # "training", "held-out" -> steps, values
 
 
@@ -52,7 +52,7 @@ def write(
     runs: Sequence[Run],
     agent: FinishedAgent,
     dataset: Dataset,
-    summary: Mapping[str, Any],
+    summary: summaries.Summary,
     ledgers: Mapping[str, list[EpisodeRow]],
     windows: Measured | None,
     folder: Path,
@@ -78,12 +78,12 @@ def write(
         "substitute": dataset.provenance["kind"] == "local recipe",
         "label": dataset.label,
         "what": what_was_run(runs, agent, dataset),
-        "readings": readings(summary),
+        "readings": summaries.readings(summary),
         "measure": summary["measure"],
-        "not_evaluated": "" if ledgers else NOT_EVALUATED,
+        "not_evaluated": "" if ledgers else summaries.NOT_EVALUATED,
         "rows": score_rows(summary, ledgers),
-        "conditions": conditions(summary),
-        "minari": minari_scores(summary),
+        "conditions": summaries.conditions(summary),
+        "minari": summaries.minari_scores(summary),
         "data": data_facts(dataset),
         "notes": list(dataset.recording.notes),
         "model": model_facts(agent, model, losses) if model else None,
@@ -92,12 +92,9 @@ def write(
         "num_drawn": len(next(iter(windows.drawn.values()))[0]) if windows else 0,
         "simulated": SIMULATED,
         "channels": [name for _, _, name in shown],
-        "differences": differences(summary),
+        "differences": summaries.differences(summary),
         "rollout": photograph(strip) if strip.exists() else "",
-        "commands": repeated(runs),
-        "facts": [*versions(runs[0]), origin_of(dataset)],
-        "wandb": wandb_note(runs[0]),
-        "files": files_beside(folder),
+        **how_to_repeat(runs, folder, origin_of(dataset)),
     }
     page = folder / "index.html"
     write_atomic(page, render("run_page.html", pictures, **content))
@@ -106,12 +103,10 @@ def write(
 
 def write_short(run: Run, title: str, said: str, table: str, drawn: Mapping[str, Path], folder: Path) -> Path:
     """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``."""
-    content = {
-        "title": title, "said": said, "table": table, "commands": repeated([run]), "facts": versions(run),
-        "wandb": wandb_note(run), "files": files_beside(folder),
-    }  # fmt: skip
+    pictures = {name: saved(path) for name, path in drawn.items()}
+    content = {"title": title, "said": said, "table": table, **how_to_repeat([run], folder)}
     page = folder / "index.html"
-    write_atomic(page, render("short_page.html", {name: saved(path) for name, path in drawn.items()}, **content))
+    write_atomic(page, render("short_page.html", pictures, **content))
     return page
 
 
@@ -135,47 +130,13 @@ def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> d
 def what_was_run(runs: Sequence[Run], agent: FinishedAgent, dataset: Dataset) -> str:
     """One sentence."""
     seeds = f"{agent.seeds} seed" + ("s" if agent.seeds > 1 else "")
-    first, *beside = [_experience(run.record["generator"]) for run in runs]
+    first, *beside = [summaries.experience(run.record["generator"]) for run in runs]
     against = f", compared with {' and '.join(beside)}" if beside else ""
     trained = f"{agent_name(agent.agent)} was trained for {agent.updates:,} updates with {seeds}"
     return f"{trained} on {dataset.label}: {first}{against}."
 
 
-def readings(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for each comparison, or the score where there is nothing to compare."""
-    if not summary["scores"]:
-        return []
-    if not summary["differences"]:
-        ((name, score),) = list(summary["scores"].items())[:1]
-        return [f"{_capital(_experience(name))}: {summary.get('measure', 'score')} {Interval(**score)}."]
-    found = []
-    for name, difference in summary["differences"].items():
-        first, other = name.split(" - ", 1)
-        found.append(reading(first, other, Interval(**difference)))
-    return found
-
-
-def reading(first: str, other: str, difference: Interval) -> str:
-    """What the paired ``difference`` of the scores of two generators allows one to say."""
-    a, b = _experience(first), _experience(other)
-    if difference.low is None:
-        seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
-        return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): difference {difference.mean:.1f}."
-    found = f"difference {difference} over {difference.num_seeds} seeds"
-    if not difference.excludes_zero:
-        return f"No significant difference between {a} and {b}: {found}."
-    return f"{_capital(a)} scored {'higher' if difference.mean > 0 else 'lower'} than {b}: {found}."
-
-
-def _experience(name: str) -> str:
-    return EXPERIENCE.get(name, f"{name} data")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[EpisodeRow]]) -> list[dict[str, Any]]:
+def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow]]) -> list[dict[str, Any]]:
     """The table of scores; only the first agent has differences."""
     against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
     return [
@@ -185,49 +146,6 @@ def score_rows(summary: Mapping[str, Any], ledgers: Mapping[str, list[EpisodeRow
         )
         for number, (name, score) in enumerate(summary["scores"].items())
     ]  # fmt: skip
-
-
-def differences(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name, interval and whether it excludes zero."""
-    return [
-        {
-            "name": " minus ".join(NAMES.get(part, part) for part in name.split(" - ", 1)),
-            "difference": values,
-            "told": Interval(**values).excludes_zero,
-            "said": told(Interval(**values)),
-        }
-        for name, values in summary["differences"].items()
-    ]
-
-
-def told(difference: Interval) -> str:
-    """The last column of the paired differences."""
-    if difference.low is None:
-        return f"too few seeds (at least {FEWEST})"
-    return "interval excludes zero" if difference.excludes_zero else "interval includes zero"
-
-
-def conditions(summary: Mapping[str, Any]) -> str:
-    """Under which the scores were measured."""
-    return f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · {constants(summary)}"
-
-
-def constants(summary: Mapping[str, Any]) -> str:
-    """What scores mean, or why there are none."""
-    if summary["measure"] == "score":
-        return f"scores 0 and 100 are returns of {summary['score_constants']}"
-    if summary["measure"] == "success":
-        return "success is the share of episodes, in percent, in which the task was done before the time limit"
-    return "returns are not normalised: the environment has no reference returns (env.ref_min_score, env.ref_max_score)"
-
-
-def minari_scores(summary: Mapping[str, Any]) -> str:
-    """The scores by a Minari set's own references; empty where it has none."""
-    own = summary.get("minari")
-    if own is None:
-        return ""
-    scores = ", ".join(f"{NAMES.get(name, name)} {Interval(**entry)}" for name, entry in own["scores"].items())
-    return f"Where scores 0 and 100 are returns of {own['score_constants']}: {scores}."
 
 
 def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
@@ -272,42 +190,7 @@ def model_facts(agent: FinishedAgent, model: Run, losses: Losses) -> dict[str, A
     }
 
 
-def repeated(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The commands behind ``runs``, each with the runs that it trained."""
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        starts = run.record["starts"]
-        again = f", start {len(starts)}" if len(starts) > 1 else ""
-        trained = f"{run.record['method']} in {run.folder}, {starts[-1]['time']}{again}"
-        found.setdefault(starts[-1]["command"], []).append(trained)
-    return found
-
-
-def versions(run: Run) -> list[tuple[str, str]]:
-    """Code, packages and machine of the last start."""
-    start = run.record["starts"][-1]
-    packages = ", ".join(f"{name} {number}" for name, number in start.get("packages", {}).items())
-    facts = {"code": start.get("code"), "python": start.get("python"), "packages": packages,
-             "machine": start.get("machine")}  # fmt: skip
-    return [(name, str(value)) for name, value in facts.items() if value]
-
-
 def origin_of(dataset: Dataset) -> tuple[str, str]:
     """The provenance of the data in a line."""
     said = ((key, value) for key, value in dataset.provenance.items() if key not in ("label", "says", "minari"))
     return "data", ", ".join(f"{key} {value}" for key, value in said if value is not None)
-
-
-def files_beside(folder: Path) -> list[str]:
-    """What else there is in the folder of a page."""
-    return sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.suffix != ".html")
-
-
-def wandb_note(run: Run) -> str:
-    """What W&B has of the run."""
-    kept = [path for path in sorted((run.folder / "wandb").glob("*run-*")) if path.is_dir()]
-    if not kept:
-        return "There is no W&B run: it was disabled (logger.wandb=disabled) or failed."
-    if kept[-1].name.startswith("offline"):
-        return f"The W&B run is offline; upload it with: wandb sync {run.folder / 'wandb' / 'offline-run-*'}"
-    return "The W&B run is online."

@@ -1,11 +1,9 @@
-"""The report of one run: table, summary and figures, from the ledgers of runs that differ in the generator alone."""
+"""The report of one run: what is measured for it, and its files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +11,16 @@ from numpy.typing import NDArray
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
-from pgd_lightning.data.origin import minari_references, score_constants
 from pgd_lightning.evaluation.analysis import measure
 from pgd_lightning.evaluation.fidelity import replayed
-from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes
+from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
-from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report import figures, run_page
 from pgd_lightning.report.analysis_figure import analysis_figure
+from pgd_lightning.report.summary import summarise, table
 from pgd_lightning.runs.atomic import write_atomic
-from pgd_lightning.runs.names import NAMES, agent_name
+from pgd_lightning.runs.names import agent_name
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels_of
@@ -56,7 +53,7 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     evaluated = runs if env.simulated else []
     ledgers = {run.record["generator"]: episodes(run.rows("ledger.jsonl"), env) for run in evaluated}
     summary = summarise(ledgers, dataset, agent.agent, agent.updates, agent.final_episodes)
-    write_atomic(folder / "summary.json", json.dumps(summary | {"runs": [str(r.folder) for r in runs]}, indent=2))
+    write_atomic(folder / "summary.json", json.dumps({**summary, "runs": [str(r.folder) for r in runs]}, indent=2))
     title = f"{agent_name(agent.agent)} on {dataset.label}"
     write_atomic(folder / "table.txt", table(summary, title))
     paths = []
@@ -71,80 +68,6 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
         paths += windows.figures
     run_page.write(runs, agent, dataset, summary, ledgers, windows, folder)
     return paths
-
-
-def summarise(
-    ledgers: Mapping[str, list[EpisodeRow]], dataset: Dataset, agent: str, updates: int, final_episodes: int
-) -> dict[str, Any]:
-    """Scores of the last checkpoints with intervals, differences paired by seed, and what was spent.
-
-    Of each learner the first ``final_episodes`` count.
-    """
-    found = {
-        name: figures.scores_of([row for row in rows if row["index"] < final_episodes], "final")
-        for name, rows in ledgers.items()
-    }
-    fewest = min((scores.shape[1] for scores in found.values()), default=0)
-    finals = {name: scores[:, :fewest] for name, scores in found.items()}
-    (first, *others) = finals or [""]
-    differences = {f"{first} - {other}": vars(paired_interval(finals[first], finals[other])) for other in others}
-    summary = {
-        "env": dataset.env.name,
-        "agent": agent,
-        "provenance": dataset.provenance,
-        "updates": updates,
-        "measure": dataset.env.measure,
-        "score_constants": score_constants(dataset.env, dataset.provenance),
-        "scores": {name: vars(seed_interval(scores)) for name, scores in finals.items()},
-        "differences": differences,
-        "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
-        "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
-    }
-    if references := minari_references(dataset.provenance):
-        low, high = references
-        again = {name: 100 * (dataset.env.returned(scores) - low) / (high - low) for name, scores in finals.items()}
-        summary["minari"] = {
-            "score_constants": f"{low:g} and {high:g} (the Minari set's own)",
-            "scores": {name: vars(seed_interval(scores)) for name, scores in again.items()},
-        }
-    return summary
-
-
-def table(summary: dict[str, Any], title: str) -> str:
-    """The comparison as plain text."""
-    lines = [
-        title,
-        f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
-        run_page.constants(summary),
-    ]
-    if not summary["scores"]:
-        return "\n".join([lines[0], f"{summary['updates']} updates", run_page.NOT_EVALUATED]) + "\n"
-    lines += [
-        "",
-        *score_lines(summary["scores"], summary["measure"]),
-        "",
-    ]
-    if own := summary.get("minari"):
-        lines += [
-            f"scores 0 and 100 are returns of {own['score_constants']}",
-            "",
-            *score_lines(own["scores"], "score"),
-            "",
-        ]
-    for difference in run_page.differences(summary):
-        interval = Interval(**difference["difference"])
-        lines.append(f"{difference['name']:<48}{interval!s:<28}{difference['said']}")
-    return "\n".join(lines) + "\n"
-
-
-def score_lines(scores: dict[str, dict[str, Any]], measure: str) -> list[str]:
-    """A header, and the score or return of each condition."""
-    lines = [f"{'experience':<24}{measure + ' [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
-    for name, entry in scores.items():
-        interval = Interval(**entry)
-        label = NAMES.get(name, name)
-        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
-    return lines
 
 
 @torch.no_grad()
