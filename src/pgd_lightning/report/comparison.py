@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_s
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import NAMES, label
-from pgd_lightning.runs.run import readable
+from pgd_lightning.runs.run import Run, readable
 
 # Names at the end of an identity's keys that tell no method from another: which seed, which file (a condition, as the
 # budget is), and what follows from the task.
@@ -118,14 +119,15 @@ class Row:
         return [entry.ledger for entry in self.entries]
 
 
+Tables = dict[tuple[str, str], list[Row]]  # (data set, agent) -> its methods
+
+
 def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Entry]:
     """The finished agent runs below folders or globs, with the settings ``chosen`` (nested, or dotted keys).
 
     Raises UserError if there is none.
     """
-    records = sorted({path for pattern in patterns for path in records_below(pattern)})
-    entries = [Entry(run) for run in readable(records)]
-    entries = [e for e in entries if e.record["stage"] == "agent" and e.run.finished]
+    entries = [e for e in map(Entry, runs_below(patterns)) if e.record["stage"] == "agent" and e.run.finished]
     named = ", ".join(patterns)
     if without := [e for e in entries if not e.env.simulated]:
         say(f"{len(without)} runs without an environment (env=none) are left out: there is nothing to compare")
@@ -139,15 +141,10 @@ def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Ent
     return kept
 
 
-def run_files(pattern: str) -> Iterator[Path]:
-    """Every run.json below ``pattern`` that can be read."""
-    yield from (run.folder / "run.json" for run in readable(records_below(pattern), named=False))
-
-
-def records_below(pattern: str) -> Iterator[Path]:
-    """Every run.json below ``pattern``."""
-    for folder in sorted(glob.glob(pattern)) or [glob.escape(pattern)]:
-        yield from Path(folder).rglob("run.json")
+def runs_below(patterns: Sequence[str], named: bool = True) -> list[Run]:
+    """The runs below folders or globs, each once; what cannot be read is left out and, if ``named``, said."""
+    folders = {folder for pattern in patterns for folder in glob.glob(pattern) or [glob.escape(pattern)]}
+    return list(readable(sorted({path for folder in folders for path in Path(folder).rglob("run.json")}), named))
 
 
 def has_final(entry: Entry) -> bool:
@@ -161,27 +158,23 @@ def has_final(entry: Entry) -> bool:
 
 def methods(entries: Sequence[Entry]) -> dict[Entry, Method]:
     """The method of each run. A setting is named where runs of one data set, agent and generator differ in it."""
-    named: dict[tuple[str, str], set[str]] = {}
+    named = defaultdict[tuple[str, str], set[str]](set)
     for group in grouped(entries, lambda e: (e.dataset, e.record["agent"], e.record["generator"])).values():
-        keys = {key for entry in group for key in entry.settings}
-        vary = {key for key in keys if len({str(entry.settings.get(key)) for entry in group}) > 1}
         agent, generator = group[0].record["agent"], group[0].record["generator"]
-        named.setdefault((agent, generator), set()).update(key for key in vary if not is_common(key))
-        named.setdefault((agent, ""), set()).update(key for key in vary if is_common(key))
+        for key in {key for entry in group for key in entry.settings}:
+            if len({str(entry.settings.get(key)) for entry in group}) > 1:
+                named[agent, "" if key.split(".")[0] in COMMON else generator].add(key)
     return {entry: method(entry, named) for entry in entries}
 
 
-def method(entry: Entry, named: dict[tuple[str, str], set[str]]) -> Method:
+def method(entry: Entry, named: Mapping[tuple[str, str], set[str]]) -> Method:
+    """Of one run; ``named`` has the settings to be told of (agent, generator), and of (agent, "") those of any."""
     agent, generator = entry.record["agent"], entry.record["generator"]
     common, own = (
         tuple((key, str(entry.settings[key])) for key in sorted(named[agent, part]) if key in entry.settings)
         for part in ("", generator)
     )
     return Method(agent, generator, common, own)
-
-
-def is_common(key: str) -> bool:
-    return key.split(".")[0] in COMMON
 
 
 def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
@@ -204,12 +197,12 @@ def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
     return fit, refused
 
 
-def tables(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Row]]:
+def tables(entries: Sequence[Entry]) -> Tables:
     """``(data set, agent)`` -> a row for each of its methods, real data alone first, of :func:`mixable` runs."""
     of = methods(entries)
     cells = grouped(entries, lambda entry: (entry.dataset, of[entry]))
     scores = {cell: collected([entry.ledger for entry in group], "final") for cell, group in cells.items()}
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: Tables = {}
     for (dataset, ours), group in cells.items():
         ledgers = [entry.ledger for entry in group]
         row = Row(

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from pgd_lightning.evaluation.ledgers import collected, monitored_steps
 from pgd_lightning.evaluation.statistics import profile, profile_band, seed_interval
 from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
-from pgd_lightning.report.comparison import Entry, Row, grouped
+from pgd_lightning.report.comparison import Entry, Row, Tables, grouped
 from pgd_lightning.report.drawing import colours, panel
 from pgd_lightning.report.figures import MEASURES, SCORE, Curve, draw_curves
+from pgd_lightning.report.page_contents import SEED, Contents
 from pgd_lightning.report.templates import photograph
 
 Array = NDArray[np.float64]
-Tables = dict[tuple[str, str], list[Row]]
-SEED = 0  # of the bootstrap: the same runs give the same page
 PICTURES = {
     "fidelity.png": "Likelihood under the final policy against error in the real simulator",
     "trajectories.png": "Some windows, and what the simulator makes of the same actions",
@@ -53,7 +52,7 @@ def selections(curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequ
     return panel(draw, xlabel="online episodes spent on choosing", ylabel="true score of the chosen [%]")
 
 
-def drawings(found: Tables, content: dict[str, Any], resamples: int) -> dict[str, str]:
+def drawings(found: Tables, content: Contents, resamples: int) -> dict[str, str]:
     """``file name -> SVG``."""
     made = {}
     for (dataset, agent), rows in found.items():

@@ -26,7 +26,7 @@ from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, dr
 from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.report.how_to_repeat import how_to_repeat
-from pgd_lightning.report.templates import notice, photograph, render, score_row
+from pgd_lightning.report.templates import ScoreRow, notice, photograph, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.names import NAMES, agent_name
 from pgd_lightning.runs.run import Run
@@ -136,13 +136,13 @@ def what_was_run(runs: Sequence[Run], agent: FinishedAgent, dataset: Dataset) ->
     return f"{trained} on {dataset.label}: {first}{against}."
 
 
-def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow]]) -> list[dict[str, Any]]:
+def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow]]) -> list[ScoreRow]:
     """The table of scores; only the first agent has differences."""
     against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
     return [
         score_row(
             NAMES.get(name, name), Interval(**score), against if number == 0 else {},
-            {"return": fmean(row["return"] for row in ledgers[name] if row["purpose"] == "final")},
+            fmean(row["return"] for row in ledgers[name] if row["purpose"] == "final"),
         )
         for number, (name, score) in enumerate(summary["scores"].items())
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,6 +19,19 @@ NOTICES = {  # by the kind of a recording's provenance
 }
 OWN = "own environment"  # the kind of a recording of an environment that is none of D4RL's
 FOREIGN = "The data are not D4RL's: scores cannot be compared with published ones."
+Fields = dict[str, Any]  # of an Interval
+ScoreRow = TypedDict(  # a line of a table of scores; as a call, for return is no name of a class's field
+    "ScoreRow",
+    {
+        "method": str,
+        "score": Fields,
+        "against": dict[str, Fields],  # none, unguided -> the difference on equal seeds
+        "bold": bool,  # whether a difference excludes zero
+        "return": float,
+        "oracle": Fields | None,
+        "oracle_episodes": int,  # of a seed
+    },
+)
 
 
 def notice(kind: str) -> str:
@@ -52,14 +65,19 @@ def photograph(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def score_row(method: str, score: Interval, against: Mapping[str, Interval], more: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of a table of scores: ``against`` are its differences to ``none`` and ``unguided`` on equal seeds."""
+def score_row(
+    method: str, score: Interval, against: Mapping[str, Interval], returned: float,
+    oracle: tuple[Interval, int] | None = None,
+) -> ScoreRow:  # fmt: skip
+    """A line of a table of scores; ``oracle`` as :func:`pgd_lightning.evaluation.ledgers.oracle` has it."""
     return {
         "method": method,
         "score": vars(score),
         "against": {name: vars(interval) for name, interval in against.items()},
         "bold": any(interval.excludes_zero for interval in against.values()),
-        **more,
+        "return": returned,
+        "oracle": vars(oracle[0]) if oracle else None,
+        "oracle_episodes": oracle[1] if oracle else 0,
     }
 
 
