@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pgd_lightning.errors import UserError
-from pgd_lightning.simulators.simulator import Array, State
+from pgd_lightning.simulators.simulator import Array, Simulator, State
 
 
-class Absent:
+class Absent(Simulator):
     """Says why nothing can be stepped."""
 
     model: Any = None
     data: Any = None
     physics = "no simulator"
-    differs: str | None = None
     unresettable: str | None = "there is no environment (env=none)"
     end_is_seen = False
     obs_dim = action_dim = 0
@@ -23,9 +22,6 @@ class Absent:
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         raise UserError("env=none cannot be stepped.")
-
-    def ended(self) -> bool | None:
-        return None
 
     def state(self) -> State:
         return {}

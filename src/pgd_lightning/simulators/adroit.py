@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.robotics import robotics
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Simulator, State, checked
 
 DROPPED = 0.075  # height below which the pen has fallen
 
@@ -131,11 +131,9 @@ TASKS = {
 }  # fmt: skip
 
 
-class Adroit:
+class Adroit(Simulator):
     """One of ``TASKS``."""
 
-    differs: str | None = None
-    unresettable: str | None = None
     end_is_seen = True
 
     def __init__(self, task: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.simulators.maze import MAZES
 from pgd_lightning.simulators.physics import use_old_capsules
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Simulator, State, checked
 
 ANT = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "ant.xml"
 CELL, HEIGHT = 4.0, 2.0  # units; a wall's height
@@ -30,11 +30,10 @@ DIFFERS = "AntMaze is rebuilt from what is known of D4RL's ant and maze; no reco
 SOFT_CONTACT = (0.8, 0.8, 0.01, 0.5, 2.0)  # solimp; MuJoCo's own is 0.9, 0.95, 0.001, 0.5, 2
 
 
-class AntMaze:
+class AntMaze(Simulator):
     """One of ``GOALS``."""
 
     differs: str | None = DIFFERS
-    unresettable: str | None = None
     end_is_seen = False  # the goal is no part of an observation
 
     def __init__(self, name: str, physics: str) -> None:
@@ -76,12 +75,6 @@ class AntMaze:
         mujoco.mj_step(self.model, self.data, SUB_STEPS)
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
         return self._obs(), float(reached), reached
-
-    def ended(self) -> bool | None:
-        return None
-
-    def state(self) -> State:
-        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> Array:
         self.data.qacc_warmstart[:] = 0

@@ -15,7 +15,7 @@ import numpy as np
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators.physics import use_old_capsules
 from pgd_lightning.simulators.robotics import robotics
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Simulator, State, checked
 
 TASKS = {
     "kitchen": ("microwave", "kettle", "light switch", "slide cabinet"),
@@ -45,11 +45,10 @@ def _elements(name: str) -> dict[str, tuple[Any, Any]]:
     )  # type: ignore[no-any-return]
 
 
-class Kitchen:
+class Kitchen(Simulator):
     """One of ``TASKS``."""
 
     differs: str | None = DIFFERS
-    unresettable: str | None = None
     end_is_seen = False  # nor is it seen which tasks were done before
 
     def __init__(self, name: str, physics: str) -> None:
@@ -89,9 +88,6 @@ class Kitchen:
         }
         self.open -= done
         return obs, float(len(done)), not self.open
-
-    def ended(self) -> bool | None:
-        return None
 
     def state(self) -> State:
         """Besides joints and speeds: ``reading [9]`` of the robot, by which it is steered, and ``open [4]`` tasks."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.simulators.physics import use_old_capsules
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Batched, State, checked
 
 Healthy = Callable[[Any, Array, Array], NDArray[np.bool_]]
 """``(environment, qpos [N, nq], qvel [N, nv]) -> [N]``"""
@@ -67,11 +67,9 @@ BODIES = {
 VELOCITY_CLIP = 10.0
 
 
-class Locomotion:
+class Locomotion(Batched):
     """One of ``BODIES``, with today's inertia of capsules or D4RL's (see :mod:`pgd_lightning.simulators.physics`)."""
 
-    differs: str | None = None
-    unresettable: str | None = None
     end_is_seen = True
 
     def __init__(self, task: str, physics: str) -> None:
@@ -99,9 +97,6 @@ class Locomotion:
     def ended(self) -> bool | None:
         healthy = getattr(self.env, "is_healthy", None)
         return None if healthy is None else not healthy
-
-    def state(self) -> State:
-        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> Array:
         # A warm start left over from another state would change the contact solver's answer.

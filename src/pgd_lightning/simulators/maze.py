@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Batched, State, checked
 
 MAZES = {
     "umaze": ("#####", "#...#", "###.#", "#...#", "#####"),
@@ -83,11 +83,9 @@ def reward_of(position: Array, goal: Array, dense: bool) -> Array:
     return result
 
 
-class Maze:
+class Maze(Batched):
     """One of ``MAZES``; the observation is (position, velocity), the whole state."""
 
-    differs: str | None = None
-    unresettable: str | None = None
     end_is_seen = True  # there is none
     substeps = 1
     root = None
@@ -115,12 +113,6 @@ class Maze:
         mujoco.mj_step(self.model, self.data)
         obs = self._obs()
         return obs, float(reward_of(obs[:2], self.goal, self.dense)), False
-
-    def ended(self) -> bool | None:
-        return None
-
-    def state(self) -> State:
-        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> Array:
         self.data.qacc_warmstart[:] = 0

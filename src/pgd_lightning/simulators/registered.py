@@ -23,7 +23,7 @@ from pgd_lightning.environment import GYMNASIUM, ActionBox
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import ogbench
 from pgd_lightning.simulators.restoring import Restoring, missing, restoring_of, set_state
-from pgd_lightning.simulators.simulator import Array, State, checked
+from pgd_lightning.simulators.simulator import Array, Simulator, State, checked
 
 NO_LIMIT = -1  # of steps, as gymnasium.make has it: whoever steps an environment keeps its time limit
 
@@ -115,14 +115,12 @@ def _box(space: Any) -> ActionBox:
     return ActionBox(low, high)
 
 
-class Registered:
+class Registered(Simulator):
     """An environment of Gymnasium's registry. Actions in [-1, 1] are mapped to its box.
 
     Where the environment itself truncates an episode, it ends here too; in a single task of OGBench's it ends where
     ``info["success"]`` says so.
     """
-
-    differs: str | None = None
 
     def __init__(self, task: str) -> None:
         self.task, self.env = task, opened(task)

@@ -17,19 +17,21 @@ UNSTABLE = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}")) for what in ("Q
 class Simulator(Protocol):
     """One environment, of D4RL's with its rules, without a time limit, which is the caller's to keep.
 
-    Actions are clipped to [-1, 1] before anything else; a non-finite one raises UserError.
+    Actions are clipped to [-1, 1] before anything else; a non-finite one raises UserError. What has a body here holds
+    for every simulator that says nothing else.
     """
 
     model: Any  # mujoco.MjModel
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
-    differs: str | None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
+    differs: str | None = None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
     obs_dim: int
     action_dim: int
 
     @property
     def unresettable(self) -> str | None:
         """Why no state can be restored from an observation; None where one can."""
+        return None
 
     @property
     def end_is_seen(self) -> bool:
@@ -43,9 +45,11 @@ class Simulator(Protocol):
 
     def ended(self) -> bool | None:
         """Whether an episode in the present state has ended; None where that is no matter of observed states."""
+        return None
 
     def state(self) -> State:
         """Everything that decides what happens next, under the names of D4RL's ``infos``: qpos, qvel, …"""
+        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy()}
 
     def set_state(self, state: Mapping[str, Array]) -> Array:
         """Put the simulator into this state exactly; returns its observation ``[O]``."""
