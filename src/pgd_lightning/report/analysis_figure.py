@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pgd_lightning.report.drawing import GUIDED, INK, colours, legend_below, markers, plt, save, styled
+from pgd_lightning.report.drawing import GUIDED, INK, colours, legend_below, markers, panel, plt, save, styled
 
 REAL = "real"
 Row = dict[str, Any]
@@ -40,6 +40,14 @@ def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
             part.suptitle(f"policy: {target}", fontsize=10)
         legend_below(part, [plane, by_row], columns=4)
     return save(figure, title, path)
+
+
+def fidelity_panels(rows: Sequence[Row]) -> tuple[str, str]:
+    """The likelihood/error plane of one target's rows and their error by position in the window, as SVG."""
+    return (
+        panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
+        panel(lambda axis: draw_error_by_row(axis, rows), xlabel=POSITION, ylabel=ERROR),
+    )
 
 
 def draw_plane(axis: Any, rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.evaluation.ledgers import collected, monitored_steps
 from pgd_lightning.evaluation.statistics import profile, profile_band, seed_interval
-from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
+from pgd_lightning.report.analysis_figure import fidelity_panels
 from pgd_lightning.report.comparison import Entry, Row, Tables, grouped
 from pgd_lightning.report.drawing import colours, panel
 from pgd_lightning.report.figures import MEASURES, SCORE, Curve, draw_curves
@@ -78,14 +78,6 @@ def drawings(found: Tables, content: Contents, resamples: int) -> dict[str, str]
 def curves_panel(curves: Mapping[str, Curve], measure: str) -> str:
     """Learning curves as SVG."""
     return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure])
-
-
-def fidelity_panels(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """The likelihood/error plane of one target's rows and its error by position in the window, as SVG."""
-    return (
-        panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
-        panel(lambda axis: draw_error_by_row(axis, rows), xlabel=POSITION, ylabel=ERROR),
-    )
 
 
 def figure_name(kind: str, number: int, target: str) -> str:

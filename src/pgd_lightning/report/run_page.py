@@ -22,7 +22,7 @@ from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.statistics import Interval
 from pgd_lightning.report import summary as summaries
-from pgd_lightning.report.analysis_figure import ERROR, LIKELIHOOD, POSITION, draw_error_by_row, draw_plane
+from pgd_lightning.report.analysis_figure import fidelity_panels
 from pgd_lightning.report.drawing import inline, panel, saved
 from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
 from pgd_lightning.report.how_to_repeat import how_to_repeat
@@ -115,10 +115,7 @@ def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> d
     if not windows.panels:
         measured = [row for row in windows.rows if row["windows"]]
         if not windows.unresettable:
-            windows.panels["plane"] = panel(lambda axis: draw_plane(axis, measured), xlabel=LIKELIHOOD, ylabel=ERROR)
-            windows.panels["by_row"] = panel(
-                lambda axis: draw_error_by_row(axis, measured), xlabel=POSITION, ylabel=ERROR
-            )
+            windows.panels["plane"], windows.panels["by_row"] = fidelity_panels(measured)
         for channel in shown:
             windows.panels[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
     return windows.panels
