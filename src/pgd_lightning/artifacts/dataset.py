@@ -192,9 +192,7 @@ def find_file(config: DictConfig, env: EnvSpec) -> Path:
             timeout=data.timeout, retries=data.retries,
         )  # fmt: skip
     except d4rl.DataUnavailable as error:
-        if data.source != "auto":
-            raise
-        if not has_recipe(env):
+        if data.source != "auto" or not has_recipe(env):
             raise
         say(
             f"data: {error}\ndata: A substitute dataset is used instead, recorded here by a policy of this project "
