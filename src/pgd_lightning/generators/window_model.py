@@ -33,6 +33,8 @@ class HeldOut(Protocol):
 class Units(Protocol):
     """Units in which a model sees windows."""
 
+    action_dim: int
+
     def fit(self, batches: Iterable[Trajectory]) -> None:
         """Find them."""
 
@@ -40,7 +42,7 @@ class Units(Protocol):
 class WindowModel(LightningModule):
     """Trains on recorded windows, logs its loss and stops where that is no number.
 
-    A subclass has a ``name``, that of its section of the config and its logs, a :meth:`loss` and a :meth:`rate`. All
+    A subclass has a ``name``, that of its section of the config and its logs, and a :meth:`loss`. All
     that is not trained must not require gradients.
     """
 
@@ -117,8 +119,8 @@ class WindowModel(LightningModule):
         return torch.optim.Adam(trained, lr=self.learning_rate, fused=True)
 
     def rate(self, step: int) -> float:
-        """Fraction of the peak learning rate at ``step``."""
-        raise NotImplementedError
+        """Fraction of the peak learning rate at ``step``: constant, unless a subclass says otherwise."""
+        return 1.0
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer()

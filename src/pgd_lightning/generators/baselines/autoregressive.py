@@ -38,18 +38,10 @@ class AutoregressiveModel(EncodedWindowModel):
         )
 
 
-class Autoregressive(RowByRow):
+class Autoregressive(RowByRow[AutoregressiveModel]):
     """Windows of a trained :class:`AutoregressiveModel`."""
 
     purpose = "autoregressive"
-
-    def __init__(self, model: AutoregressiveModel, rows: int) -> None:
-        self.model: AutoregressiveModel = model
-        self.rows = rows
-
-    @property
-    def action_dim(self) -> int:
-        return self.model.codec.action_dim
 
     def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
         """What the recurrent cell has read: nothing."""

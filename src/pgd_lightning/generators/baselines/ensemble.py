@@ -55,7 +55,7 @@ class Ensemble(WindowModel):
         super().__init__(StepUnits(obs_dim, action_dim, standardise), learning_rate, total_steps, log_every, seed)
         self.network = ProbabilisticEnsemble(members, obs_dim + action_dim, hidden, obs_dim + 1, log_var_bounds)
         self.behaviour = GaussianActor(obs_dim, action_dim, hidden[:2])
-        self.action_dim, self.num_elites, self.elite_rows = action_dim, num_elites, elite_rows
+        self.num_elites, self.elite_rows = num_elites, elite_rows
         self.bound_weight, self.adam_eps, self.weight_decay = bound_weight, adam_eps, weight_decay
         self.register_buffer("elites", torch.arange(num_elites))
 
@@ -101,17 +101,13 @@ class Ensemble(WindowModel):
             chosen_by = next(iter(held_out.batches(self.elite_rows))).transitions()
             self.elites.copy_(self.errors(chosen_by).argsort()[: self.num_elites])
 
-    def rate(self, step: int) -> float:
-        """Constant."""
-        return 1.0
-
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, eps=self.adam_eps, weight_decay=self.weight_decay
         )
 
 
-class PETS(RowByRow):
+class PETS(RowByRow[Ensemble]):
     """Rolls a trained ensemble out."""
 
     purpose = "pets"
@@ -125,12 +121,8 @@ class PETS(RowByRow):
     ) -> None:
         if propagation not in PROPAGATIONS:
             raise UserError(f"propagation={propagation} is neither {' nor '.join(PROPAGATIONS)}.")
-        self.model: Ensemble = model
-        self.rows, self.propagation, self.penalty = rows, propagation, penalty
-
-    @property
-    def action_dim(self) -> int:
-        return self.model.action_dim
+        super().__init__(model, rows)
+        self.propagation, self.penalty = propagation, penalty
 
     def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
         """The elites that make the first step."""

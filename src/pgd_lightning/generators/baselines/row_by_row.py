@@ -1,6 +1,7 @@
 """Windows made one row after the other: the loop that all models of single steps share."""
 
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,18 +13,20 @@ from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.trajectory import Policy, Trajectory
 
 Memory = tuple[Tensor, ...]  # [..., N, *] each: what a model keeps from row to row
+Model = TypeVar("Model", bound=WindowModel)
 
 
-class RowByRow(ABC):
+class RowByRow(ABC, Generic[Model]):
     """Rolls a trained model of steps out from data states.
 
     A row that ends an episode is followed by its start again, with nothing remembered: so every step inside a window is
     one to learn from, as after the reset of a real environment.
     """
 
-    model: WindowModel
-    rows: int
     purpose: str  # names the streams of its noise
+
+    def __init__(self, model: Model, rows: int) -> None:
+        self.model, self.rows = model, rows
 
     @torch.no_grad()
     def generate(self, policy: Policy | None, starts: Tensor, seed: int) -> Trajectory:
@@ -54,13 +57,8 @@ class RowByRow(ABC):
 
     def noise(self, obs: Tensor, random: torch.Generator) -> Tensor:
         """Standard normal ``[..., A]`` for ``obs [..., O]``."""
-        size = (*obs.shape[:-1], self.action_dim)
+        size = (*obs.shape[:-1], self.model.codec.action_dim)
         return torch.randn(size, generator=random, device=obs.device, dtype=obs.dtype)
-
-    @property
-    @abstractmethod
-    def action_dim(self) -> int:
-        """A."""
 
     def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
         """What is remembered before the first row, at ``starts [..., O]``."""

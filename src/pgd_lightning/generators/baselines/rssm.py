@@ -134,10 +134,6 @@ class RSSMModel(WindowModel):
         found: RSSM = self.objective.world_model
         return found
 
-    def rate(self, step: int) -> float:
-        """Constant."""
-        return 1.0
-
     def loss(self, batch: Trajectory) -> Tensor:
         """Dreamer's sum of losses of ``[B, T]`` and, with parameters of its own, the behaviour policy's."""
         parts, _ = self.objective(self.windows(batch))
@@ -167,18 +163,10 @@ class RSSMModel(WindowModel):
         )
 
 
-class Dreamed(RowByRow):
+class Dreamed(RowByRow[RSSMModel]):
     """Windows of a trained :class:`RSSMModel`: the start is observed, what follows is imagined."""
 
     purpose = "rssm"
-
-    def __init__(self, model: RSSMModel, rows: int) -> None:
-        self.model: RSSMModel = model
-        self.rows = rows
-
-    @property
-    def action_dim(self) -> int:
-        return self.model.codec.action_dim
 
     def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
         """State and belief."""

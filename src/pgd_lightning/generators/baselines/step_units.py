@@ -27,7 +27,7 @@ class StepUnits(nn.Module):
 
     def __init__(self, obs_dim: int, action_dim: int, standardise: bool) -> None:
         super().__init__()
-        self.obs_dim, self.standardise = obs_dim, standardise
+        self.obs_dim, self.action_dim, self.standardise = obs_dim, action_dim, standardise
         for name, size in (("in", obs_dim + action_dim), ("out", obs_dim + 1)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))

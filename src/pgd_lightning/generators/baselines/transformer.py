@@ -42,11 +42,7 @@ class TransformerModel(WindowModel):
         units = StepUnits(obs_dim, action_dim, standardise=True)
         super().__init__(units, learning_rate, total_steps, log_every, seed)
         self.network = network(channels=obs_dim + action_dim, predicted=obs_dim + 2)
-        self.behaviour, self.action_dim = GaussianActor(obs_dim, action_dim, behaviour_hidden), action_dim
-
-    def rate(self, step: int) -> float:
-        """Constant."""
-        return 1.0
+        self.behaviour = GaussianActor(obs_dim, action_dim, behaviour_hidden)
 
     def loss(self, batch: Trajectory) -> Tensor:
         """Of ``[B, T]``: squared error of outcomes in all rows but the last, cross-entropy of ends in all of them.
@@ -63,23 +59,18 @@ class TransformerModel(WindowModel):
         )
 
 
-class TransformerRollout(RowByRow):
+class TransformerRollout(RowByRow[TransformerModel]):
     """Windows of a trained :class:`TransformerModel`, which sees as many of the last rows as it was trained to."""
 
     purpose = "transformer"
 
     def __init__(self, model: TransformerModel, rows: int) -> None:
-        self.model: TransformerModel = model
-        self.rows = rows
+        super().__init__(model, rows)
         self.context = model.network.rows - 1  # outcomes were trained up to there
-
-    @property
-    def action_dim(self) -> int:
-        return self.model.action_dim
 
     def begin(self, starts: Tensor, random: torch.Generator) -> Memory:
         """No row read: ``[..., context, O + A]`` from the left, and how many of them are filled, ``[..., 1]``."""
-        channels, lead = starts.shape[-1] + self.action_dim, starts.shape[:-1]
+        channels, lead = starts.shape[-1] + self.model.codec.action_dim, starts.shape[:-1]
         filled = torch.zeros(*lead, 1, dtype=torch.long, device=starts.device)
         return starts.new_zeros(*lead, self.context, channels), filled
 

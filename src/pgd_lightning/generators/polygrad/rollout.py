@@ -29,18 +29,14 @@ class StepWorldModel(WorldModel):
         self.codec.fit(batch[..., :1] for batch in batches)
 
 
-class WorldRollout(RowByRow):
+class WorldRollout(RowByRow[StepWorldModel]):
     """Windows of a trained :class:`StepWorldModel`; without a policy, actions have the data's mean and deviation."""
 
     purpose = "world rollout"
 
     def __init__(self, model: StepWorldModel, guidance: OnPolicy, num_steps: int, rows: int) -> None:
-        self.model: StepWorldModel = model
-        self.guidance, self.num_steps, self.rows = guidance, num_steps, rows
-
-    @property
-    def action_dim(self) -> int:
-        return self.model.codec.action_dim
+        super().__init__(model, rows)
+        self.guidance, self.num_steps = guidance, num_steps
 
     def act_alone(self, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
         codec = self.model.codec
