@@ -203,7 +203,7 @@ def test_without_pictures_the_cause_is_said(monkeypatch):
 
 CONTENT = {
     "measure": "score", "not_evaluated": "", "not_stepped": "",
-    "title": "iql on hopper-medium", "env": "hopper-medium", "notice": "The data are a substitute", "substitute": True,
+    "title": "iql on hopper-medium", "notice": "The data are a substitute", "substitute": True,
     "label": "a <substitute>", "what": "iql was trained.", "readings": ["Guided data scored higher."],
     "rows": [], "conditions": "", "minari": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],
     "model": {"section": "prior", "method": "edm", "losses": [], "verdict": "warning: poor", "errors": None},

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.evaluation.ledgers import EpisodeRow, scores_of
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
-from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, colours, legend_below, markers, plt, save, styled
+from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, colours, legend_below, markers, panel, plt, save, styled
 from pgd_lightning.runs.names import NAMES
 
 Windows = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
@@ -60,6 +60,11 @@ def learning_curves(
     axis.set(xlabel=xlabel, ylabel=MEASURES[measure])
     legend_below(figure, [axis])
     return save(figure, title, path)
+
+
+def curves_panel(curves: Mapping[str, Curve], measure: str) -> str:
+    """The same of any ``label -> curve``, for a page."""
+    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure])
 
 
 def draw_losses(axis: Any, losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:

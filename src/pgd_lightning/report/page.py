@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,9 @@ PAGE = ("index.html", "report.json", "report.txt")
 
 
 def write(
-    runs: Sequence[str],
-    where: Mapping[str, Any],
-    out: str | None,
-    *,
-    overwrite: bool,
-    resamples: int,
+    runs: Sequence[str], where: Mapping[str, Any], out: str | None, *, overwrite: bool, resamples: int,
     selection: SelectionSettings,
-) -> None:
+) -> None:  # fmt: skip
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG into ``out``.
 
     ``runs`` are folders or globs, whose finished agent runs with the settings ``where`` are compared, ``resamples``
@@ -55,28 +51,18 @@ def write(
 
 
 def default_folder(runs: Sequence[str]) -> Path:
-    """``report`` below the first folder; ``comparison`` where that is a single run, whose own page is in ``report``."""
-    first = first_folder(runs)
+    """``report`` below the folders of the first of ``runs`` up to a wildcard.
+
+    ``comparison`` where that is a single run, whose own page is in ``report``.
+    """
+    first = Path(*takewhile(lambda part: not set(part) & set("*?["), Path(runs[0]).parts))
     return first / ("comparison" if (first / "run.json").exists() else "report")
 
 
-def first_folder(runs: Sequence[str]) -> Path:
-    """The deepest folder without a wildcard that the first of ``runs`` begins with."""
-    parts = Path(runs[0]).parts
-    plain = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-    return Path(*parts[:plain]) if plain else Path()
-
-
 def html(content: Contents, pictures: Mapping[str, str], photos: list[dict[str, str]]) -> str:
-    """The page."""
-    return render(
-        "page.html", pictures, **content, photos=photos, figure_name=figure_name, settings=settings_of(content)
-    )
-
-
-def settings_of(content: Contents) -> list[str]:
-    """The machines and versions of code that the runs name, each once."""
-    return sorted({f"{run['machine']}; code {run['code']}" for run in content["runs"]})
+    """The page; ``settings`` are the machines and versions of code that the runs name, each once."""
+    settings = sorted({f"{run['machine']}; code {run['code']}" for run in content["runs"]})
+    return render("page.html", pictures, **content, photos=photos, figure_name=figure_name, settings=settings)
 
 
 def text(content: Contents) -> str:

@@ -14,7 +14,7 @@ from pgd_lightning.evaluation.statistics import profile, profile_band, seed_inte
 from pgd_lightning.report.analysis_figure import fidelity_panels
 from pgd_lightning.report.comparison import Entry, Row, Tables, grouped
 from pgd_lightning.report.drawing import colours, panel
-from pgd_lightning.report.figures import MEASURES, SCORE, Curve, draw_curves
+from pgd_lightning.report.figures import SCORE, Curve, curves_panel
 from pgd_lightning.report.page_contents import SEED, Contents
 from pgd_lightning.report.templates import photograph
 
@@ -73,11 +73,6 @@ def drawings(found: Tables, content: Contents, resamples: int) -> dict[str, str]
             plane, by_row = fidelity_panels(windows)
             made |= {figure_name("plane", number, target): plane, figure_name("by-row", number, target): by_row}
     return made
-
-
-def curves_panel(curves: Mapping[str, Curve], measure: str) -> str:
-    """Learning curves as SVG."""
-    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure])
 
 
 def figure_name(kind: str, number: int, target: str) -> str:

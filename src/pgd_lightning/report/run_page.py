@@ -24,7 +24,7 @@ from pgd_lightning.evaluation.statistics import Interval
 from pgd_lightning.report import summary as summaries
 from pgd_lightning.report.analysis_figure import fidelity_panels
 from pgd_lightning.report.drawing import inline, panel, saved
-from pgd_lightning.report.figures import MEASURES, SIMULATED, channel_figure, curve_of, draw_curves, draw_losses
+from pgd_lightning.report.figures import SIMULATED, channel_figure, curve_of, curves_panel, draw_losses
 from pgd_lightning.report.how_to_repeat import how_to_repeat
 from pgd_lightning.report.templates import ScoreRow, notice, photograph, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
@@ -56,14 +56,13 @@ def write(
     ledgers: Mapping[str, list[EpisodeRow]],
     windows: Measured | None,
     folder: Path,
-) -> Path:
-    """Write the page of ``runs[0]``, which is ``agent`` and the others are compared with; returns its path."""
+) -> None:
+    """Write the page of ``runs[0]``, which is ``agent`` and the others are compared with."""
     model = agent.model
     curves = {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()}
     pictures = {}
     if ledgers:
-        label = MEASURES[summary["measure"]]
-        pictures["learning"] = panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=label)
+        pictures["learning"] = curves_panel(curves, summary["measure"])
     losses = losses_of(model) if model else {}
     if losses:
         pictures["losses"] = panel(lambda axis: draw_losses(axis, losses), xlabel="training step", ylabel="loss")
@@ -73,7 +72,6 @@ def write(
     strip = folder / "rollout.png"
     content = {
         "title": f"{agent_name(agent.agent)} on {dataset.env.name}",
-        "env": dataset.env.name,
         "notice": "" if dataset.env.file is None else notice(dataset.provenance["kind"]),
         "substitute": dataset.provenance["kind"] == "local recipe",
         "label": dataset.label,
@@ -96,18 +94,14 @@ def write(
         "rollout": photograph(strip) if strip.exists() else "",
         **how_to_repeat(runs, folder, origin_of(dataset)),
     }
-    page = folder / "index.html"
-    write_atomic(page, render("run_page.html", pictures, **content))
-    return page
+    write_atomic(folder / "index.html", render("run_page.html", pictures, **content))
 
 
-def write_short(run: Run, title: str, said: str, table: str, drawn: Mapping[str, Path], folder: Path) -> Path:
-    """The page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``."""
+def write_short(run: Run, title: str, said: str, table: str, drawn: Mapping[str, Path], folder: Path) -> None:
+    """Write the page of a run of PolyGRAD: what is ``said`` of it, its ``table`` and figures, ``caption -> file``."""
     pictures = {name: saved(path) for name, path in drawn.items()}
     content = {"title": title, "said": said, "table": table, **how_to_repeat([run], folder)}
-    page = folder / "index.html"
-    write_atomic(page, render("short_page.html", pictures, **content))
-    return page
+    write_atomic(folder / "index.html", render("short_page.html", pictures, **content))
 
 
 def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> dict[str, str]:
