@@ -165,12 +165,7 @@ def share_of(config: DictConfig) -> DictConfig:
 
 
 def fit_agent(
-    run: Run,
-    config: DictConfig,
-    dataset: Dataset,
-    module: Agent,
-    generator: Generator | None,
-    behaviour: Policy | None,
+    run: Run, config: DictConfig, dataset: Dataset, module: Agent, generator: Generator | None, behaviour: Policy | None
 ) -> None:
     """Train ``module`` on the config's mixture of experience, evaluating it where ``behaviour`` is given."""
     # Each rank trains, evaluates and generates for its own seeds or rows; the first looks at the health of its sets.

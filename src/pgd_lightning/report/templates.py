@@ -9,7 +9,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pgd_lightning.evaluation.statistics import Interval
-from pgd_lightning.runs.names import NAMES
 
 NOTICES = {  # by the kind of a recording's provenance
     "local recipe": "The data are a substitute recorded by this project, not D4RL's: scores cannot be compared with "
@@ -47,7 +46,7 @@ def render(template: str, pictures: Mapping[str, str], **content: Any) -> str:
     )  # fmt: skip
     room.filters |= {"interval": interval_text, "compact": compact}
     drawn = {name: Markup(drawing) for name, drawing in pictures.items()}
-    return room.get_template(template).render(**content, pictures=drawn, names=NAMES)
+    return room.get_template(template).render(**content, pictures=drawn)
 
 
 def interval_text(values: Mapping[str, Any] | None) -> str:

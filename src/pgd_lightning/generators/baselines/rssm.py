@@ -145,11 +145,7 @@ class RSSMModel(WindowModel):
         """``[B, T]`` as the RSSM reads it: each observation with the action before it, 0 before the first."""
         net, obs, taken = self.network, self.codec.encode_obs(batch.obs), self.codec.encode_action(batch.action)
         before = torch.cat([torch.zeros_like(taken[:, :1]), taken[:, :-1]], dim=1)
-        after = {
-            "obs": obs,
-            "reward": batch.reward.unsqueeze(-1),
-            "terminated": batch.terminated.unsqueeze(-1),
-        }
+        after = {"obs": obs, "reward": batch.reward.unsqueeze(-1), "terminated": batch.terminated.unsqueeze(-1)}
         size = batch.batch_size
         return TensorDict(
             {

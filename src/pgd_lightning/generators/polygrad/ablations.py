@@ -9,15 +9,7 @@ from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.samplers import Step, ancestral, stepped
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.guidance import (
-    Guided,
-    OnPolicy,
-    along,
-    climbed,
-    clipped,
-    with_actions,
-    with_noise,
-)
+from pgd_lightning.generators.guidance import Guided, OnPolicy, along, climbed, clipped, with_actions, with_noise
 from pgd_lightning.trajectory import Policy
 
 KINDS = ("grad", "sample", "none")
