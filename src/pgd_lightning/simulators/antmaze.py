@@ -6,7 +6,6 @@ Gymnasium's body, but 0.1 s an action, torques up to 30 and softer contacts; its
 reset, from the middle of the goal's cell uniformly up to 1 and again up to 0.5 units further in x and y.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import gymnasium
@@ -14,9 +13,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.maze import MAZES
+from pgd_lightning.simulators.maze import MAZES, WholeState
 from pgd_lightning.simulators.physics import use_old_capsules
-from pgd_lightning.simulators.simulator import Array, Simulator, State, checked
+from pgd_lightning.simulators.simulator import Array, checked
 
 ANT = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "ant.xml"
 CELL, HEIGHT = 4.0, 2.0  # units; a wall's height
@@ -30,7 +29,7 @@ DIFFERS = "AntMaze is rebuilt from what is known of D4RL's ant and maze; no reco
 SOFT_CONTACT = (0.8, 0.8, 0.01, 0.5, 2.0)  # solimp; MuJoCo's own is 0.9, 0.95, 0.001, 0.5, 2
 
 
-class AntMaze(Simulator):
+class AntMaze(WholeState):
     """One of ``GOALS``."""
 
     differs: str | None = DIFFERS
@@ -75,18 +74,6 @@ class AntMaze(Simulator):
         mujoco.mj_step(self.model, self.data, SUB_STEPS)
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
         return self._obs(), float(reached), reached
-
-    def set_state(self, state: Mapping[str, Array]) -> Array:
-        self.data.qacc_warmstart[:] = 0
-        self.data.qpos[:], self.data.qvel[:] = state["qpos"], state["qvel"]
-        mujoco.mj_forward(self.model, self.data)
-        return self._obs()
-
-    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
-        return {"qpos": obs[: self.model.nq], "qvel": obs[self.model.nq :]}, True
-
-    def _obs(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
 
 
 def cells_of(position: Array) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.simulators.simulator import Array, Batched, State, checked
+from pgd_lightning.simulators.simulator import Array, Batched, Simulator, State, checked
 
 MAZES = {
     "umaze": ("#####", "#...#", "###.#", "#...#", "#####"),
@@ -83,8 +83,24 @@ def reward_of(position: Array, goal: Array, dense: bool) -> Array:
     return result
 
 
-class Maze(Batched):
-    """One of ``MAZES``; the observation is (position, velocity), the whole state."""
+class WholeState(Simulator):
+    """A simulator whose observation is (qpos, qvel), the whole state."""
+
+    def set_state(self, state: Mapping[str, Array]) -> Array:
+        self.data.qacc_warmstart[:] = 0
+        self.data.qpos[:], self.data.qvel[:] = state["qpos"], state["qvel"]
+        mujoco.mj_forward(self.model, self.data)
+        return self._obs()
+
+    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
+        return {"qpos": obs[: self.model.nq], "qvel": obs[self.model.nq :]}, True
+
+    def _obs(self) -> Array:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+class Maze(WholeState, Batched):
+    """One of ``MAZES``."""
 
     end_is_seen = True  # there is none
     substeps = 1
@@ -114,15 +130,6 @@ class Maze(Batched):
         obs = self._obs()
         return obs, float(reward_of(obs[:2], self.goal, self.dense)), False
 
-    def set_state(self, state: Mapping[str, Array]) -> Array:
-        self.data.qacc_warmstart[:] = 0
-        self.data.qpos[:], self.data.qvel[:] = state["qpos"], state["qvel"]
-        mujoco.mj_forward(self.model, self.data)
-        return self._obs()
-
-    def state_from_obs(self, obs: Array) -> tuple[State, bool]:
-        return {"qpos": obs[:2], "qvel": obs[2:]}, True
-
     def states_from_obs(self, obs: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         return obs[:, :2], obs[:, 2:], np.ones(len(obs), dtype=bool)
 
@@ -137,6 +144,3 @@ class Maze(Batched):
 
     def outcome(self, moved: Array, qpos: Array, qvel: Array, action: Array) -> tuple[Array, NDArray[np.bool_]]:
         return reward_of(qpos, self.goal, self.dense), np.zeros(len(qpos), dtype=bool)
-
-    def _obs(self) -> Array:
-        return np.concatenate([self.data.qpos, self.data.qvel])
