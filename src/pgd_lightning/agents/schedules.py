@@ -25,8 +25,4 @@ def exponential(step: int, total_steps: int) -> float:
     return float(DECAY ** min((step - warmup) / (total_steps - warmup), 1.0))
 
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "exponential": exponential,
-}
+SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, "cosine": cosine, "exponential": exponential}

@@ -182,8 +182,7 @@ def opengl(config: DictConfig) -> Iterator[Finding]:
     world.reset(0)
     if "qpos" not in world.state():
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         drawn = render(env.task, world.state()["qpos"][None])
     if drawn is None:
         fix = "apt install libegl1 (or libosmesa6); everything else works without"

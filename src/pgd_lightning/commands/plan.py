@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -218,7 +217,7 @@ def pace(config: DictConfig, module: LightningModule, data: LightningDataModule)
     if ranks.count() > 1 or not config.plan.seconds:
         return None
     clock = Clock(config.plan.seconds)
-    with without_words():
+    with warnings.catch_warnings(action="ignore"):  # Lightning's are said where the training itself begins
         trainer = Trainer(
             **trainer_of(trainer_settings(config), ALONE, module), max_steps=WARM_UP + MOST, max_epochs=-1,
             callbacks=[clock], logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -227,11 +226,3 @@ def pace(config: DictConfig, module: LightningModule, data: LightningDataModule)
         trainer.fit(copy.deepcopy(module), data)
     steps = [after - before for before, after in pairwise(clock.times[WARM_UP - 1 :])]
     return min(steps, default=None)  # other processes and first times make steps longer, nothing makes them shorter
-
-
-@contextmanager
-def without_words() -> Iterator[None]:
-    """Lightning's warnings are said where the training itself begins."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def write(
         part.mkdir(parents=True)
         made = storage().new(part / "data", *spaces(env), data_format="hdf5")
         name = folder.relative_to(minari_root()).as_posix() if folder.is_relative_to(minari_root()) else folder.name
-        made.update_metadata({**_description(name, description), ENV: env.name})
+        said = {"dataset_id": name, "minari_version": version("minari"), "description": description, ENV: env.name}
+        made.update_metadata(said)
         made.update_episodes(buffers(recording, env, infos))
         destination(target, overwrite)  # another command may have been faster
         if folder.exists():
@@ -87,12 +89,6 @@ def spaces(env: EnvSpec) -> tuple[Any, Any]:
 
     bounds = ActionBox((-1.0,) * env.action_dim, (1.0,) * env.action_dim) if env.box is None else env.box
     return box([-np.inf] * env.obs_dim, [np.inf] * env.obs_dim), box(bounds.low, bounds.high)
-
-
-def _description(dataset_id: str, description: str) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    return {"dataset_id": dataset_id, "minari_version": version("minari"), "description": description}
 
 
 def buffers(recording: Recording, env: EnvSpec, infos: Callable[[int, int], dict[str, NDArray[Any]]]) -> Iterator[Any]:

@@ -41,12 +41,7 @@ class EDM:
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``c_skip, c_out, c_in, c_noise`` of D(x) = c_skip x + c_out F(c_in x, c_noise), each shaped as sigma."""
         total = sigma**2 + self.sigma_data**2
-        return (
-            self.sigma_data**2 / total,
-            sigma * self.sigma_data * total.rsqrt(),
-            total.rsqrt(),
-            sigma.log() / 4,
-        )
+        return self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Loss weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, which makes weight * c_out^2 = 1."""

@@ -96,14 +96,10 @@ def summarise(
 
 def table(summary: Summary, title: str) -> str:
     """The comparison as plain text."""
-    lines = [
-        title,
-        f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}",
-        constants(summary),
-    ]
     if not summary["scores"]:
-        return "\n".join([lines[0], f"{summary['updates']} updates", NOT_EVALUATED]) + "\n"
-    lines += ["", *score_lines(summary["scores"], summary["measure"]), ""]
+        return f"{title}\n{summary['updates']} updates\n{NOT_EVALUATED}\n"
+    measured = f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}"
+    lines = [title, measured, constants(summary), "", *score_lines(summary["scores"], summary["measure"]), ""]
     if own := summary.get("minari"):
         said = f"scores 0 and 100 are returns of {own['score_constants']}"
         lines += [said, "", *score_lines(own["scores"], "score"), ""]

@@ -14,6 +14,5 @@ def robotics(module: str, make: Callable[[Any], Any]) -> Any:
     It calls the environments used here outdated, on stderr and by warnings; their models are those that D4RL's data
     were recorded in, and what is wrong with their rewards is mended here.
     """
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
         return make(import_module(f"gymnasium_robotics.envs.{module}"))

@@ -52,14 +52,10 @@ def write(
 
 def _append(file: h5py.File, chunk: dict[str, NDArray[Any]], rows: int, total: int) -> None:
     for key, values in chunk.items():
-        tail = values.shape[1:]
+        tail, dtype = values.shape[1:], np.float32 if values.dtype.kind == "f" else values.dtype
         data = file.get(key) or file.create_dataset(
-            key, (0, *tail), _stored(values), maxshape=(None, *tail), chunks=(min(total, 10_000), *tail),
+            key, (0, *tail), dtype, maxshape=(None, *tail), chunks=(min(total, 10_000), *tail),
             compression="gzip", compression_opts=1,
         )  # fmt: skip
         data.resize(rows + len(values), axis=0)
         data[rows:] = values
-
-
-def _stored(values: NDArray[Any]) -> Any:
-    return np.float32 if values.dtype.kind == "f" else values.dtype
