@@ -122,6 +122,10 @@ def _python(code: str) -> str:
     return result.stdout + result.stderr
 
 
+def test_no_file_is_longer_than_250_lines() -> None:
+    assert not [file.name for file in FILES if len(file.read_text().splitlines()) > 250]
+
+
 def test_importing_the_package_prints_nothing() -> None:
     assert _python("import pgd_lightning") == ""
 
