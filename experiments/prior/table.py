@@ -182,7 +182,7 @@ def draw_planes(lines: list[dict[str, Any]], path: Path) -> None:
 def ratio_of(groups: dict[tuple[str, str, str], list[dict[str, Any]]], data: str, seed: int) -> float | None:
     """Of one seed, both networks in the same session; the latest where there are several."""
     found = None
-    for machine in {session for name, session, _ in groups if name == data}:
+    for machine in dict.fromkeys(session for name, session, _ in groups if name == data):  # as they were run
         runs = [[r for r in groups.get((data, machine, c), []) if r["seed"] == seed] for c in ("unet", "resnet-muon")]
         if all(runs):
             found = sampled(runs[0], "median") / sampled(runs[1], "median")
