@@ -45,8 +45,8 @@ class Seeds:
         mean = self.act(obs)
         return mean, torch.full_like(mean, self.std or 1.0)
 
-    def score(self, obs, action, spread=0.0):
-        return (self.act(obs) - action) / ((self.std or 1.0) ** 2 + spread)
+    def score(self, obs, action, noise_variance=0.0):
+        return (self.act(obs) - action) / ((self.std or 1.0) ** 2 + noise_variance)
 
 
 POLICY = Seeds(torch.tensor([0.06, 0.1]), 0.03)

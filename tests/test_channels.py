@@ -56,8 +56,8 @@ class Gaussian:
     def draw(self, obs, noise):
         return -0.5 + 0.3 * noise
 
-    def score(self, obs, action, spread=0.0):
-        return (-0.5 - action) / (0.09 + spread)
+    def score(self, obs, action, noise_variance=0.0):
+        return (-0.5 - action) / (0.09 + noise_variance)
 
 
 @cache

@@ -122,7 +122,7 @@ def replay_with(median):
 )  # fmt: skip
 def test_verdict(medians, sentence):
     replays = {name: None if median is None else replay_with(median) for name, median in medians.items()}
-    assert sentence in check.verdict(replays, exact=1e-5)
+    assert sentence in check.conclusion(replays, exact=1e-5)
 
 
 class Pendulum:

@@ -47,7 +47,7 @@ def test_the_score_is_the_gradient_of_the_log_density():
     (gradient,) = torch.autograd.grad(policy.log_prob(obs, action).sum(), action)
     assert torch.allclose(policy.score(obs, action), gradient, atol=1e-5)
     mean, std = policy.normal(obs)
-    assert torch.allclose(policy.score(obs, action, spread=0.4), (mean - action) / (std**2 + 0.4))
+    assert torch.allclose(policy.score(obs, action, noise_variance=0.4), (mean - action) / (std**2 + 0.4))
 
 
 @pytest.mark.parametrize(

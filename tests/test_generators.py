@@ -156,9 +156,9 @@ class Still:
     def act(self, obs):
         return torch.full((*obs.shape[:-1], 2), 0.5)
 
-    def score(self, obs, action, spread=0.0):
+    def score(self, obs, action, noise_variance=0.0):
         assert obs.shape[:-1] == action.shape[:-1]
-        return (0.5 - action) / (1 + spread)
+        return (0.5 - action) / (1 + noise_variance)
 
 
 def generator(guidance, sampler=heun, precision="float32") -> PGD:
@@ -185,9 +185,9 @@ def test_bfloat16_is_the_networks_alone(guidance):
     """Windows stay near those of float32; the policy and the solver see float32."""
 
     class Strict(Still):
-        def score(self, obs, action, spread=0.0):
+        def score(self, obs, action, noise_variance=0.0):
             assert obs.dtype == action.dtype == torch.float32
-            return super().score(obs, action, spread)
+            return super().score(obs, action, noise_variance)
 
     exact = generator(guidance).generate(Strict(), STARTS, seed=1)
     coarse = generator(guidance, precision="bfloat16").generate(Strict(), STARTS, seed=1)

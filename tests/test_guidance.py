@@ -23,8 +23,8 @@ class ConstantPolicy:
     def act(self, obs):
         return self.mean.expand(*obs.shape[:-1], -1)
 
-    def score(self, obs, action, spread=0.0):
-        return (self.mean - action) / (torch.as_tensor(self.std) ** 2 + spread)
+    def score(self, obs, action, noise_variance=0.0):
+        return (self.mean - action) / (torch.as_tensor(self.std) ** 2 + noise_variance)
 
 
 pytestmark = pytest.mark.usefixtures("float64")

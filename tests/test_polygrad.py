@@ -19,7 +19,7 @@ from pgd_lightning.diffusion.samplers import Step, ancestral, stepped
 from pgd_lightning.errors import UserError
 from pgd_lightning.generators.guidance import OnPolicy
 from pgd_lightning.generators.polygrad.ablations import Ablated, posterior_mean
-from pgd_lightning.generators.polygrad.imagination import StepLimit, begun_anew, imagine
+from pgd_lightning.generators.polygrad.imagination import StepLimit, imagine, with_resets
 from pgd_lightning.generators.polygrad.rollout import StepWorldModel, WorldRollout
 from pgd_lightning.generators.polygrad.world import WorldCodec, WorldModel
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -144,9 +144,9 @@ class Tanh:
         mean = torch.tanh(0.4 * obs[..., :1] - 0.2 * obs[..., 1:2])
         return mean, torch.full_like(mean, 0.5)
 
-    def score(self, obs, action, spread=0.0):
+    def score(self, obs, action, noise_variance=0.0):
         mean, std = self.normal(obs)
-        return (mean - action) / (std**2 + spread)
+        return (mean - action) / (std**2 + noise_variance)
 
 
 def on_policy(coef: float | Tensor, clip: float | None = 3.0, **ablation) -> OnPolicy:
@@ -430,7 +430,7 @@ def test_windows_begin_anew_after_their_end(ends):
         obs=number.unsqueeze(-1) + 10, action=number.unsqueeze(-1), reward=number + 20, terminated=ended,
         batch_size=ended.shape,
     )  # fmt: skip
-    found = begun_anew(windows)
+    found = with_resets(windows)
     for window, end in zip(found, ends, strict=True):
         expected = [t % (end + 1) for t in range(rows)]
         assert window.action[:, 0].tolist() == expected

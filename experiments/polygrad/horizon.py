@@ -24,7 +24,7 @@ from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.evaluation.fidelity import replayed
+from pgd_lightning.evaluation.fidelity import simulated
 from pgd_lightning.generators.matching import shape_of, standardised
 from pgd_lightning.simulators import make
 
@@ -72,7 +72,7 @@ def measured(name: str, rows: int, settings: list[str], overrides: list[str], st
     windows = generator.generate(policy, starts, SEED)
     seconds = time.perf_counter() - began
     kept = windows[0]
-    real = replayed(
+    real = simulated(
         make(dataset.env.task, dataset.env.physics), kept.obs.double().numpy(), kept.action.double().numpy()
     )
     scaled = (kept.obs.double().numpy() - real) / dataset.obs_std.numpy()

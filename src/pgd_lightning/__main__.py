@@ -52,7 +52,7 @@ example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke"""
 
 def main() -> int:
     """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
-    process.settle()
+    process.prepare()
     with process.leaving_at_once():
         return command()
 

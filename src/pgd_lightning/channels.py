@@ -33,6 +33,9 @@ def in_own_units(std: Tensor) -> Tensor:
 
 
 def weights(varies: Tensor | float) -> Tensor:
-    """``[D]``: what the D channels count in a mean that leaves out those for which ``varies [D]`` is 0, not 1."""
+    """Weights ``[D]`` with which a plain mean over channels is the mean over those that vary.
+
+    ``varies [D]``: 1 for a channel that varies, 0 for a constant one.
+    """
     varies = torch.as_tensor(varies)
     return varies / varies.mean().clamp(min=ROUNDING)

@@ -17,7 +17,7 @@ def derive_seed(*path: int | str) -> int:
 
 
 def learner_seeds(seed: int, numbers: Iterable[int]) -> list[int]:
-    """The seeds of the learners ``numbers`` of a run: ``seed`` itself of number 0, of others one that no run is given.
+    """One seed for each of the learners ``numbers``: ``seed`` itself for learner 0, for the others one derived from it.
 
     Runs of different seeds share no learner, however many each trains.
     """

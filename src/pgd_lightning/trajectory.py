@@ -112,11 +112,11 @@ class Policy(Protocol):
         A deterministic policy counts as a unit Gaussian around :meth:`act` (PGD, section 4).
         """
 
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+    def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
         """Gradient of :meth:`log_prob` in the action, ``[..., A]``, in closed form, without autograd.
 
-        ``spread``, broadcast to ``[..., A]``, is a variance by which the policy's density is blurred first; a
-        Gaussian policy's own variance grows by it.
+        ``noise_variance``, broadcast to ``[..., A]``, is that of Gaussian noise with which the policy's density is
+        convolved first; a Gaussian policy's own variance grows by it.
         """
 
     def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,10 +151,10 @@ class GaussianPolicy(ABC):
         """log N(action; mean, std^2), summed over action dims: ``[..., O], [..., A] -> [...]``."""
         return normal_log_prob(action, *self.gaussian(obs))
 
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """(mean - a) / (std^2 + spread), the gradient of :meth:`log_prob` blurred by the variance ``spread``."""
+    def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
+        """(mean - a) / (std^2 + noise_variance), the gradient of the convolved density's logarithm."""
         mean, log_std = self.gaussian(obs)
-        return (mean - action) / (torch.exp(2 * log_std) + spread)
+        return (mean - action) / (torch.exp(2 * log_std) + noise_variance)
 
 
 def normal_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

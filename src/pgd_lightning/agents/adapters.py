@@ -13,8 +13,8 @@ actions, a ``Delta``                   a unit Gaussian around the action in [-1,
 ``Normal``, ``Independent`` of it      in closed form
 a Gaussian squashed by transforms      the Gaussian that the transforms, linearised at its mean, make of it
   (``TanhNormal``)                     (the exact score is unbounded at the edge of the action box)
-any other                              its own log_prob, differentiated; blurred (``spread``) as the Gaussian of
-                                       its mean and variance
+any other                              its own log_prob, differentiated; with noise, as the
+                                       Gaussian of its mean and variance
 =====================================  =================================================================
 """
 
@@ -124,10 +124,12 @@ class ForeignPolicy:
             log_prob = self._log_prob(answer, self._outwards(answer, flat))
         return log_prob.reshape(action.shape[:-1])
 
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """Gradient of :meth:`log_prob` in the action, ``[..., A]``; ``spread`` as in ``Policy.score``."""
+    def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
+        """Gradient of :meth:`log_prob` in the action, ``[..., A]``; ``noise_variance`` as in ``Policy.score``."""
         answer, flat = self._asked(obs), action.reshape(-1, self.action_dim)
-        variance = spread.expand(action.shape).reshape(flat.shape) if isinstance(spread, Tensor) else spread
+        variance = noise_variance
+        if isinstance(variance, Tensor):
+            variance = variance.expand(action.shape).reshape(flat.shape)
         found = self._gaussian(answer, obs)
         blurred = isinstance(variance, Tensor) or variance > 0
         if found is None and blurred:

@@ -115,7 +115,7 @@ class Agent(LightningModule):
         """One update of all learners on their batches ``[S, B]``."""
         seed_global(self.seeds[0], "agent/noise", self.global_step, self.global_rank)
         step = self.global_step
-        logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter, see fitting.py
+        logs = step == 0 or (step + 1) % self.log_every == 0  # Lightning writes after the latter (log_every_n_steps)
         batch = self._seen(batch)
         values = self._values(batch) if logs else None
         losses = self._update_online(batch)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pgd_lightning.agents.behaviour import MakeDenoiser
 from pgd_lightning.agents.divergence import conjugate, weight
 from pgd_lightning.agents.learner import Learner
-from pgd_lightning.agents.policy import spread_over
+from pgd_lightning.agents.policy import variance_over
 from pgd_lightning.agents.selection import RULES, select
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.energy import Energy, contrastive_loss, energy_guided, in_sample_loss
@@ -225,16 +225,16 @@ class DiffusionDICE(Learner):
         sigmas = (low + (high - low) * torch.linspace(0, 1, self.likelihood_steps + 1)).exp()
         return flow_log_prob(self.guided(obs, self.guidance_scale), action, sigmas.to(obs.device, non_blocking=True))
 
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+    def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
         """(D(a; sigma, s) - a) / sigma^2, D the guided denoiser: the score of a candidate's density.
 
-        That is the behaviour's score plus the guidance's gradient. A diffusion model knows its density blurred by any
-        variance sigma^2, so ``spread`` is that variance, its mean over action dims where it differs between them, and
-        at least that of the smallest noise level.
+        That is the behaviour's score plus the guidance's gradient. A diffusion model knows its density convolved with
+        noise of any variance sigma^2, so ``noise_variance`` is sigma^2, its mean over action dims where it differs
+        between them, and at least that of the smallest noise level.
         """
         levels = self.behaviour.process.schedule(self.num_steps)
         lowest = levels[levels > 0][-1] ** 2
-        variance = spread_over(action, spread).mean(-1).clamp(min=float(lowest))
+        variance = variance_over(action, noise_variance).mean(-1).clamp(min=float(lowest))
         denoised = self.guided(obs, self.guidance_scale)(action, variance.sqrt())
         return (denoised - action) / variance.unsqueeze(-1)
 

@@ -19,7 +19,7 @@ class Learner(nn.Module):
     shared: tuple[str, ...] = ()  # submodules that all seeds have in common and none trains
     next_action = False  # whether its losses read ``Transition.next_action``
     polyak_phase: int = 0  # the phase before which the targets move
-    across: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)  # rows of this process to the whole batch
+    across: Callable[[Tensor], Tensor] = staticmethod(lambda mean: mean)  # of this process's rows -> of the whole batch
 
     def phases(self) -> list[tuple[str, ...]]:
         """The losses that each optimiser step of one update sums."""

@@ -9,9 +9,9 @@ from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.seeds import call_stacked, is_shared
 
 
-def spread_over(action: Tensor, spread: Tensor | float) -> Tensor:
-    """``spread`` as a variance for each entry of ``action``. A number is filled in, not copied to the device."""
-    variance = spread.to(action.dtype) if isinstance(spread, Tensor) else action.new_full((), spread)
+def variance_over(action: Tensor, variance: Tensor | float) -> Tensor:
+    """``variance`` for each entry of ``action``. A number is filled in, not copied to the device."""
+    variance = variance.to(action.dtype) if isinstance(variance, Tensor) else action.new_full((), variance)
     return variance.expand_as(action)
 
 
@@ -55,9 +55,9 @@ class StackedPolicy:
         return gaussian
 
     @torch.no_grad()
-    def score(self, obs: Tensor, action: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``spread`` as in ``Policy.score``."""
-        variance = spread_over(action, spread)
+    def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
+        """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``noise_variance`` as in ``Policy.score``."""
+        variance = variance_over(action, noise_variance)
         score: Tensor = call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
         return score
 

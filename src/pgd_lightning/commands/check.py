@@ -52,7 +52,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     outside = left_out(recording, config.data.horizon, [Windows(recording, starts, config.data.horizon)])
     summary["notes"] += [outside] if outside else []
     replays = compare_physics(config, env, recording, path)
-    found = verdict(replays, config.exact) if env.file is not None else reproduced(env, replays, config.exact)
+    found = conclusion(replays, config.exact) if env.file is not None else reproduced(env, replays, config.exact)
     say(text(env, provenance, summary, replays, found))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def recorded_states(
     return states
 
 
-def verdict(replays: dict[str, Replay | None], exact: float) -> str:
+def conclusion(replays: dict[str, Replay | None], exact: float) -> str:
     """In one line which physics the file was recorded in."""
     errors = {physics: replay.median for physics, replay in replays.items() if replay}
     if not errors:

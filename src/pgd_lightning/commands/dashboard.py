@@ -1,6 +1,6 @@
 """``pgd dashboard entity=NAME``: a W&B workspace with this project's layout, through the official package.
 
-Runs are named env/method/seed, grouped by environment, with the stage as their job type (``tracking.mirror``).
+Runs are named env/method/seed, grouped by environment, with the stage as their job type (``training.loggers.mirror``).
 """
 
 from __future__ import annotations

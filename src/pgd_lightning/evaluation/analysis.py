@@ -1,7 +1,7 @@
 """Everything that is measured of a set of windows, under one policy, on one simulator: the row of an analysis.
 
-Sources: trajectory likelihood and dynamics error as in the workshop version of Policy-Guided Diffusion (section 4.2);
-the rest is ours.
+Sources: trajectory likelihood and dynamics error as in section 4.2 of the workshop version of
+Policy-Guided Diffusion (Robot Learning Workshop, NeurIPS 2023); the rest is ours.
 """
 
 from dataclasses import dataclass

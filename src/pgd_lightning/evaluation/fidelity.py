@@ -1,6 +1,6 @@
 """How faithful are windows: dynamics and reward error in the real simulator, likelihood, distance to the data."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,14 @@ class StepErrors:
     real_reward: Array  # [R] what the simulator paid
     given_reward: Array  # [R] what the row says
     terminated: NDArray[np.bool_]  # [R] what the simulator does
-    had_ended: Array  # [B], of rows out too: whether a row's own state has ended an episode already; NaN: no state does
+    had_ended: Array  # [B], left-out rows too: 1 where the row's state has ended an episode already; NaN: none can
     position: NDArray[np.int64]  # [R] row in the window
     skipped: int  # rows whose state the observation does not determine
     approximate: bool
 
 
 def step_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> StepErrors:
-    """Reset the simulator to rows of ``windows [N, T]``, apply their action, compare (PGD workshop paper, 4.2).
+    """Reset the simulator to rows of ``windows [N, T]``, apply their action, compare (PGD's workshop version, 4.2).
 
     ``max_rows`` rows are drawn without replacement from those that have a successor in their window: not the last,
     and none that ends an episode.
@@ -91,28 +91,28 @@ def ends_judged(
     obs, action = (values[chosen].cpu().double().numpy() for values in (flagged.obs, flagged.action))
     _, reward, terminated, exact, had_ended = one_step(simulator, obs, action)
     used = exact if exact.any() else np.isfinite(reward)
-    kinds = {  # how many there are, and of those stepped: had it ended before, and is the flag wrong
-        "terminals": (len(flagged), had_ended, ~terminated[used]),
-        "others": (int((~windows.terminated[:, :-1]).sum()), going_on.had_ended, going_on.terminated),
-    }
-    (false, of_terminals), (missed, of_others) = ((int(wrong.sum()), len(wrong)) for _, _, wrong in kinds.values())
-    some = simulator.end_is_seen and of_terminals + missed > 0
+    number = len(flagged), int((~windows.terminated[:, :-1]).sum())  # of steps that end an episode, and of others
+    false, missed = ~terminated[used], going_on.terminated  # [R] of those stepped
     counts = {
-        "terminals_checked": of_terminals, "false_terminals": false, "others_checked": of_others,
-        "missed_terminals": missed,
+        "terminals_checked": len(false), "false_terminals": int(false.sum()),
+        "others_checked": len(missed), "missed_terminals": int(missed.sum()),
     }  # fmt: skip
+    decided = simulator.end_is_seen and (len(false) > 0 or missed.any())
     return {
-        "starts_after_end": _share((number, ended) for number, ended, _ in kinds.values()),
-        "terminal_agreement": _share((number, ~wrong) for number, _, wrong in kinds.values()) if some else None,
+        "starts_after_end": _share(number, (had_ended, going_on.had_ended)),
+        "terminal_agreement": _share(number, (~false, ~missed)) if decided else None,
         **(counts if simulator.end_is_seen else dict.fromkeys(counts)),
     }
 
 
-def _share(kinds: Iterable[tuple[int, NDArray[Any]]]) -> float | None:
-    """Mean over kinds, each as many as its number says, of what was seen (no NaN) of some; None where nothing was."""
-    seen = [(number, values[~np.isnan(values)]) for number, values in kinds]
-    total = sum(number for number, values in seen if len(values))
-    return sum(number * float(values.mean()) for number, values in seen if len(values)) / total if total else None
+def _share(number: Sequence[int], sampled: Sequence[NDArray[Any]]) -> float | None:
+    """Share of all steps, of which there are ``number`` of each kind, by the values ``sampled`` of each (NaN left out).
+
+    None where nothing was sampled.
+    """
+    seen = [(count, values[~np.isnan(values)]) for count, values in zip(number, sampled, strict=True)]
+    total = sum(count for count, values in seen if len(values))
+    return sum(count * float(values.mean()) for count, values in seen if len(values)) / total if total else None
 
 
 def median(values: Array) -> float | None:
@@ -120,7 +120,7 @@ def median(values: Array) -> float | None:
     return float(np.median(values)) if len(values) else None
 
 
-def replayed(simulator: Simulator, obs: Array, action: Array) -> Array:
+def simulated(simulator: Simulator, obs: Array, action: Array) -> Array:
     """What the simulator makes of the actions of windows: ``obs [n, T, O], action [n, T, A] -> [n, T, O]``.
 
     Each starts from its own first observation, and ends, in NaN, where the episode does.
@@ -147,7 +147,7 @@ def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:
 
 
 def mean_density(policy: Policy, windows: Trajectory) -> Tensor:
-    """Mean of pi(a_t | s_t) over the T - 1 steps, the workshop paper's likelihood: ``[..., N, T] -> [..., N]``."""
+    """Mean of pi(a_t | s_t) over the T - 1 steps, as in PGD's workshop version (4.2): ``[..., N, T] -> [..., N]``."""
     return policy.log_prob(windows.obs[..., :-1, :], windows.action[..., :-1, :]).exp().mean(-1)
 
 

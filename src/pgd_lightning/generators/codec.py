@@ -129,5 +129,5 @@ class TrajectoryCodec(nn.Module):
                 self.mark_constants()
 
     def mark_constants(self) -> None:
-        """Find the constants of statistics in which they have standard deviation 1, which no other has to the bit."""
+        """Mark constants in old checkpoints: the channels with a standard deviation of exactly 1."""
         self.std.masked_fill_(self.std == 1, 0)

@@ -43,16 +43,16 @@ class Guided(NamedTuple):
 Guidance = Callable[[Denoise, Policy, TrajectoryCodec], Guided]
 
 
-def policy_gradient(x: Tensor, policy: Policy, codec: TrajectoryCodec, spread: Tensor | float = 0.0) -> Tensor:
+def policy_gradient(x: Tensor, policy: Policy, codec: TrajectoryCodec, noise_variance: Tensor | float = 0.0) -> Tensor:
     """Gradient ``[..., T, A]`` of sum log pi(a | s) in the standardised, pre-tanh actions of ``x [..., T, D]``.
 
     g = score(s, a) (1 - a^2) std_action with s and the policy held fixed and no tanh log-determinant (PGD).
-    ``spread`` is the variance of x around its clean value: the policy then counts as blurred by
+    ``noise_variance`` is the variance of x around its clean value: the policy then counts as blurred by
     it, linearised through the tanh.
     """
     action = codec.decode_action(x)
     slope = (1 - action**2) * codec.std[codec.action_channels]
-    return slope * policy.score(codec.decode_obs(x), action, slope**2 * spread)
+    return slope * policy.score(codec.decode_obs(x), action, slope**2 * noise_variance)
 
 
 def pgd_guide(
@@ -88,14 +88,14 @@ def score_guided(denoise: Denoise, policy: Policy, codec: TrajectoryCodec, coef:
     """The denoiser of p(x) prod pi(a | s)^coef: D + coef sigma^2 times the score of the blurred policy.
 
     Given x, the clean window lies around D with variance r^2 = sigma^2 / (1 + sigma^2) and D moves with x at the rate
-    1 / (1 + sigma^2), both exact for standard normal data, so sigma^2 grad_x log pi = r^2 g(D; spread r^2).
+    1 / (1 + sigma^2), both exact for standard normal data, so sigma^2 grad_x log pi = r^2 g(D; v r^2), v = r^2.
     """
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         denoised = denoise(x, sigma)
-        spread = sigma**2 / (1 + sigma**2)
-        strength = along(coef, denoised) * spread
-        return add_to_actions(denoised, strength * policy_gradient(denoised, policy, codec, spread), codec)
+        variance = sigma**2 / (1 + sigma**2)
+        strength = along(coef, denoised) * variance
+        return add_to_actions(denoised, strength * policy_gradient(denoised, policy, codec, variance), codec)
 
     return guided
 

@@ -30,17 +30,17 @@ def standardised(policy: Policy, windows: Trajectory) -> Tensor:
     return (kept.action - mean) / std
 
 
-def spread(z: Tensor) -> Tensor:
+def standard_deviation(z: Tensor) -> Tensor:
     """sigma_a: deviation over windows and rows of ``z [..., N, T, A]``, mean over action dims: ``[...]``."""
     return z.flatten(-3, -2).std(-2).mean(-1)
 
 
 def shape_of(z: Tensor) -> dict[str, float]:
-    """Deviation (as :func:`spread`), mean, kurtosis (a Gaussian's is 3) and share beyond 3 of ``z [..., N, T, A]``."""
+    """Of ``z [..., N, T, A]``: :func:`standard_deviation`, mean, kurtosis (a Gaussian's is 3) and share beyond 3."""
     flat = z.flatten(0, -2)
     centred = flat - flat.mean(0)
     return {
-        "std": float(spread(z).mean()),
+        "std": float(standard_deviation(z).mean()),
         "mean": float(flat.mean()),
         "kurtosis": float((centred**4).mean() / (centred**2).mean() ** 2),
         "beyond_3": float((z.abs() > 3).float().mean()),
@@ -116,7 +116,7 @@ class StdMatched:
         for _ in range(self.tries):
             middle = (low + high) / 2
             windows = self._with(middle.exp()).generate(policy, starts, seed)
-            too_wide = spread(standardised(policy, windows)) > 1  # more strength is needed
+            too_wide = standard_deviation(standardised(policy, windows)) > 1  # more strength is needed
             low, high = torch.where(too_wide, middle, low), torch.where(too_wide, high, middle)
         return ((low + high) / 2).exp()
 

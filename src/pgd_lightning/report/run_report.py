@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
 from pgd_lightning.evaluation.analysis import measure
-from pgd_lightning.evaluation.fidelity import replayed
+from pgd_lightning.evaluation.fidelity import simulated
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
 from pgd_lightning.randomness import derive_seed
@@ -97,7 +97,7 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     states = np.empty((0, 0))
     if "qpos" in simulator.state():
         states = episode_states(dataset.env, policy, agent.seeds, derive_seed(agent.seed, "frames"))
-    again = {name: replayed(simulator, *pair) for name, pair in pairs.items()}
+    again = {name: simulated(simulator, *pair) for name, pair in pairs.items()}
     return run_page.Measured(rows, pairs, again, states, simulator.unresettable)
 
 

@@ -18,7 +18,7 @@ KEPT = 2  # checkpoints of a run: the newest, and the one before it should that 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, and are read as tensors and plain containers only.
 
-    Whoever saves one, of a folder's the newest stay.
+    Each save, by whomever, keeps only the ``KEPT`` newest of its folder.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

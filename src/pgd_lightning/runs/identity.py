@@ -54,7 +54,7 @@ def asked(config: Config) -> str:
 
 
 def model(config: Config, section: str, file: str) -> dict[str, Any]:
-    """Of the model that ``section`` describes, trained on the data of SHA-256 ``file``.
+    """The identity of the model that ``section`` describes, trained on the data of SHA-256 ``file``.
 
     How it is sampled counts with the generator that does it.
     """
@@ -70,7 +70,7 @@ def model(config: Config, section: str, file: str) -> dict[str, Any]:
 
 
 def behaviour(config: Config, file: str) -> dict[str, Any]:
-    """Of the behaviour model that an agent such as Diffusion-DICE holds."""
+    """The identity of the behaviour model that an agent such as Diffusion-DICE holds."""
     network = kept(config.agent.learner[BEHAVIOUR], f"agent.learner.{BEHAVIOUR}")
     network["process"] = without(network["process"], DENOISING)
     return sections(config, ["pretraining"]) | {
@@ -82,7 +82,7 @@ def behaviour(config: Config, file: str) -> dict[str, Any]:
 
 
 def condition_free(config: Config, file: str) -> dict[str, Any]:
-    """Of an agent, all but where its synthetic data come from: equal for the conditions of a comparison."""
+    """The part of an agent's identity that all conditions of a comparison share: all but its synthetic data."""
     held = {BEHAVIOUR: behaviour(config, file)} if BEHAVIOUR in config.agent.learner else {}
     facts = {"env": env(config), "data": reading(config, cut=False), "file": file}
     trained = {"updates": config.updates, "batch_size": config.synthetic.batch_size}
@@ -91,7 +91,7 @@ def condition_free(config: Config, file: str) -> dict[str, Any]:
 
 
 def agent(config: Config, file: str) -> dict[str, Any]:
-    """Of an agent and its experience."""
+    """The identity of an agent and its experience."""
     made: dict[str, Any] = {"generator": config.generator.name}
     if config.generator.build is not None:
         made["build"] = kept(config.generator.build, "generator.build")
@@ -101,18 +101,18 @@ def agent(config: Config, file: str) -> dict[str, Any]:
 
 
 def online(config: Config) -> dict[str, Any]:
-    """Of PolyGRAD's learner in the simulator."""
+    """The identity of PolyGRAD's learner in the simulator."""
     return sections(config, ["world", "online", "trainer"]) | {"env": env(config), "horizon": config.data.horizon}
 
 
 def analysis(config: Config, file: str) -> dict[str, Any]:
-    """Of an analysis, which trains several agents and models and measures them: all that was asked, on this data."""
+    """The identity of an analysis, which trains and measures several agents and models on this data."""
     unasked = (*NOT_ASKED, "evaluation", "health")
     return sections(config, [str(key) for key in config if key not in unasked]) | {"file": file}
 
 
 def check(config: Config, file: str) -> dict[str, Any]:
-    """Of a check, which only reads and measures: how it does both, on this data."""
+    """The identity of a check, which only reads and measures: how it does both, on this data."""
     measures = {name: config[name] for name in ("rows", "exact", "seed")}
     return measures | {"env": plain(config.env), "data": reading(config, cut=True), "file": file}
 

@@ -26,8 +26,12 @@ KEPT = 2**30  # free bytes at the top of the heap that are kept
 TURNS = 20_000  # of GNU OpenMP's waiting loop; measured in docs/performance.md
 
 
-def settle() -> None:
-    """UTF-8 files, no empty environment variables, output that takes every letter and outlasts its reader; threads."""
+def prepare() -> None:
+    """Prepare the process, before torch is loaded.
+
+    UTF-8 mode, no empty environment variables, output that survives unknown characters and a closed reader, idle
+    threads that yield their core.
+    """
     if sys.stdout is not sys.__stdout__:  # not a command: called, and listened to, by other Python code
         return
     if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":

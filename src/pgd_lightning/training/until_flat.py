@@ -14,7 +14,7 @@ from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import say
 
 CHECK_EVERY = 10  # steps between two looks at the clock
-LOOK_BACK = 0.8  # of the steps: a quarter more of them lead from there to the last validation
+LOOK_BACK = 0.8  # compare with the validation at this share of the steps: the steps since are a quarter more
 
 
 class UntilFlat(Callback):

@@ -147,7 +147,7 @@ def _undone(columns: Columns, env: EnvSpec, both: NDArray[np.bool_]) -> str:
 def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
     """Returns that no policy earns tell rewards on another scale. An episode over the limit counts in proportion.
 
-    Kitchen's data count tasks otherwise than its score, which :func:`kitchen` says.
+    Kitchen's data count tasks otherwise than its score, which :func:`~pgd_lightning.data.d4rl.families.kitchen` says.
     """
     if family(env.task) == "kitchen" or not env.scored:
         return []

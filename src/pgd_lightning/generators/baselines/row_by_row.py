@@ -45,8 +45,8 @@ class RowByRow(ABC, Generic[Model]):
                 rows.append(
                     Trajectory(obs=obs, action=action, reward=reward, terminated=terminated, batch_size=reward.shape)
                 )
-                obs = _chosen(terminated, starts, next_obs)
-                memory = tuple(_chosen(terminated, a, b) for a, b in zip(first, memory, strict=True))
+                obs = _reset_where(terminated, starts, next_obs)
+                memory = tuple(_reset_where(terminated, a, b) for a, b in zip(first, memory, strict=True))
         return torch.stack(rows, dim=starts.dim() - 1)  # type: ignore[arg-type, return-value]
 
     def act(self, policy: Policy | None, memory: Memory, obs: Tensor, random: torch.Generator) -> Tensor:
@@ -90,5 +90,6 @@ def density_of_data(actor: GaussianActor, obs: Tensor, action: Tensor, varies: T
     return (varies * Normal(mean, std, validate_args=False).log_prob(action)).sum(-1).mean()
 
 
-def _chosen(ended: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(ended.view(*ended.shape, *[1] * (one.dim() - ended.dim())), one, other)
+def _reset_where(ended: Tensor, start: Tensor, following: Tensor) -> Tensor:
+    """``start [..., *]`` where an episode has ``ended [...]``, else ``following``."""
+    return torch.where(ended.view(*ended.shape, *[1] * (start.dim() - ended.dim())), start, following)

@@ -85,7 +85,7 @@ def imagine(
     return x
 
 
-def begun_anew(windows: Trajectory) -> Trajectory:
+def with_resets(windows: Trajectory) -> Trajectory:
     """``[..., N, T]`` in which the rows after an end are the window's first ones again, as often as they fit.
 
     So every step is one to learn from, as in the windows of models of single rows.
@@ -154,7 +154,7 @@ class PolyGRAD:
         ]
         windows = self.model.codec.decode(torch.cat(parts, dim=-3))
         windows.obs[..., 0, :] = starts
-        return begun_anew(windows) if self.anew else windows
+        return with_resets(windows) if self.anew else windows
 
     def _imagined(self, policy: Policy | None, starts: Tensor, noise: Noise) -> Tensor:
         codec = self.model.codec

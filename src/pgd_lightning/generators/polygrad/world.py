@@ -1,10 +1,10 @@
 """PolyGRAD's world model: the diffusion prior with another process, conditioning and mask (arXiv 2312.08533).
 
-What was asked is how much of it is the prior; a test on golden values answers: all but numbers. The network sees
+The network sees
 [obs, reward, terminated] noised, the actions clean and the first state as it is (``diffusion.conditional``); the
 process is discrete and predicts the clean window (``diffusion.cosine``); the loss leaves the actions out. Training,
-averaging of weights, logs and resume are :class:`DiffusionPrior`'s. Its own are the rates at which the learning rate
-and the average move.
+averaging of weights, logs and resume are :class:`DiffusionPrior`'s; only the schedules of the learning rate and of the
+weight average are its own. A test on golden values holds this.
 
 Differences from the reference: float32 instead of 16-bit floats; with ``clip_actions`` the model sees actions as the
 simulator does, which clips them to [-1, 1].
