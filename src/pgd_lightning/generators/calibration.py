@@ -30,6 +30,8 @@ from pgd_lightning.trajectory import Policy, Trajectory
 UP, DOWN = 4.0, 32.0  # the largest factors between two coefficients; a larger step up may pass over the whole peak
 FAR = 0.1  # of the way: a strength that was missed by more is said
 WORSE = 0.1  # of the way asked for: a stronger coefficient that falls so far behind a weaker one is too strong
+MARGIN, LEAST_UP = 1.5, 2.0  # a step to an unknown side aims so much beyond the wanted one, and up at least so far
+INSIDE = 0.1  # of the way between two coefficients: no try is nearer to either of them
 
 
 def likeness(action: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -102,17 +104,19 @@ class Search:
         return bool(self.tried) and abs(self.tried[self.best] - self.wanted) <= self.within
 
     def _next(self) -> float:
+        """Likeness grows about in proportion to the coefficient where both are small."""
         below, above = self._bracket()
         way = self.wanted - self.low
-        if above is None:
-            share = (self.tried[below] - self.low) / way  # response is about linear where it is weak
-            return below * (min(max(1.5 / share, 2.0), UP) if share > 0 else UP)
-        value, crossed = self.tried[above], self.tried[above] >= self.wanted
-        if below == 0:
-            return above * (max(way / (value - self.low) / 1.5, 1 / DOWN) if crossed else 1 / UP)
-        start = self.tried[below]
+        if above is None:  # nothing was strong enough: beyond the strongest
+            share = (self.tried[below] - self.low) / way
+            return below * (min(max(MARGIN / share, LEAST_UP), UP) if share > 0 else UP)
+        value = self.tried[above]
+        crossed = value >= self.wanted  # else it lies beyond the peak, and says nothing of where the wanted one is
+        if below == 0:  # nothing was too weak: below the weakest
+            return above * (max(way / (value - self.low) / MARGIN, 1 / DOWN) if crossed else 1 / UP)
+        start = self.tried[below]  # between the two, in the logarithm
         part = (self.wanted - start) / (value - start) if crossed else 0.5
-        return below * (above / below) ** min(max(part, 0.1), 0.9)
+        return below * (above / below) ** min(max(part, INSIDE), 1 - INSIDE)
 
     def _bracket(self) -> tuple[float, float | None]:
         """The strongest that is too weak (0: none), and the weakest that is strong enough or beyond the peak."""

@@ -107,9 +107,25 @@ def restoring_of(env: gymnasium.Env[Any, Any], name: str) -> Restoring | str:
 
 
 def _matched(env: Any) -> Restoring:
+    """The channels of the observation in which each entry of the state is found, by states that are set at random."""
     inner = env.unwrapped
-    model, rng = inner.model, np.random.default_rng(0)
-    start = inner.data.qpos.copy()
+    model, start = inner.model, inner.data.qpos.copy()
+    state, obs = _set_at_random(env, start)
+    index, shift, limit = np.full(state.shape[1], -1), np.zeros(state.shape[1]), np.full(state.shape[1], np.inf)
+    angles = []
+    for entry, values in enumerate(state.T):
+        if copied := _copied(values, obs):
+            index[entry], shift[entry], limit[entry] = copied
+        elif entry < model.nq and (turned := _cosine_and_sine(values, obs)):
+            angles.append((entry, *turned))
+    resting = (getattr(inner, "init_qpos", start), getattr(inner, "init_qvel", np.zeros(model.nv)))
+    initial = np.concatenate([np.asarray(part, dtype=np.float64) for part in resting])
+    return Restoring(initial, index, shift, limit, tuple(angles), model.nq)
+
+
+def _set_at_random(env: Any, start: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """States around ``start``, ``CALM`` slow and then ``WILD`` fast ones, and their observations."""
+    model, rng = env.unwrapped.model, np.random.default_rng(0)
     states, seen = [], []
     for number in range(CALM + WILD):
         qpos = start.copy()
@@ -118,31 +134,29 @@ def _matched(env: Any) -> Restoring:
         set_state(env, qpos, qvel)
         states.append(np.concatenate([qpos, qvel]))
         seen.append(observation(env))
-    state, obs = np.stack(states), np.stack(seen)
-    size = len(state[0])
-    index, shift, limit = np.full(size, -1), np.zeros(size), np.full(size, np.inf)
-    angles = []
-    for entry in range(size):
-        calm = state[:CALM, entry]
-        constant = np.median(obs[:CALM] - calm[:, None], axis=0)
-        equal = (np.abs(obs[:CALM] - calm[:, None] - constant) <= SAME * (1 + np.abs(obs[:CALM]))).all(0)
-        columns = np.flatnonzero(equal)
-        if len(columns):
-            column = columns[np.argmin(np.abs(constant[columns]))]
-            index[entry] = column
-            shift[entry] = constant[column] if abs(constant[column]) > SAME else 0.0
-            wild, meant = obs[CALM:, column], state[CALM:, entry] + shift[entry]
-            clipped = np.abs(wild - meant) > SAME * (1 + np.abs(meant))
-            limit[entry] = np.abs(wild[clipped]).max() if clipped.any() else np.inf
-        elif entry < model.nq:
-            cosines, sines = (
-                np.flatnonzero((np.abs(obs[:CALM] - of(calm)[:, None]) <= SAME).all(0)) for of in (np.cos, np.sin)
-            )
-            if len(cosines) and len(sines):
-                angles.append((entry, int(cosines[0]), int(sines[0])))
-    resting = (getattr(inner, "init_qpos", start), getattr(inner, "init_qvel", np.zeros(model.nv)))
-    initial = np.concatenate([np.asarray(part, dtype=np.float64) for part in resting])
-    return Restoring(initial, index, shift, limit, tuple(angles), model.nq)
+    return np.stack(states), np.stack(seen)
+
+
+def _copied(values: NDArray[np.float64], obs: NDArray[np.float64]) -> tuple[int, float, float] | None:
+    """The channel that is ``values`` plus a constant, the constant, and where fast states are clipped (else inf)."""
+    calm = values[:CALM, None]
+    constant = np.median(obs[:CALM] - calm, axis=0)
+    columns = np.flatnonzero((np.abs(obs[:CALM] - calm - constant) <= SAME * (1 + np.abs(obs[:CALM]))).all(0))
+    if not len(columns):
+        return None
+    column = int(columns[np.argmin(np.abs(constant[columns]))])
+    shift = float(constant[column]) if abs(constant[column]) > SAME else 0.0
+    wild, meant = obs[CALM:, column], values[CALM:] + shift
+    clipped = np.abs(wild - meant) > SAME * (1 + np.abs(meant))
+    return column, shift, float(np.abs(wild[clipped]).max()) if clipped.any() else np.inf
+
+
+def _cosine_and_sine(values: NDArray[np.float64], obs: NDArray[np.float64]) -> tuple[int, int] | None:
+    """The channels that are the cosine and the sine of ``values``."""
+    cosines, sines = (
+        np.flatnonzero((np.abs(obs[:CALM] - of(values[:CALM])[:, None]) <= SAME).all(0)) for of in (np.cos, np.sin)
+    )
+    return (int(cosines[0]), int(sines[0])) if len(cosines) and len(sines) else None
 
 
 def _difference(env: Any, found: Restoring) -> str:

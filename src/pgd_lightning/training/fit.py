@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,10 +71,7 @@ def fit(
     Raises UserError where the checkpoint is of a module of another shape.
     """
     if spread == ALONE and ranks.rank() > 0:
-        last = run.checkpoints / f"step={steps:09d}.ckpt"
-        while not last.exists():
-            time.sleep(LOOK_EVERY)
-        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
+        _take_from_first(module, run.checkpoints / f"step={steps:09d}.ckpt")
         return
     compile_networks(module, trainer_settings.compile)
     if isinstance(module, Agent):
@@ -84,26 +83,23 @@ def fit(
         save_top_k=-1,  # how many stay is decided where they are saved, whoever saves
         enable_version_counter=False,
     )
+    joining = [JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []
+    own = [*joining, Heartbeat(run.beat), ProgressReport(title), StopOnSignal(run.checkpoints), checkpoint]
+    logs = loggers(mirror, run) if ranks.rank() == 0 else []
     trainer = Trainer(
         **trainer_of(trainer_settings, spread, module),
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[
-            *callbacks, *([JoinSeeds()] if spread == SEEDS and ranks.count() > 1 else []), Heartbeat(run.beat),
-            ProgressReport(title), StopOnSignal(run.checkpoints), checkpoint,
-        ],
-        logger=(logs := loggers(mirror, run) if ranks.rank() == 0 else []),
+        callbacks=[*callbacks, *own],
+        logger=logs,
         log_every_n_steps=log_every,  # it repeats what was logged last, so the module logs at the same steps
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,
         **more,
     )  # fmt: skip
-    start = (
-        ranks.decided(lambda: newest_checkpoint(run.checkpoints))
-        if spread != ALONE
-        else newest_checkpoint(run.checkpoints)
-    )
+    newest = partial(newest_checkpoint, run.checkpoints)
+    start = newest() if spread == ALONE else ranks.decided(newest)
     if start:
         say(f"{title}: continues from {start.name}")
     try:
@@ -120,6 +116,13 @@ def fit(
                 log.close()
     trainer.save_checkpoint(run.checkpoints / f"step={trainer.max_steps:09d}.ckpt")
     stop_if_asked()  # in its last step
+
+
+def _take_from_first(module: LightningModule, last: Path) -> None:
+    """Wait until rank 0 has saved ``last``, and load it."""
+    while not last.exists():
+        time.sleep(LOOK_EVERY)
+    module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def accelerator(choice: str) -> torch.device:

@@ -104,13 +104,18 @@ def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[
                 "them as timeouts (recorded keeps them)."
             )
         notes += [f"{what}: if they are time limits, set data.terminals=timeouts"] if what else []
+    return notes + _one_row_more(lengths, limit)
+
+
+def _one_row_more(lengths: NDArray[Any], limit: int) -> list[str]:
+    """Episodes of ``lengths [E]`` that seem to hold their last observation as a row without a step."""
     longer = lengths[lengths == limit + 1] if lengths.max(initial=0) == limit + 1 else lengths[lengths % 50 == 1]
-    if len(longer) > 1 and longer[0] > 1 and (longer[0] > limit or len(set(lengths)) == 1):
-        notes.append(
-            f"{len(longer)} of {len(ends)} episodes have {longer[0]} rows, as if {longer[0] - 1} steps were stored "
-            "with their last observation as one more row: then the action and the reward of that row are not real"
-        )
-    return notes
+    if len(longer) < 2 or longer[0] == 1 or (longer[0] <= limit and len(set(lengths)) > 1):
+        return []
+    return [
+        f"{len(longer)} of {len(lengths)} episodes have {longer[0]} rows, as if {longer[0] - 1} steps were stored "
+        "with their last observation as one more row: then the action and the reward of that row are not real"
+    ]
 
 
 def _suspicion(env: EnvSpec, lengths: NDArray[Any], real: NDArray[np.bool_], full: NDArray[np.bool_]) -> str:
