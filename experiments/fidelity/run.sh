@@ -36,12 +36,12 @@ sampler() {
 
 strength() { # the defaults of now
   local env agent runs=$OUT/strength policies=() settings
-  settings="scale=laptop prior.steps=2000 runs_dir=$runs seeds=2 updates=2000 generator=none compare=[]"
+  settings="scale=laptop prior.steps=2000 runs_dir=$runs"
   for env in hopper-medium maze2d-umaze; do
     pgd collect env=$env out=$OUT/$env.hdf5
     pgd prior env=$env data.source=$OUT/$env.hdf5 $settings
     for agent in td3_bc iql; do
-      pgd train env=$env data.source=$OUT/$env.hdf5 $settings agent=$agent
+      pgd train env=$env data.source=$OUT/$env.hdf5 $settings agent=$agent seeds=2 updates=2000 generator=none compare=[]
     done
     policies+=("$OUT/$env.hdf5=$(newest $runs/agent/$env/td3_bc-*/0),$(newest $runs/agent/$env/iql-*/0)")
   done
