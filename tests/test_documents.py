@@ -1,8 +1,12 @@
-"""README and guides: their links lead somewhere, and their commands are ones that the program takes."""
+"""README, guides and the experiments' scripts: links lead somewhere, and commands are ones that the program takes."""
 
+import os
 import re
+import runpy
 import shlex
+import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,7 +48,11 @@ def words_of(line: str) -> list[str]:
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page.name}: {line}" for page, line in COMMANDS])
 def test_a_command_in_a_document_is_one_that_the_program_takes(page, line):
-    verb, *rest = words_of(line) or ["--help"]
+    takes(words_of(line) or ["--help"])
+
+
+def takes(words: list[str]) -> None:
+    verb, *rest = words
     if "-cn" in rest:
         verb = rest.pop(rest.index("-cn") + 1)
     overrides = [word for word in rest if not word.startswith("-")]
@@ -53,17 +61,90 @@ def test_a_command_in_a_document_is_one_that_the_program_takes(page, line):
     if verb.startswith("-"):  # make test, pgd --help
         return
     for point in combinations(overrides) if verb in ("sweep", "slurm") else [overrides]:
-        compose_config(verb, point)
+        composes(verb, *point)
+
+
+@cache
+def composes(verb: str, *overrides: str) -> None:
+    compose_config(verb, list(overrides))
 
 
 def test_documents_have_commands():
-    assert len(COMMANDS) > 40
+    assert len(COMMANDS) > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+SCRIPTS = sorted(ROOT.glob("experiments/*/run.sh"))
+SAYS = """#!/usr/bin/env bash
+printf '%q ' "${0##*/}" "$@"
+echo
+"""
+
+
+@pytest.fixture(scope="module")
+def stubbed(tmp_path_factory) -> Path:
+    """A copy of the experiments' scripts, and programs that only say how they were called."""
+    folder = tmp_path_factory.mktemp("clone")
+    files = ["experiments/parts.sh", "experiments/prior/plan.yaml", *(str(path.relative_to(ROOT)) for path in SCRIPTS)]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    (folder / "bin").mkdir()
+    for name, text in {"pgd": SAYS, "python": SAYS, "ls": "#!/usr/bin/env bash\necho a-run\n"}.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    return folder
+
+
+@cache
+def parts(folder: str) -> list[str]:
+    """What the script of an experiment lists, without ``all``."""
+    listed = subprocess.run([ROOT / "experiments" / folder / "run.sh"], capture_output=True, text=True, check=True)
+    *lines, last = listed.stdout.splitlines()
+    assert last.startswith("all: ")
+    assert all(re.match(r"\w+ +\S", line) for line in lines)  # a name and what it costs
+    return [line.split()[0] for line in lines]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.parent.name)
+def test_an_experiment_can_be_repeated(script, stubbed):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+    assert parts(script.parent.name)
+    setting = os.environ | {"PATH": f"{stubbed / 'bin'}{os.pathsep}{os.environ['PATH']}", "PEN": "pen.hdf5"}
+    said = subprocess.run(
+        [stubbed / script.relative_to(ROOT), "all"], env=setting, capture_output=True, text=True, check=True
+    )
+    assert not said.stderr
+    for program, *words in map(shlex.split, said.stdout.splitlines()):
+        if program == "pgd":
+            takes([re.sub(r"^seed=\d+$", "seed=0", word) for word in words])
+        else:
+            assert program == "python" and (words[0] == "-m" or (ROOT / words[0]).exists())
+
+
+def test_parts_that_are_named_are_there():
+    called = [call for page in PAGES for call in re.findall(r"(\w+)/run\.sh((?: \w+)*)", page.read_text())]
+    assert len(called) > 30
+    for folder, names in called:
+        assert set(names.split()) <= {"all", *parts(folder)}, folder
+    assert subprocess.run([SCRIPTS[0], "some-other"], capture_output=True).returncode == 2
+
+
+def test_the_page_of_experiments_is_what_their_questions_say():
+    written, page = runpy.run_path(str(ROOT / "experiments" / "page.py")), ROOT / "experiments" / "README.md"
+    assert written["page"](page.read_text()) == page.read_text(), "python experiments/page.py"
+    assert sorted(written["FOLDERS"]) == [script.parent.name for script in SCRIPTS]
+    assert {file.parent.name for file in ROOT.glob("experiments/*/*")} == set(written["FOLDERS"])
+    earlier = re.search(r"`(network=[^`]*)`", page.read_text())[1].split()
+    command = ["bash", "-c", '. "$0" && echo $EARLIER', ROOT / "experiments" / "parts.sh"]
+    sourced = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ["scale=laptop", *earlier] == sourced.stdout.split()
 
 
 SMALLER = {  # what is typed differently here, so that it takes seconds

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Do agents score higher with unguided or guided windows than with real data alone?
+# A quarter of an hour to several hours a part on two cores; the runs, their scores and reports lie in runs/.
+set -euo pipefail
+. "$(dirname "$0")/../parts.sh"
+PARTS='now                  22 min of processor time: IQL on hopper, the defaults of now
+literal              16 min: the literal rule at 0.5
+literal_6000         19 min: the same with 6,000 steps of the prior
+substitute           16 min without PETS: the earlier prior
+smaller              16 min: a tenth and a hundredth of the recording
+halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, six seeds
+halfcheetah_first    an hour a condition: three seeds, unguided and with the literal rule
+td3_bc               not noted: TD3+BC on hopper
+td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
+
+now() { pgd train env=hopper-medium data.source=local scale=laptop; }
+literal() { pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5; }
+literal_6000() {
+  pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5 prior.steps=6000
+}
+
+substitute() {
+  pgd train env=hopper-medium data.source=local $EARLIER
+  pgd train env=hopper-medium data.source=local $EARLIER compare=[none,unguided,pets]
+}
+smaller() {
+  for rows in 10000 1000; do pgd train env=hopper-medium data.source=local data.local_steps=$rows $EARLIER; done
+}
+
+HALFCHEETAH="env=halfcheetah-random physics=d4rl data.source=local data.local_steps=1000000 agent=td3_bc scale=laptop seeds=3
+  updates=40000 learning.rate=3e-4 prior.steps=6000 synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
+halfcheetah() {
+  for seed in 0 3; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
+}
+halfcheetah_first() {
+  pgd train $HALFCHEETAH generator=unguided compare=[]
+  pgd train $HALFCHEETAH guidance=literal guidance.coef=2 compare=[]
+}
+
+td3_bc() { pgd train env=hopper-medium agent=td3_bc data.source=local $EARLIER compare=[none,unguided]; }
+td3_bc_maze2d() {
+  pgd train env=maze2d-umaze agent=td3_bc data.source=local $EARLIER updates=20000 evaluation.every=5000 \
+    synthetic.lifetime=5000 compare=[none,unguided]
+}
+
+choose "$@"
