@@ -94,6 +94,7 @@ def one_run(
     model, averages, trained = train(config, dataset, budget, tried)
     return {
         "condition": condition, "overrides": overrides, "data": data, "seed": seed, "budget_s": budget,
+        "windows": len(dataset.train),
         "parameters": sum(p.numel() for p in model.denoiser.parameters()), **trained,
         "left": {name: left(model, average, dataset) for name, average in averages.items()},
         "sampled": sampled(model, averages, dataset, config, compare_samplers, margin),

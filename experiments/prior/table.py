@@ -190,10 +190,11 @@ def ratio_of(groups: dict[tuple[str, str, str], list[dict[str, Any]]], data: str
 
 
 def session(line: dict[str, Any]) -> str:
-    """Runs of one machine in one go, with one state of the code: their times can be compared."""
+    """Runs of one machine in one go, with one state of the code and one recording: their times can be compared."""
+    windows = f", {line['windows']:,} windows" if "windows" in line else ""
     if line["machine"].startswith("Intel"):
-        return "Intel, AVX-512 and AMX"
-    return f"{line['machine']}, commit {line['commit'].removesuffix('-dirty')}"
+        return f"Intel, AVX-512 and AMX{windows}"
+    return f"{line['machine']}, commit {line['commit'].removesuffix('-dirty')}{windows}"
 
 
 def mean(values: Iterable[float]) -> float:
