@@ -53,7 +53,7 @@ report: $(STAMP) ## a page over all finished runs below folders (RUNS), or the f
 analyse: $(STAMP) ## are generated windows likely under a policy, and real? (ENV AGENT SCALE DATA)
 	$(BIN)/pgd analyse $(OPTIONS)
 
-data: $(STAMP) ## record a data set in the simulator (ENV STEPS SEED), or examine one (CHECK=1 ENV DATA)
+data: $(STAMP) ## record a dataset in the simulator (ENV STEPS SEED), or examine one (CHECK=1 ENV DATA)
 	$(BIN)/pgd $(if $(call given,CHECK),check,collect) $(OPTIONS)
 
 test: $(STAMP) ## the test suite (ARGS go to pytest)

@@ -55,7 +55,7 @@ def answer(words, folder):
         (["train", "env=hoper-medium"], "did you mean hopper-medium"),
         (["train", "--colour"], "Unknown option --colour"),
         (["train", "data.source=nowhere.hdf5"], "There is no file nowhere.hdf5"),
-        (["check", "data.source=minari:nobody/nothing-v0"], "There is no Minari data set 'nobody/nothing-v0'"),
+        (["check", "data.source=minari:nobody/nothing-v0"], "There is no Minari dataset 'nobody/nothing-v0'"),
         (["evaluate", "run=nowhere"], "There is no run in 'nowhere'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -50,7 +50,7 @@ def test_a_public_name_is_an_environment_and_a_source(name, env):
 @pytest.mark.parametrize(
     ("name", "said"),
     [("mujoco/hopper/simple-v0", "env=hopper-.* and data.source=minari:mujoco/hopper/simple-v0"),
-     ("atari/pong/expert-v0", "no environment here for the Minari data set atari/pong/expert-v0")],
+     ("atari/pong/expert-v0", "no environment here for the Minari dataset atari/pong/expert-v0")],
 )  # fmt: skip
 def test_a_name_without_an_environment_here_says_what_to_do(name, said):
     with pytest.raises(UserError, match=said):
@@ -88,7 +88,7 @@ def test_a_set_of_another_environment_brings_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def remote(tmp_path, recording, monkeypatch) -> Path:
-    """A folder with the data set ``NAME``, under ``MINARI_REMOTE=folder://…``; local data sets are elsewhere."""
+    """A folder with the dataset ``NAME``, under ``MINARI_REMOTE=folder://…``; local datasets are elsewhere."""
     from minari.storage import remotes
     from minari.storage.remotes.cloud_storage import CloudStorage
 

@@ -1,4 +1,4 @@
-"""OGBench's single-task data sets. What needs its environments is skipped where the ``ogbench`` package is missing."""
+"""OGBench's single-task datasets. What needs its environments is skipped where the ``ogbench`` package is missing."""
 
 import json
 import sys
@@ -226,7 +226,7 @@ class TestEnvironment:
     def test_unknown_and_visual_ones(self):
         with pytest.raises(UserError, match="OGBench has no environment pointmaze-odd-singletask-v0"):
             config_of("pointmaze-odd-navigate-singletask-v0")
-        with pytest.raises(UserError, match="data sets of images are not supported"):
+        with pytest.raises(UserError, match="datasets of images are not supported"):
             config_of("visual-antmaze-large-navigate-singletask-v0")
 
     def test_a_seed_decides_the_start(self):

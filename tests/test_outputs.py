@@ -193,7 +193,7 @@ class TestConvertAndGenerate:
         folder = tmp_path / "toy-v0"
         folder.mkdir()
         (folder / "mine").write_text("mine")
-        with pytest.raises(UserError, match="is no Minari data set"):
+        with pytest.raises(UserError, match="is no Minari dataset"):
             self.convert(recording, f"minari:{folder}", "overwrite=true")
         assert (folder / "mine").read_text() == "mine"
         (folder / "mine").unlink()

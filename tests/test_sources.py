@@ -1,4 +1,4 @@
-"""The same recording from wherever it comes: the cache, a Minari data set, the old d4rl package, another layout."""
+"""The same recording from wherever it comes: the cache, a Minari dataset, the old d4rl package, another layout."""
 
 import json
 import subprocess
@@ -239,7 +239,7 @@ class TestMinari:
         folder = minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
         with pytest.raises(UserError, match="toy-v0 is there already: .* overwrite=true"):
             minari_writer.write("minari:toy-v0", recording, SPEC, "a test", no_infos)
-        with pytest.raises(UserError, match="no name for a Minari data set"):
+        with pytest.raises(UserError, match="no name for a Minari dataset"):
             minari_writer.write("minari:toy", recording, SPEC, "a test", no_infos)
         path = folder / "data" / "metadata.json"
         metadata = json.loads(path.read_text())

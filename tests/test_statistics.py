@@ -26,7 +26,7 @@ from pgd_lightning.evaluation.statistics import (
 )
 from pgd_lightning.randomness import learner_seeds
 
-# Ten runs on two data sets. rliable's metrics give IQM 65, mean 65, optimality gap 38 (gamma 100), and a probability of
+# Ten runs on two datasets. rliable's metrics give IQM 65, mean 65, optimality gap 38 (gamma 100), and a probability of
 # improvement of 0.55 for SCORES + (5, 0) over SCORES: the values that test_aggregates_by_hand finds by hand.
 SCORES = np.array([[10.0, 80.0], [20.0, 90.0], [30.0, 100.0], [40.0, 110.0], [50.0, 120.0]])
 
@@ -80,7 +80,7 @@ def test_aggregates_by_hand():
 
 
 def test_bootstrap_is_stratified():
-    """Seeds are resampled within a data set, so two data sets without spread give no width, however far apart."""
+    """Seeds are resampled within a dataset, so two datasets without spread give no width, however far apart."""
     constant = np.tile([[0.0, 100.0]], (5, 1))
     interval = aggregate(average, constant, resamples=200, seed=0)
     assert (interval.low, interval.mean, interval.high) == (50, 50, 50)

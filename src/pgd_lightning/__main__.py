@@ -22,7 +22,7 @@ VERBS = {
     "export": "the policy of a trained agent as an ONNX file: run=<folder> out=<file>",
     "collect": "record this project's substitute dataset for a D4RL file",
     "check": "what is in a recording: a summary, a picture, and its one-step error in the simulator",
-    "convert": "a recording to D4RL-layout HDF5 or a Minari data set: data.source=<any> out=<file>",
+    "convert": "a recording to D4RL-layout HDF5 or a Minari dataset: data.source=<any> out=<file>",
     "analyse": "likelihood, dynamics error and coverage of generated windows, for several policies",
     "sweep": "train every combination of key=a,b that is not trained yet, one after the other",
     "slurm": "the same as one job array of a SLURM cluster",

@@ -1,4 +1,4 @@
-"""Facts of a task and its data set: dimensions, action box, time limit, reference returns, the official file."""
+"""Facts of a task and its dataset: dimensions, action box, time limit, reference returns, the official file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GYMNASIUM = "gym:"  # before the name of an environment that is registered with 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Facts of a task and its data set (``conf/env``): one of D4RL's, any Gymnasium environment, or none at all."""
+    """Facts of a task and its dataset (``conf/env``): one of D4RL's, any Gymnasium environment, or none at all."""
 
     name: str  # hopper-medium
     d4rl_id: str | None  # hopper-medium-v2; None for what is not D4RL's

@@ -1,6 +1,6 @@
 """The behaviour model of agents that are diffusion models themselves: noised actions, given the observation.
 
-It is trained once for a data set (``pgd_lightning.artifacts.behaviour``) and then shared by all seeds and settings. Its
+It is trained once for a dataset (``pgd_lightning.artifacts.behaviour``) and then shared by all seeds and settings. Its
 loss is that of Diffusion-DICE (arXiv 2407.20109): the squared error of the predicted noise, summed over action dims.
 """
 

@@ -1,4 +1,4 @@
-"""The behaviour model of an agent that is a diffusion model: trained once for a data set, found again by every agent.
+"""The behaviour model of an agent that is a diffusion model: trained once for a dataset, found again by every agent.
 
 Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
 """

@@ -177,7 +177,7 @@ def reading_of(config: DictConfig) -> d4rl.Reading:
 
 
 def load_file(path: Path, env: EnvSpec, reading: d4rl.Reading) -> Recording:
-    """As :func:`pgd_lightning.data.minari.load` of a Minari data set."""
+    """As :func:`pgd_lightning.data.minari.load` of a Minari dataset."""
     return d4rl.load(path, env, **vars(reading))
 
 

@@ -1,4 +1,4 @@
-"""``pgd convert``: a recording from any source into D4RL's HDF5 layout, or into a Minari data set."""
+"""``pgd convert``: a recording from any source into D4RL's HDF5 layout, or into a Minari dataset."""
 
 from __future__ import annotations
 

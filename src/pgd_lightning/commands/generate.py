@@ -1,4 +1,4 @@
-"""``pgd generate``: a synthetic set of a finished agent run, as an HDF5 file in D4RL's layout or a Minari data set."""
+"""``pgd generate``: a synthetic set of a finished agent run, as an HDF5 file in D4RL's layout or a Minari dataset."""
 
 import shutil
 import tempfile
@@ -85,7 +85,7 @@ def write(
 def write_minari(
     target: str, parts: Iterable[Trajectory], attributes: dict[str, str], rows: int, env: EnvSpec, overwrite: bool
 ) -> None:
-    """The same rows as a Minari data set, by way of an HDF5 file that is removed again."""
+    """The same rows as a Minari dataset, by way of an HDF5 file that is removed again."""
     folder = Path(tempfile.mkdtemp(prefix="pgd-"))
     try:
         d4rl.write(folder / "windows.hdf5", chunks(parts, env), attributes, rows)

@@ -20,7 +20,7 @@ VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are a
 def named(env: str, known: Sequence[str]) -> list[str] | None:
     """The overrides behind ``env=`` with a name that is none of ``known``, D4RL's; None for a name that means nothing.
 
-    A data set of Minari's or a single task of OGBench's stands for its environment and its recording, any other name
+    A dataset of Minari's or a single task of OGBench's stands for its environment and its recording, any other name
     for an environment registered with Gymnasium.
     """
     if sources.PUBLISHED.fullmatch(env):
@@ -37,7 +37,7 @@ def named(env: str, known: Sequence[str]) -> list[str] | None:
 
 
 def of_minari(name: str, known: Sequence[str]) -> list[str]:
-    """The overrides behind the Minari data set ``name``: one of ``known``, or the environment that it names itself.
+    """The overrides behind the Minari dataset ``name``: one of ``known``, or the environment that it names itself.
 
     Raises UserError where it is of none that is known and is not there to say.
     """
@@ -52,7 +52,7 @@ def of_minari(name: str, known: Sequence[str]) -> list[str]:
 
 
 def recorded_in(name: str) -> list[str]:
-    """The overrides of the Gymnasium environment in which the local Minari data set ``name`` was recorded.
+    """The overrides of the Gymnasium environment in which the local Minari dataset ``name`` was recorded.
 
     With the set's own reference returns; empty where the set is not there or does not say.
     """
@@ -74,7 +74,7 @@ def recorded_in(name: str) -> list[str]:
 
 
 def of_ogbench(name: str, env_id: str, dataset: str) -> list[str]:
-    """The overrides behind the data set ``name``: its environment ``env_id`` and the recording ``dataset``.
+    """The overrides behind the dataset ``name``: its environment ``env_id`` and the recording ``dataset``.
 
     Raises UserError where OGBench is not installed or has no such environment.
     """
@@ -82,7 +82,7 @@ def of_ogbench(name: str, env_id: str, dataset: str) -> list[str]:
 
     ogbench.require()
     if name.startswith("visual-"):
-        raise UserError(f"env={name}: data sets of images are not supported; take one of vectors, without visual-.")
+        raise UserError(f"env={name}: datasets of images are not supported; take one of vectors, without visual-.")
     if not is_registered(f"{ogbench.MODULE}:{env_id}"):
         raise UserError(f"env={name}: OGBench has no environment {env_id}; it lists its names on its project page.")
     source = f"data.source={sources.OGBENCH}{dataset}"

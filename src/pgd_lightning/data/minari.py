@@ -1,4 +1,4 @@
-"""Minari data sets read through the ``minari`` package (``pip install pgd-lightning[minari]``).
+"""Minari datasets read through the ``minari`` package (``pip install pgd-lightning[minari]``).
 
 A Minari episode of T steps holds T + 1 observations, so the last successor is always there; where a recording has none
 (``infos/has_successor`` says so) its own observation is repeated. Nothing is ever downloaded here.
@@ -37,7 +37,7 @@ def storage() -> Any:
 
 def _missing(error: ImportError, extra: str) -> UserError:
     return UserError(
-        f"Minari data sets of this kind need a package that is not installed ({error}): pip install 'minari[{extra}]'; "
+        f"Minari datasets of this kind need a package that is not installed ({error}): pip install 'minari[{extra}]'; "
         "or give an HDF5 file."
     )
 
@@ -70,14 +70,14 @@ def _metadata(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "data" / "metadata.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/data/metadata.json cannot be read ({error}): fetch the data set again.") from error
+        raise UserError(f"{folder}/data/metadata.json cannot be read ({error}): fetch the dataset again.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{folder}/data/metadata.json is not Minari's: fetch the data set again.")
+        raise UserError(f"{folder}/data/metadata.json is not Minari's: fetch the dataset again.")
     return found
 
 
 def load(folder: Path, env: EnvSpec, reading: Reading) -> Recording:
-    """Read and check a local Minari data set. Raises UserError as :func:`pgd_lightning.data.d4rl.reader.load`.
+    """Read and check a local Minari dataset. Raises UserError as :func:`pgd_lightning.data.d4rl.reader.load`.
 
     Observations are taken as they are. Of a dictionary, D4RL's tasks take ``observation``, antmaze behind
     ``achieved_goal``; others take all of it in the order of its space, as Gymnasium's ``FlattenObservation`` does.
@@ -107,7 +107,7 @@ def _columns(folder: Path, env: EnvSpec) -> dict[str, NDArray[Any]]:
             if rows + steps > len(columns[key]) or columns[key].shape[1:] != values.shape[1:]:
                 raise UserError(
                     f"Episode {number} (counted from 0) of {folder} does not fit its metadata ('{key}'): fetch "
-                    "the data set again."
+                    "the dataset again."
                 )
             columns[key][rows : rows + steps] = values
         rows += steps
@@ -141,7 +141,7 @@ def _space(folder: Path) -> Mapping[str, Any]:
 def _steps(folder: Path) -> int:
     steps, size = _metadata(folder).get("total_steps"), sum(p.stat().st_size for p in (folder / "data").rglob("*"))
     if not isinstance(steps, int) or not 0 < steps < DENSEST * size:
-        raise UserError(f"{folder} claims {steps} steps, which its files cannot hold: fetch the data set again.")
+        raise UserError(f"{folder} claims {steps} steps, which its files cannot hold: fetch the dataset again.")
     return steps
 
 
@@ -149,7 +149,7 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
     metadata = _metadata(folder)
     if not {"observation_space", "action_space"} <= set(metadata):
         raise UserError(  # minari would import and build whatever environment the file names
-            f"{folder} does not describe its observation and action space; only data sets that do are read."
+            f"{folder} does not describe its observation and action space; only datasets that do are read."
         )
     extra = "hdf5" if metadata.get("data_format") == "hdf5" else "arrow"
     main = folder / "data" / "main_data.hdf5"
@@ -162,7 +162,7 @@ def _episodes(folder: Path) -> Iterator[dict[str, Any]]:
     except ImportError as error:
         raise _missing(error, extra) from error
     except (*DAMAGE, AssertionError, NotImplementedError) as error:
-        raise UserError(f"{folder} cannot be read ({error}): fetch the data set again.") from error
+        raise UserError(f"{folder} cannot be read ({error}): fetch the dataset again.") from error
 
 
 def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path, number: int) -> dict[str, NDArray[Any]]:
@@ -178,7 +178,7 @@ def _rows_of(episode: Mapping[str, Any], env: EnvSpec, folder: Path, number: int
     if steps == 0 or wrong:
         raise UserError(
             f"Episode {number} (counted from 0) of {folder} has {steps} rewards but {', '.join(wrong) or 'no steps'}: "
-            "its columns are out of step; fetch or record the data set again."
+            "its columns are out of step; fetch or record the dataset again."
         )
     timeouts = timeouts.astype(bool)
     timeouts[-1] |= not terminals[-1]

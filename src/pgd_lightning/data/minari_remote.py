@@ -1,4 +1,4 @@
-"""Minari's remote: a published data set is fetched by the ``minari`` package itself, and only where asked for."""
+"""Minari's remote: a published dataset is fetched by the ``minari`` package itself, and only where asked for."""
 
 import os
 import shutil
@@ -10,11 +10,11 @@ from pgd_lightning.data.locks import alone
 from pgd_lightning.data.sources import MINARI, minari_folder, minari_root
 from pgd_lightning.errors import UserError
 
-ROOT = "MINARI_DATASETS_PATH"  # environment variable: where the package keeps and puts its data sets
+ROOT = "MINARI_DATASETS_PATH"  # environment variable: where the package keeps and puts its datasets
 
 
 def folder_of(source: str, download: bool, say: Callable[[str], object]) -> Path:
-    """The folder of the data set ``source``, as :func:`minari_folder`; fetched if it is not there and ``download``."""
+    """The folder of the dataset ``source``, as :func:`minari_folder`; fetched if it is not there and ``download``."""
     try:
         return minari_folder(source)
     except UserError:
@@ -25,7 +25,7 @@ def folder_of(source: str, download: bool, say: Callable[[str], object]) -> Path
 
 
 def fetch(name: str, say: Callable[[str], object]) -> None:
-    """Download the data set ``name`` from Minari's remote (``MINARI_REMOTE``). It appears whole or not at all.
+    """Download the dataset ``name`` from Minari's remote (``MINARI_REMOTE``). It appears whole or not at all.
 
     Raises UserError where the remote has no such set or cannot be reached, or a package for it is missing.
     """
@@ -59,7 +59,7 @@ def _download(name: str) -> None:
     except ImportError as error:
         extra = "gcs" if os.environ.get("MINARI_REMOTE", "").startswith("gcp") else "hf"
         raise UserError(
-            f"Minari's data sets are downloaded with a package that is not installed ({error}): "
+            f"Minari's datasets are downloaded with a package that is not installed ({error}): "
             f"pip install 'minari[hdf5,{extra}]'"
         ) from error
     except Exception as error:  # the remotes' clients have no common base

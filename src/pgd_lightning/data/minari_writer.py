@@ -1,4 +1,4 @@
-"""Recordings written as Minari data sets, through the ``minari`` package (``pip install pgd-lightning[minari]``)."""
+"""Recordings written as Minari datasets, through the ``minari`` package (``pip install pgd-lightning[minari]``)."""
 
 import json
 import os
@@ -27,18 +27,18 @@ def destination(target: str, overwrite: bool) -> Path:
     """The folder that ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN`` is written to.
 
     Raises UserError where the name is none for Minari, or the folder exists and either ``overwrite`` is not set or it
-    is no Minari data set.
+    is no Minari dataset.
     """
     name = target.removeprefix(MINARI)
     folder = expanded(name).absolute() if name.startswith((".", "/", "~")) else minari_root() / name
     if not ID.fullmatch(folder.name):
         raise UserError(
-            f"'{folder.name}' is no name for a Minari data set: it has letters, digits, - and _ alone, and ends in a "
+            f"'{folder.name}' is no name for a Minari dataset: it has letters, digits, - and _ alone, and ends in a "
             "version, such as -v0."
         )
     require_new(folder, overwrite)
     if folder.exists() and not (folder / "data" / "metadata.json").is_file():
-        raise UserError(f"{folder} is there already and is no Minari data set: choose another out=.")
+        raise UserError(f"{folder} is there already and is no Minari dataset: choose another out=.")
     return folder
 
 
@@ -46,7 +46,7 @@ def write(
     target: str, recording: Recording, env: EnvSpec, description: str,
     infos: Callable[[int, int], dict[str, NDArray[Any]]], overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Store ``recording`` as the Minari data set ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
+    """Store ``recording`` as the Minari dataset ``minari:NAME-vN`` or ``minari:FOLDER/NAME-vN``; returns its folder.
 
     ``infos(start, stop)`` gives further arrays of these rows, ``[T, …]``. The folder appears whole or not at all.
     Raises UserError as :func:`destination`, or where Minari cannot hold the recording or the disk is full.

@@ -43,7 +43,7 @@ def file_of(source: str, download: bool, say: Callable[[str], object]) -> Path:
 
 
 def fetch(name: str, say: Callable[[str], object]) -> None:
-    """Let the package download the data set ``name``. Raises UserError where it cannot."""
+    """Let the package download the dataset ``name``. Raises UserError where it cannot."""
     root = ogbench_root()
     try:
         from ogbench import download_datasets

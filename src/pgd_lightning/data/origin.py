@@ -20,7 +20,7 @@ LONGEST = 100_000  # characters of an environment's description
 class Provenance(TypedDict):
     """Where a recording comes from, as run folders keep it."""
 
-    path: str | None  # name of the file or of the data set
+    path: str | None  # name of the file or of the dataset
     sha256: str
     kind: str  # official, unverified, user file, own environment, local recipe, legacy package or minari
     label: str  # for titles of tables and figures

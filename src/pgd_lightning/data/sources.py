@@ -8,8 +8,8 @@ from pathlib import Path
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.errors import UserError
 
-MINARI = "minari:"  # before the name or the folder of a Minari data set
-OGBENCH = "ogbench:"  # before the name of a data set of OGBench's
+MINARI = "minari:"  # before the name or the folder of a Minari dataset
+OGBENCH = "ogbench:"  # before the name of a dataset of OGBench's
 PACKAGE = "d4rl-package"  # what an installed old d4rl returns
 OWN_WORDS = ("auto", "d4rl", "local", PACKAGE)  # everything else is a path
 PUBLISHED = re.compile(r"(?:[\w-]+/)+(?P<body>[\w-]+)/(?P<kind>[\w-]+)-v\d+")  # mujoco/hopper/medium-v0
@@ -20,9 +20,9 @@ SINGLE_TASKS = "name one of its tasks, such as env=pointmaze-medium-navigate-sin
 
 
 def require(source: str, download: bool = False) -> None:
-    """Raises UserError where ``source`` names a file or a local data set that is not there.
+    """Raises UserError where ``source`` names a file or a local dataset that is not there.
 
-    A Minari data set need not be if it would be fetched (``download``).
+    A Minari dataset need not be if it would be fetched (``download``).
     """
     if source.startswith(MINARI):
         if not (download and PUBLISHED.fullmatch(source.removeprefix(MINARI))):
@@ -52,13 +52,13 @@ def minari_folder(source: str) -> Path:
         if name and (folder / "data" / "metadata.json").is_file():
             return folder
     raise UserError(
-        f"There is no Minari data set '{name}', neither as a folder nor in {minari_root()}: data.download=true or "
+        f"There is no Minari dataset '{name}', neither as a folder nor in {minari_root()}: data.download=true or "
         f"'minari download {name}' fetches a published one; nothing is downloaded unasked."
     )
 
 
 def single_task(name: str) -> tuple[str, str] | None:
-    """``(id of the environment, name of the data set)`` of a single task of OGBench's; None for another name.
+    """``(id of the environment, name of the dataset)`` of a single task of OGBench's; None for another name.
 
     Of ``antmaze-large-navigate-singletask-task2-v0`` they are ``antmaze-large-singletask-task2-v0`` and
     ``antmaze-large-navigate-v0``, as in OGBench's ``make_env_and_datasets``.
@@ -93,12 +93,12 @@ def ogbench_file(source: str) -> Path:
 
 
 def ogbench_root() -> Path:
-    """Where the ``ogbench`` package keeps its data sets."""
+    """Where the ``ogbench`` package keeps its datasets."""
     return Path.home() / ".ogbench" / "data"
 
 
 def minari_environment(name: str, environments: Sequence[str]) -> str:
-    """Which of ``environments`` a published Minari data set is of: of ``mujoco/hopper/medium-v0`` it is hopper-medium.
+    """Which of ``environments`` a published Minari dataset is of: of ``mujoco/hopper/medium-v0`` it is hopper-medium.
 
     Raises UserError if it is of none that is here.
     """
@@ -109,13 +109,13 @@ def minari_environment(name: str, environments: Sequence[str]) -> str:
         return f"{body}-{kind}"
     of_body = [env for env in environments if env.startswith(f"{body}-")]
     if not of_body:
-        raise UserError(f"There is no environment here for the Minari data set {name}: see 'pgd train --help'.")
+        raise UserError(f"There is no environment here for the Minari dataset {name}: see 'pgd train --help'.")
     raise UserError(
-        f"{name} has no counterpart among D4RL's data sets of {body}: choose one of their environments, such as "
+        f"{name} has no counterpart among D4RL's datasets of {body}: choose one of their environments, such as "
         f"env={of_body[0]}, and data.source={MINARI}{name}."
     )
 
 
 def minari_root() -> Path:
-    """Where the ``minari`` package keeps its data sets."""
+    """Where the ``minari`` package keeps its datasets."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")

@@ -34,7 +34,7 @@ EpisodeRow = TypedDict(  # a row of a ledger; as a call, for return is no name o
 Key = tuple[int, int]  # (seed of the run, the learner's own): what pairs one method's row with another's
 
 WITHIN = ("data", "simulator", "step limit", "score constants", "updates")  # alike in all rows of one table
-ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all data sets of one aggregate
+ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all datasets of one aggregate
 
 
 def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[EpisodeRow]:
@@ -83,7 +83,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Scores:
-    """One method on one data set."""
+    """One method on one dataset."""
 
     keys: tuple[Key, ...]  # [S]
     score: Array  # [S, E] percent; returns where they are not normalised

@@ -1,7 +1,7 @@
 """Intervals: what the scores of several seeds allow one to say, and no more. Scores are in percent.
 
-One data set: Student's t over the means of seeds, the only interval here that holds its 95 % with five seeds (a
-percentile bootstrap of five holds about 84 %). Several data sets: the statistics and the stratified bootstrap of
+One dataset: Student's t over the means of seeds, the only interval here that holds its 95 % with five seeds (a
+percentile bootstrap of five holds about 84 %). Several datasets: the statistics and the stratified bootstrap of
 Agarwal et al. (2021), "Deep reinforcement learning at the edge of the statistical precipice".
 """
 
@@ -28,8 +28,8 @@ class Interval:
     mean: float
     low: float | None
     high: float | None
-    num_seeds: int  # on each data set
-    num_episodes: int | None  # of each seed; None for an aggregate over data sets
+    num_seeds: int  # on each dataset
+    num_episodes: int | None  # of each seed; None for an aggregate over datasets
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -60,7 +60,7 @@ def paired_interval(a: Array, b: Array) -> Interval:
 
 
 def average(scores: Array) -> Array:
-    """Mean of ``scores [..., S, D]`` over seeds and data sets."""
+    """Mean of ``scores [..., S, D]`` over seeds and datasets."""
     return scores.mean((-2, -1))  # type: ignore[no-any-return]
 
 
@@ -80,15 +80,15 @@ def profile(scores: Array, thresholds: Array) -> Array:
 
 
 def probability_of_improvement(a: Array, b: Array) -> Array:
-    """P(a run of ``a [..., S, D]`` scores above one of ``b [..., R, D]``), a tie counting half, mean over data sets."""
+    """P(a run of ``a [..., S, D]`` scores above one of ``b [..., R, D]``), a tie counting half, mean over datasets."""
     ours, theirs = a[..., :, None, :], b[..., None, :, :]
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean((-3, -2, -1))  # type: ignore[no-any-return]
 
 
 def aggregate(statistic: Statistic, *scores: Array, resamples: int, seed: int, paired: bool = False) -> Interval:
-    """``statistic`` of score matrices ``[S, D]`` (seed means, data sets in columns) and its bootstrap interval.
+    """``statistic`` of score matrices ``[S, D]`` (seed means, datasets in columns) and its bootstrap interval.
 
-    The seeds of each data set are resampled on their own: the interval is about other seeds on these data sets.
+    The seeds of each dataset are resampled on their own: the interval is about other seeds on these datasets.
     ``paired`` resamples several matrices alike, because their rows are the same seeds.
     """
     num_seeds = min(len(matrix) for matrix in scores)

@@ -1,4 +1,4 @@
-"""The diffusion prior: a denoiser of real windows, trained once for each data set (PGD).
+"""The diffusion prior: a denoiser of real windows, trained once for each dataset (PGD).
 
 Differences from the reference: the weight average is kept here and not by Lightning's callback, whose average starts
 at its first update instead of at the initial weights; training runs for a number of steps, not of epochs.

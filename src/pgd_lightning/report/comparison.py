@@ -100,7 +100,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one data set: the last checkpoint, and what stands beside it."""
+    """One method on one dataset: the last checkpoint, and what stands beside it."""
 
     method: Method
     entries: tuple[Entry, ...]
@@ -119,7 +119,7 @@ class Row:
         return [entry.ledger for entry in self.entries]
 
 
-Tables = dict[tuple[str, str], list[Row]]  # (data set, agent) -> its methods
+Tables = dict[tuple[str, str], list[Row]]  # (dataset, agent) -> its methods
 
 
 def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Entry]:
@@ -157,7 +157,7 @@ def has_final(entry: Entry) -> bool:
 
 
 def methods(entries: Sequence[Entry]) -> dict[Entry, Method]:
-    """The method of each run. A setting is named where runs of one data set, agent and generator differ in it."""
+    """The method of each run. A setting is named where runs of one dataset, agent and generator differ in it."""
     named = defaultdict[tuple[str, str], set[str]](set)
     for group in grouped(entries, lambda e: (e.dataset, e.record["agent"], e.record["generator"])).values():
         agent, generator = group[0].record["agent"], group[0].record["generator"]
@@ -178,7 +178,7 @@ def method(entry: Entry, named: Mapping[tuple[str, str], set[str]]) -> Method:
 
 
 def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
-    """The runs of the data sets whose runs may share a table, and why those of the others may not.
+    """The runs of the datasets whose runs may share a table, and why those of the others may not.
 
     They may if they were made under the same conditions and share no learner. Raises UserError where none may.
     """
@@ -198,7 +198,7 @@ def mixable(entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
 
 
 def tables(entries: Sequence[Entry]) -> Tables:
-    """``(data set, agent)`` -> a row for each of its methods, real data alone first, of :func:`mixable` runs."""
+    """``(dataset, agent)`` -> a row for each of its methods, real data alone first, of :func:`mixable` runs."""
     of = methods(entries)
     cells = grouped(entries, lambda entry: (entry.dataset, of[entry]))
     scores = {cell: collected([entry.ledger for entry in group], "final") for cell, group in cells.items()}

@@ -1,6 +1,6 @@
 """``pgd report runs=…``: one page, without any request to the network, over all finished runs below some folders.
 
-Scores of last checkpoints with intervals, paired differences, aggregates over data sets, budgeted
+Scores of last checkpoints with intervals, paired differences, aggregates over datasets, budgeted
 selection, learning curves, fidelity, and what was run on which data.
 """
 
@@ -31,7 +31,7 @@ def write(
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG into ``out``.
 
     ``runs`` are folders or globs, whose finished agent runs with the settings ``where`` are compared, ``resamples``
-    are those of the bootstrap over data sets. Raises UserError as comparison.
+    are those of the bootstrap over datasets. Raises UserError as comparison.
     """
     entries, refused = mixable(find_entries(runs, where))
     found = tables(entries)

@@ -42,7 +42,7 @@ class SelectionSettings:
 
 
 class ScoreTable(TypedDict):
-    """The methods of one agent on one data set."""
+    """The methods of one agent on one dataset."""
 
     dataset: str
     agent: str
@@ -67,8 +67,8 @@ class Contents(TypedDict):
     version: str
     notices: dict[str, list[str]]  # sentence -> labels of the data
     tables: list[ScoreTable]
-    aggregates: list[dict[str, Any]]  # over the data sets of one agent
-    selections: list[dict[str, Any]]  # of one data set
+    aggregates: list[dict[str, Any]]  # over the datasets of one agent
+    selections: list[dict[str, Any]]  # of one dataset
     analyses: list[dict[str, Any]]  # of fidelity
     runs: list[dict[str, Any]]  # how each came about
     unfinished: list[Unfinished]
@@ -107,7 +107,7 @@ def notices(entries: Sequence[Entry]) -> dict[str, list[str]]:
 
 
 def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> ScoreTable:
-    """The table of one data set and agent."""
+    """The table of one dataset and agent."""
     conditions = rows[0].ledgers[0].conditions
     return {
         "dataset": dataset,
@@ -122,7 +122,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> ScoreTable:
 
 
 def aggregates(agent: str, found: Tables, resamples: int) -> list[dict[str, Any]]:
-    """Over the data sets on which each method of ``agent`` ran; empty where that is fewer than two."""
+    """Over the datasets on which each method of ``agent`` ran; empty where that is fewer than two."""
     mine = {dataset: rows for (dataset, a), rows in found.items() if a == agent and rows[0].measure == "score"}
     methods = list(dict.fromkeys(r.method for rows in mine.values() for r in rows))
     shared = [d for d, rows in mine.items() if {m.label for m in methods} == {r.method.label for r in rows}]
@@ -153,13 +153,13 @@ def aggregates(agent: str, found: Tables, resamples: int) -> list[dict[str, Any]
 
 
 def matrix(rows: Sequence[Row]) -> Array:
-    """Means of the seeds that all of ``rows``, one a data set, have: ``[S, D]``."""
+    """Means of the seeds that all of ``rows``, one a dataset, have: ``[S, D]``."""
     keys = [key for key in rows[0].scores.keys if all(key in row.scores.keys for row in rows)]
     return np.array([[row.scores.score[row.scores.keys.index(key)].mean() for row in rows] for key in keys])
 
 
 def selections(found: Tables, resamples: int, settings: SelectionSettings) -> list[dict[str, Any]]:
-    """Budgeted selection among all policies of a data set, where there are at least two."""
+    """Budgeted selection among all policies of a dataset, where there are at least two."""
     made = []
     for dataset, pairs in grouped(found.items(), lambda item: item[0][0]).items():
         policies = np.concatenate([row.scores.score for _, rows in pairs for row in rows])

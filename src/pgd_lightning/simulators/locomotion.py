@@ -1,4 +1,4 @@
-"""Hopper, HalfCheetah, Walker2d and Ant as D4RL's v2 data sets know them, on Gymnasium's v5 environments.
+"""Hopper, HalfCheetah, Walker2d and Ant as D4RL's v2 datasets know them, on Gymnasium's v5 environments.
 
 Held against Gymnasium's v4 bit for bit: v5 withholds the healthy reward of 1 at the terminal step, which D4RL pays;
 Walker2d's default v5 model has other feet; the control cost is that of the clipped action, because D4RL clips first.

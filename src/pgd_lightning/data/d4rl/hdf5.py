@@ -105,13 +105,13 @@ def check_plain(file: h5py.File, path: Path) -> None:
             key = f"{prefix}{name}"
             seen += 1
             if seen > MOST_OBJECTS:
-                raise UserError(f"{path} holds more than {MOST_OBJECTS} objects: it is damaged, or no data set.")
+                raise UserError(f"{path} holds more than {MOST_OBJECTS} objects: it is damaged, or no dataset.")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise UserError(f"'{key}' in {path} is a link; only plain arrays are read.")
             node = group[name]
             if isinstance(node, h5py.Group):
                 if key.count("/") > DEEPEST:
-                    raise UserError(f"'{key}' in {path} lies too deep: the file is damaged, or no data set.")
+                    raise UserError(f"'{key}' in {path} lies too deep: the file is damaged, or no dataset.")
                 todo.append((f"{key}/", node))
             elif node.dtype.kind in "fbiu":
                 _checked(node, key, path)
