@@ -76,7 +76,7 @@ class Collector:
 
 
 class Statistics:
-    """Running mean and deviation of ``[N, D]`` (Chan et al., parallel variance)."""
+    """Running mean and standard deviation of ``[N, D]`` (Chan et al., parallel variance)."""
 
     def __init__(self, dim: int) -> None:
         self.count, self.mean, self.var = 1e-4, torch.zeros(dim), torch.ones(dim)
@@ -89,7 +89,7 @@ class Statistics:
 
 
 class PPO:
-    """TorchRL's clipped PPO with GAE; observations standardised, rewards divided by the deviation of the returns."""
+    """TorchRL's clipped PPO with GAE; observations standardised, rewards divided by the returns' standard deviation."""
 
     def __init__(self, task: str, seed: int, limit: int, max_steps: int) -> None:
         self.collector = Collector(task, num=16, limit=limit, seed=seed)

@@ -23,7 +23,7 @@ HIDDEN, EPOCHS, BATCH, RATE = [256, 256], 1500, 256, 1e-3
 
 
 def fit(obs: Tensor, mean: Tensor) -> tuple[Callable[[Tensor], Tensor], float]:
-    """A network for ``obs [L, O] -> mean [L, A]`` and its error on the last tenth, over the deviation of the means."""
+    """A network for ``obs [L, O] -> mean [L, A]`` and its error on the last tenth, in the means' standard deviation."""
     torch.manual_seed(SEED)
     centre, scale = obs.mean(0), obs.std(0).clamp(min=1e-3)
     network = mlp(obs.shape[1], HIDDEN, mean.shape[1])
@@ -61,7 +61,7 @@ def main(source: str, steps: int, out: str) -> None:
         obs, mean = (torch.from_numpy(file[key][:]).float() for key in ("observations", "infos/action_mean"))
         log_std = file["infos/action_log_std"][0].astype(float)
     predicted, error = fit(obs, mean)
-    print(f"fitted to {len(obs)} rows: error on held-out rows {error:.3f} of the means' deviation")
+    print(f"fitted to {len(obs)} rows: error on held-out rows {error:.3f} of the means' standard deviation")
     act: Act = partial(sample, predicted, log_std)
     chunks = (chunk for chunk, _ in record_policies(TASK, HORIZON, lambda: [act], steps, SEED, {}))
     attributes = {"description": f"a network fitted to the means of {Path(source).name}, sampled", "seed": SEED}

@@ -151,7 +151,7 @@ def tables(out: Path) -> str:
     for data, agent in dict.fromkeys(tuple(line["key"][:2]) for line in lines):
         mine = [line for line in lines if tuple(line["key"][:2]) == (data, agent)]
         text += [
-            f"\n**{data}, {agent}** (deviation measured with: {mine[0]['std']:.2f})\n",
+            f"\n**{data}, {agent}** (standard deviation measured with: {mine[0]['std']:.2f})\n",
             "| sampler | form | strength | coefficient | share | distance | log pi | error | diversity | search |",
             "|---|---|---:|---|---|---:|---:|---:|---:|---:|",
         ]

@@ -172,7 +172,7 @@ class ForeignPolicy:
         return answer
 
     def _require_finite(self, obs: Tensor, *numbers: Tensor) -> None:
-        """Raises UserError where the policy's answer is not finite, or its second part, the deviation, not positive."""
+        """Raises UserError where the policy's answer is not finite, or its second part, the std, not positive."""
         good = torch.stack([number.isfinite().all(-1) for number in numbers]).all(0)
         if len(numbers) > 1:
             good &= (numbers[1] > SMALLEST_STD).all(-1)

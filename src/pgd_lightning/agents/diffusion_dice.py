@@ -213,7 +213,9 @@ class DiffusionDICE(Learner):
 
     def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Raises UserError."""
-        raise UserError("The policy of diffusion_dice is no Gaussian; guidance by its mean and deviation needs one.")
+        raise UserError(
+            "diffusion_dice's policy is no Gaussian; guidance by its mean and standard deviation needs one."
+        )
 
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """Log density ``[...]`` of a candidate, before selection, by the guided model's probability-flow ODE.

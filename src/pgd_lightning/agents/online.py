@@ -12,8 +12,8 @@ class OnlinePolicy(GaussianPolicy):
     """A tanh-Gaussian policy as the Gaussian that its tanh, linearised at the mean, makes of it.
 
     The exact density grows without bound at the edge of the box, and its score with it; guidance asks for the score
-    of actions anywhere. ``policy`` gives the mean and deviation of the action before its tanh. All tensors carry a
-    leading axis S = 1.
+    of actions anywhere. ``policy`` gives the mean and standard deviation of the action before its tanh. All tensors
+    carry a leading axis S = 1.
     """
 
     def __init__(self, policy: nn.Module) -> None:

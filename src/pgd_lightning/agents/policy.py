@@ -50,7 +50,7 @@ class StackedPolicy:
         return log_prob
 
     def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, ``[S, ..., A]`` each; differentiable in ``obs``."""
+        """Mean and standard deviation, ``[S, ..., A]`` each; differentiable in ``obs``."""
         gaussian: tuple[Tensor, Tensor] = call_stacked(self.learner, "actor.normal", self.normalised(obs))
         return gaussian
 

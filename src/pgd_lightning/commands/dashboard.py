@@ -24,11 +24,11 @@ SECTIONS: dict[str, dict[str, list[str]]] = {  # section: {panel: metrics}
         "PolyGRAD's world model": ["world/loss", "world/val_loss"],
     },
     "Imagination": {
-        "deviation of standardised actions (1 is on-policy)": ["imagination/std"],
+        "standard deviation of standardised actions (1 is on-policy)": ["imagination/std"],
         "strength of guidance": ["imagination/strength"],
         "imagined return": ["agent/return"],
         "change of the policy in one update": ["agent/policy_change"],
-        "policy's deviation": ["policy/std"],
+        "policy's standard deviation": ["policy/std"],
     },
 }
 FIGURES = ["learning_curves", "fidelity", "trajectories", "rollout", "learning_curve", "actions"]

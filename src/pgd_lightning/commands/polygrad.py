@@ -175,7 +175,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     z = standardised(module.policy, windows)
     facts = {"return_first": first, "return_last": last, "policy_std": float(module.policy.std.mean()), **shape}
     write_atomic(folder / "summary.json", json.dumps(facts | {"strength": float(module.strength)}, indent=2))
-    label = f"policy's deviation {facts['policy_std']:.2f}"
+    label = f"policy's standard deviation {facts['policy_std']:.2f}"
     curve = figures.learning_curves(
         {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
     )

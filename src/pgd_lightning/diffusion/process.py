@@ -24,7 +24,7 @@ class Process(Protocol):
         """Descending noise levels ``[num_steps + 1]``."""
 
     def start_scale(self, sigma: Tensor) -> Tensor:
-        """Standard deviation of the noise that sampling starts from at level ``sigma``."""
+        """Standard standard deviation of the noise that sampling starts from at level ``sigma``."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class EDM:
         return torch.cat([sigmas, sigmas.new_zeros(1)]).to(device, torch.get_default_dtype())
 
     def start_scale(self, sigma: Tensor) -> Tensor:
-        """sigma: the data's own deviation is left out (Karras et al., algorithm 1)."""
+        """sigma: the data's own standard deviation is left out (Karras et al., algorithm 1)."""
         return sigma
 
 

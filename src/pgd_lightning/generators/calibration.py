@@ -10,9 +10,9 @@ unguided actions lie at z = 20, "nine tenths of the way" would still be z = 6, a
 something bounded, strength u has a plain meaning as well: as likely as if a share u of the actions were drawn from the
 policy and the others left to the data.
 
-A policy that does not draw (TD3+BC) counts, in the guidance's gradient, as a Gaussian of deviation 1, half of the box
-in which actions lie: under it the data's actions are likelier than its own draws. It is measured with ``least_std``
-instead, the deviation that TD3 explores with, and so is a Gaussian that is narrower than that.
+A deterministic policy (TD3+BC) counts, in the guidance's gradient, as a Gaussian of standard deviation 1, half of the
+box in which actions lie: under it the data's actions are likelier than its own. It is measured with ``least_std``
+instead, the standard deviation that TD3 explores with, and so is a Gaussian that is narrower than that.
 """
 
 import math
@@ -40,7 +40,7 @@ def likeness(action: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def gauge(policy: Policy, obs: Tensor, least_std: float) -> tuple[Tensor, Tensor]:
-    """Mean and deviation ``[..., A]`` that actions at ``obs [..., O]`` are measured with.
+    """Mean and standard deviation ``[..., A]`` that actions at ``obs [..., O]`` are measured with.
 
     Raises UserError for a policy that is no Gaussian.
     """
@@ -135,7 +135,7 @@ class Calibrated:
     rule: Any  # a guidance with a ``coef``
     coef: float  # of the rule, tried first
     strength: float  # 0: the data; 1: as likely under the policy as actions drawn from it
-    least_std: float  # of a policy, in actions: below it, its deviation counts as this
+    least_std: float  # of a policy, in actions: below it, its standard deviation counts as this
     windows: int  # generated at each try, for each seed
     tries: int  # at most
     within: float  # so near to the strength the search ends

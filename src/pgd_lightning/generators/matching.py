@@ -1,13 +1,13 @@
 """Guidance of the strength at which actions are as spread as the policy says (PolyGRAD, arXiv 2312.08533).
 
-z = (a - mean) / std is measured on generated windows and the strength moved until its deviation, sigma_a, is 1. Online
-that is the published rule (:func:`adapted`), one small step for each imagined batch. Where windows are wanted for one
-policy only, :class:`StdMatched` searches the strength before it generates: the result depends on (policy, starts,
-seed) alone, and a generator of either kind of guidance can be matched.
+z = (a - mean) / std is measured on generated windows, and the strength is moved until sigma_a, the standard deviation
+of z, is 1. Online that is the published rule (:func:`adapted`), one small step for each imagined batch. Where windows
+are wanted for one policy only, :class:`StdMatched` searches the strength before it generates: the result depends on
+(policy, starts, seed) alone, and a generator of either kind of guidance can be matched.
 
 What the published rule does not see: sigma_a falls with the strength only up to delta / std^2 = 1.5 and rises beyond
 2, where the chain oscillates and the rule runs away; and for a policy whose mean moves much with the state at small
-deviation no strength gives 1. Strengths are bounded here, and both cases are said.
+standard deviation no strength gives 1. Strengths are bounded here, and both cases are said.
 """
 
 import math
@@ -31,7 +31,7 @@ def standardised(policy: Policy, windows: Trajectory) -> Tensor:
 
 
 def standard_deviation(z: Tensor) -> Tensor:
-    """sigma_a: deviation over windows and rows of ``z [..., N, T, A]``, mean over action dims: ``[...]``."""
+    """sigma_a: standard deviation over windows and rows of ``z [..., N, T, A]``, mean over action dims: ``[...]``."""
     return z.flatten(-3, -2).std(-2).mean(-1)
 
 
@@ -58,8 +58,8 @@ def trouble(coef: float, shape: dict[str, float], low: float, high: float, toler
     if abs(shape["std"] - 1) > tolerance:
         at = "at its bound" if coef <= low * 1.01 or coef >= high * 0.99 else "not at a bound"
         return (
-            f"actions have {shape['std']:.2f} times the policy's deviation at strength {coef:.2g} ({at}): at low "
-            "entropy, or where the mean moves much with the state, no strength gives 1."
+            f"actions have {shape['std']:.2f} times the policy's standard deviation at strength {coef:.2g} ({at}): at "
+            "low entropy, or where the mean moves much with the state, no strength gives 1."
         )
     if shape["kurtosis"] > 6:
         return f"a few actions lie far out (kurtosis {shape['kurtosis']:.1f}): sigma_a alone does not show it."
@@ -74,10 +74,10 @@ class Bounds:
     high: float  # in units of std^2: beyond 1.5 PolyGRAD's sigma_a rises with the strength
 
     def of(self, policy: Policy, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """``[S]`` each, at ``obs [S, N, O]``. Raises UserError for a policy without deviation."""
+        """``[S]`` each, at ``obs [S, N, O]``. Raises UserError for a policy without standard deviation."""
         std = policy.normal(obs)[1]
         if not (std > 0).all():
-            raise UserError("The policy is deterministic, and PolyGRAD needs a density: give it a deviation above 0.")
+            raise UserError("The policy is deterministic, and PolyGRAD needs a density: give it a standard deviation.")
         return torch.full_like(std[:, 0, 0], self.low), self.high * std.flatten(1).amin(-1) ** 2
 
 

@@ -2,8 +2,8 @@
 
 The loss is ours: TorchRL's averages without weights, and rows from the first terminal on have weight 0 here.
 
-Differences from the reference: each try of the line search starts from the same weights, deviation and optimizer state
-(there the optimizer's moments and the deviation move on with every try).
+Differences from the reference: each try of the line search starts from the same weights, standard deviation and
+optimizer state (there the optimizer's moments and the standard deviation move on with every try).
 """
 
 import copy

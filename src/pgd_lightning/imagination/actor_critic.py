@@ -33,7 +33,7 @@ def advantages(windows: Trajectory, values: Tensor, discount: float, decay: floa
 
 
 def standardised(advantage: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over all entries."""
+    """Mean 0 and standard deviation 1 over all entries."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 

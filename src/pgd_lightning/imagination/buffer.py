@@ -56,7 +56,7 @@ class EpisodeBuffer:
         return {name: values[first : self.size] for name, values in self.rows.items()}
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and population deviation of [obs, reward, terminated, action] ``[D]``, over all ended episodes."""
+        """Mean and population std of [obs, reward, terminated, action] ``[D]``, over all ended episodes."""
         count, total, squares = self.sums
         mean = total / count
         return mean.float(), (squares / count - mean**2).clamp(min=0).sqrt().float()

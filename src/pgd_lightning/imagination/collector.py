@@ -77,7 +77,7 @@ class Turn(NamedTuple):
     number: int
     world: Trajectory  # [K, B, T]: windows for K updates of the world model
     starts: Tensor | None  # [N, O]: where imagination begins; None as long as nothing is imagined
-    statistics: tuple[Tensor, Tensor] | None  # mean and deviation of the buffer, if an episode ended
+    statistics: tuple[Tensor, Tensor] | None  # mean and standard deviation of the buffer, if an episode ended
     returned: float | None  # the return of the last episode that ended in this turn
 
 

@@ -1,11 +1,11 @@
-"""A mixture-density layer (Bishop 1994): diagonal Gaussians whose weights, means and deviations a network predicts."""
+"""A mixture-density layer (Bishop 1994): a network predicts the parameters of diagonal Gaussians and their weights."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-LOG_STD_RANGE = (-7.0, 2.0)  # of standardised channels: e^-7 is a thousandth of a deviation
+LOG_STD_RANGE = (-7.0, 2.0)  # of standardised channels: e^-7 is a thousandth of a standard deviation
 
 
 class GaussianMixture(nn.Module):
@@ -17,7 +17,7 @@ class GaussianMixture(nn.Module):
         self.layer = nn.Linear(inputs, components * (1 + 2 * channels))
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights ``[..., K]``, means and log deviations ``[..., K, D]``."""
+        """Log weights ``[..., K]``, means and log standard deviations ``[..., K, D]``."""
         logits, rest = self.layer(features).split([self.components, 2 * self.components * self.channels], dim=-1)
         mean, log_std = rest.unflatten(-1, (self.components, -1)).chunk(2, dim=-1)
         low, high = LOG_STD_RANGE

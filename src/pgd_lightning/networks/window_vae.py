@@ -11,7 +11,7 @@ from pgd_lightning.networks.mlp import mlp
 class WindowVAE(nn.Module):
     """q(z | x, s0) and p(x | z, s0) of windows ``x [..., T, D]`` with first state ``s0 [..., O]``, z ``[..., latent]``.
 
-    The decoder's deviation is one number a channel, the same in all rows, learned.
+    The decoder's standard deviation is one number a channel, the same in all rows, learned.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class WindowVAE(nn.Module):
         return self.min_std + self.log_std.exp()
 
     def encode(self, x: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log deviation of z, ``[..., latent]`` each."""
+        """Mean and log standard deviations of z, ``[..., latent]`` each."""
         mean, log_std = self.encoder(torch.cat([x.flatten(-2), first], dim=-1)).chunk(2, dim=-1)
         return mean, log_std
 

@@ -27,7 +27,7 @@ def standardised_actions(samples: Mapping[str, Array], title: str, path: Path) -
         quantiles.plot(norm.ppf(places), np.quantile(z, places), color=colour, linewidth=1.2)
     histogram.plot(grid, norm.pdf(grid), color=INK, linestyle=":", label="standard normal")
     quantiles.plot(grid, grid, color=INK, linestyle=":")
-    histogram.set(xlabel="(action - policy's mean) / policy's deviation", ylabel="density")
+    histogram.set(xlabel="(action - policy's mean) / policy's standard deviation", ylabel="density")
     quantiles.set(xlabel="quantile of the standard normal", ylabel="quantile of the actions", ylim=(-FAR, FAR))
     legend_below(figure, [histogram])
     return save(figure, title, path)

@@ -65,7 +65,7 @@ def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Repla
                 "reward: median absolute error; return: what the simulator pays in a window",
                 f"log p: density of (obs, action) under a mixture fitted to the data; held-out data: "
                 f"{analyst.density.held_out:.2f}",
-                "to data, apart: median distance to the nearest real row, between samples, in deviations of the data",
+                "to data, apart: median distance to the nearest real row, between samples, in the data's std",
                 "outside: share of rows with a value that the data never reach",
                 "ended: share of steps that start where an episode has ended already; false, missed ends: terminals "
                 "that the simulator does not confirm, other steps that end there",

@@ -84,7 +84,7 @@ class Ensemble(WindowModel):
 
     @torch.no_grad()
     def predict(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and deviation of (s' - s, r) ``[M, B, O + 1]`` in environment units, logit of an end ``[M, B]``."""
+        """Mean and std of (s' - s, r) ``[M, B, O + 1]`` in environment units, and the logit of an end ``[M, B]``."""
         mean, log_var, logit = self.network(self.codec.inputs(obs, action))
         units = self.codec
         return mean * units.out_std + units.out_mean, torch.exp(0.5 * log_var) * units.out_std, logit
@@ -141,7 +141,7 @@ class PETS(RowByRow[Ensemble]):
     ) -> tuple[Memory, Tensor, Tensor, Tensor]:
         """By one member for each row.
 
-        The reward is less ``penalty`` times the largest norm, over the elites, of the deviations of (s' - s, r).
+        The reward is less ``penalty`` times the largest norm, over the elites, of the std of (s' - s, r).
         """
         (member,) = memory
         mean, std, logit = self.model.predict(obs.flatten(0, -2), action.flatten(0, -2))

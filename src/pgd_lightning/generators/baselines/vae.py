@@ -1,7 +1,7 @@
 """A conditional variational autoencoder of windows, given their first state: would a simpler model than diffusion do?
 
-Kingma and Welling (arXiv 1312.6114) with the condition of Sohn et al. (2015) and a learned deviation for each channel
-(sigma-VAE, arXiv 2006.13202), so that no weight between reconstruction and divergence has to be chosen.
+Kingma and Welling (arXiv 1312.6114) with the condition of Sohn et al. (2015) and a learned standard deviation for each
+channel (sigma-VAE, arXiv 2006.13202), so that no weight between reconstruction and divergence has to be chosen.
 """
 
 import math

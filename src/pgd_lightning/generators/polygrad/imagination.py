@@ -5,7 +5,7 @@ then the actions take a step along the policy's score at those states. The first
 
 Differences from the reference: sampling may take fewer steps than the model has levels, and the limit on how far the
 last steps may move a state grows in proportion (there it is an absolute index, which covers most of a short chain).
-Without a policy actions stay the normal noise they begin as, in the mean and deviation of the data's.
+Without a policy actions stay the normal noise they begin as, in the mean and standard deviation of the data's.
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ class StepWorldModel(WorldModel):
 
 
 class WorldRollout(RowByRow[StepWorldModel]):
-    """Windows of a trained :class:`StepWorldModel`; without a policy, actions have the data's mean and deviation."""
+    """Windows of a trained :class:`StepWorldModel`; without a policy, actions have the data's mean and std."""
 
     purpose = "world rollout"
 

@@ -39,7 +39,7 @@ class BehaviourPolicy(nn.Module):
             self.body[-1].weight.mul_(0.01)  # type: ignore[operator]
 
     def standardised(self, obs: Tensor) -> Tensor:
-        """``[..., O]``, clipped to ten deviations."""
+        """``[..., O]``, clipped to ten standard deviations."""
         return ((obs - self.obs_mean) / (self.obs_std + 1e-4)).clamp(-10, 10)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
