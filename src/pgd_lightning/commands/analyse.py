@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -23,7 +22,7 @@ from pgd_lightning.commands import train
 from pgd_lightning.commands.check import replay_rows, sampled_rows
 from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage
+from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, WindowRow
 from pgd_lightning.evaluation.replay import Replay
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.analysis_figure import analysis_figure
@@ -47,7 +46,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     with run.started(as_text(config), dataset.provenance):
         analyst = make_analyst(config, dataset)
         floor = recorded_floor(config, dataset, analyst.simulator)
-        rows: list[dict[str, Any]] = []
+        rows: list[WindowRow] = []
         for name in config.analysis.targets:
             policy, num_seeds = target_policy(name, config, overrides, dataset)
             for row in analyse(name, policy, num_seeds, config, overrides, dataset, analyst):
@@ -137,7 +136,7 @@ def analyse(
     overrides: list[str],
     dataset: Dataset,
     analyst: Analyst,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[WindowRow]:
     """A row for each source of windows ``[S, N, T]``, S * N as nearly the same for all targets as seeds allow."""
     num = min(max(config.analysis.windows // num_seeds, 1), len(dataset.train.required()))
     chosen = torch.linspace(0, len(dataset.train) - 1, num).long()
@@ -176,7 +175,7 @@ def generator_of(overrides: list[str], dataset: Dataset, *choices: str) -> Gener
 
 def measured(
     analyst: Analyst, windows: Trajectory, policy: Policy, target: str, generator: str, coef: float | None = None
-) -> dict[str, Any]:
+) -> WindowRow:
     """The row of one source of windows under one target."""
     label = f"{generator} x {coef:g}" if generator == "pgd" else generator
     return {

@@ -18,6 +18,7 @@ from pgd_lightning.channels import mean_and_std
 from pgd_lightning.evaluation.fidelity import (
     Array,
     DataDistance,
+    Ends,
     StepErrors,
     ends_judged,
     finite,
@@ -30,6 +31,44 @@ from pgd_lightning.evaluation.fidelity import (
 )
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
+
+
+class WindowRow(Ends, total=False):
+    """What is measured of one set of windows under one policy, see :meth:`Analyst.row`; a line of ``analysis.json``.
+
+    Where no window is finite ``windows`` and ``finite`` are all there is. None: no step could be tried.
+    """
+
+    target: str  # the policy
+    generator: str
+    label: str
+    guidance_coef: float | None  # 0: unguided; None: of another generator
+    windows: int  # finite ones
+    finite: float  # share of windows
+    log_likelihood: float
+    log_likelihood_interval: list[float]
+    mean_density: float
+    persistence_error: float
+    dynamics_error_median: float | None
+    dynamics_error_interval: list[float] | None
+    dynamics_error_mean: float | None
+    dynamics_error_p90: float | None
+    raw_error_median: float | None
+    raw_error_p90: float | None
+    by_position: list[float | None]  # [T - 1] medians of the dynamics error
+    by_position_quartiles: list[list[float] | None]
+    reward_error: float | None
+    return_real: float | None
+    return_generated: float | None
+    rows_stepped: int
+    rows_not_resettable: int
+    reset: str  # exact or approximate
+    behaviour_log_density: float  # under a mixture fitted to the data
+    terminals: float  # share of rows
+    data_distance: float  # this and the next three: of Coverage
+    coverage: float
+    sample_distance: float
+    outside_box: float
 
 
 class BehaviourDensity:
@@ -70,7 +109,7 @@ class Coverage:
         low, high = zip(*((t.amin(0), t.amax(0)) for t in (real.obs, real.action)), strict=True)
         self.low, self.high = torch.cat(low).double().numpy() - 1e-6, torch.cat(high).double().numpy() + 1e-6
 
-    def __call__(self, steps: Transition) -> dict[str, float]:
+    def __call__(self, steps: Transition) -> WindowRow:
         """Of ``steps [B]``, as medians except the last.
 
         ``data_distance``: of a sample to the nearest real row; ``coverage``: of a real row to the nearest sample;
@@ -100,7 +139,7 @@ class Analyst:
     seed: int
 
     @torch.no_grad()
-    def row(self, windows: Trajectory, target: Policy) -> dict[str, Any]:
+    def row(self, windows: Trajectory, target: Policy) -> WindowRow:
         """Measure ``windows [S, N, T]`` under the policies of S learners. Windows that are not finite are counted out.
 
         ``log_likelihood``: mean over rows of log pi(a | s), summed over action dims; ``mean_density``: mean over rows
@@ -129,7 +168,7 @@ class Analyst:
 @torch.no_grad()
 def measure(
     simulator: Simulator, windows: Trajectory, target: Policy, obs_std: Tensor, max_rows: int, seed: int
-) -> tuple[dict[str, Any], Trajectory, StepErrors | None]:
+) -> tuple[WindowRow, Trajectory, StepErrors | None]:
     """Likelihood and one-step error of ``windows [S, N, T]``, see :meth:`Analyst.row`, and what they were measured on.
 
     The finite windows ``[M, T]`` on the CPU, and their errors: None where no window is finite.
@@ -142,7 +181,7 @@ def measure(
     likelihood = log_likelihood(target, windows)[good].cpu().double().numpy()
     density = mean_density(target, windows)[good].cpu().double().numpy()
     errors = step_errors(simulator, kept, obs_std, max_rows, seed)
-    row = {
+    row: WindowRow = {
         "windows": len(kept),
         "finite": float(good.float().mean()),
         "log_likelihood": float(likelihood.mean()),
@@ -154,7 +193,7 @@ def measure(
     return row, kept, errors
 
 
-def error_summary(errors: StepErrors, rows: int, seed: int) -> dict[str, Any]:
+def error_summary(errors: StepErrors, rows: int, seed: int) -> WindowRow:
     """The simulator's verdict on windows of ``rows`` rows, see :meth:`Analyst.row`; None where no row was stepped."""
     by_position = [errors.dynamics[errors.position == place] for place in range(rows - 1)]
     quartiles = [np.quantile(part, [0.25, 0.75]).tolist() if len(part) else None for part in by_position]

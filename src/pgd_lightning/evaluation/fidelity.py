@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -73,9 +73,18 @@ def transition_errors(
     )
 
 
-def ends_judged(
-    simulator: Simulator, windows: Trajectory, going_on: StepErrors, max_rows: int, seed: int
-) -> dict[str, float | None]:
+class Ends(TypedDict, total=False):
+    """See :func:`ends_judged`."""
+
+    starts_after_end: float | None
+    terminal_agreement: float | None
+    terminals_checked: int | None
+    false_terminals: int | None
+    others_checked: int | None
+    missed_terminals: int | None
+
+
+def ends_judged(simulator: Simulator, windows: Trajectory, going_on: StepErrors, max_rows: int, seed: int) -> Ends:
     """Where steps of ``windows [N, T]`` begin and end, by the simulator; ``going_on`` are :func:`step_errors` of them.
 
     ``starts_after_end``: share of the steps that start in a state in which an episode has ended already. None where
@@ -93,15 +102,14 @@ def ends_judged(
     used = exact if exact.any() else np.isfinite(reward)
     number = len(flagged), int((~windows.terminated[:, :-1]).sum())  # of steps that end an episode, and of others
     false, missed = ~terminated[used], going_on.terminated  # [R] of those stepped
-    counts = {
-        "terminals_checked": len(false), "false_terminals": int(false.sum()),
-        "others_checked": len(missed), "missed_terminals": int(missed.sum()),
-    }  # fmt: skip
-    decided = simulator.end_is_seen and (len(false) > 0 or missed.any())
+    seen, decided = simulator.end_is_seen, len(false) > 0 or missed.any()
     return {
         "starts_after_end": _share(number, (had_ended, going_on.had_ended)),
-        "terminal_agreement": _share(number, (~false, ~missed)) if decided else None,
-        **(counts if simulator.end_is_seen else dict.fromkeys(counts)),
+        "terminal_agreement": _share(number, (~false, ~missed)) if seen and decided else None,
+        "terminals_checked": len(false) if seen else None,
+        "false_terminals": int(false.sum()) if seen else None,
+        "others_checked": len(missed) if seen else None,
+        "missed_terminals": int(missed.sum()) if seen else None,
     }
 
 

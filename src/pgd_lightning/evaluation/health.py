@@ -1,5 +1,7 @@
 """The summary of a synthetic dataset, as numbers and in a line."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,11 +46,12 @@ def health_summary(
     errors = step_errors(simulator, kept, obs_std, max_rows, seed)
     sample = kept.transitions()
     likelihood = log_likelihood(behaviour, kept.unsqueeze(0))
+    ends = cast(dict[str, float | None], ends_judged(simulator, kept, errors, max_rows, seed))
     picked = torch.as_tensor(np.random.default_rng(seed).permutation(len(sample))[:max_rows])
     return {
         "finite": float(good.float().mean()),
         "terminals": float(kept.terminated.float().mean()) if len(kept) else None,
-        **ends_judged(simulator, kept, errors, max_rows, seed),
+        **ends,
         "log_likelihood_target": target_likelihood,
         "log_likelihood_behaviour": float(likelihood.mean()) if len(kept) else None,
         "dynamics_error": median(errors.dynamics),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from pgd_lightning.evaluation.analysis import WindowRow
 from pgd_lightning.report.drawing import GUIDED, INK, colours, legend_below, markers, panel, plt, save, styled
 
 REAL = "real"
-Row = dict[str, Any]
 FAR_BELOW = 30  # times smaller than all that is on the axis: from there on a real error is none of the axis
 BANDS = 3  # sources at most whose quartiles are drawn
 LIKELIHOOD = "log-likelihood of the action under the policy"
@@ -24,7 +24,7 @@ POSITION = "step of the window"
 
 
 @styled
-def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
+def analysis_figure(rows: list[WindowRow], title: str, path: Path) -> Path:
     """A row of two panels for each target policy in ``rows`` (see ``analyse.measured``)."""
     targets = list(dict.fromkeys(row["target"] for row in rows))
     figure = plt.figure(figsize=(10, 4.1 * len(targets)), layout="constrained")
@@ -42,7 +42,7 @@ def analysis_figure(rows: list[Row], title: str, path: Path) -> Path:
     return save(figure, title, path)
 
 
-def fidelity_panels(rows: Sequence[Row]) -> tuple[str, str]:
+def fidelity_panels(rows: Sequence[WindowRow]) -> tuple[str, str]:
     """The likelihood/error plane of one target's rows and their error by position in the window, as SVG."""
     return (
         panel(lambda axis: draw_plane(axis, rows), xlabel=LIKELIHOOD, ylabel=ERROR),
@@ -50,18 +50,18 @@ def fidelity_panels(rows: Sequence[Row]) -> tuple[str, str]:
     )
 
 
-def draw_plane(axis: Any, rows: Sequence[Row]) -> None:
+def draw_plane(axis: Any, rows: Sequence[WindowRow]) -> None:
     """Means of the likelihood and medians of the error with their 95 % intervals; a guidance sweep joined by a line."""
-    sweep = sorted((r for r in rows if r.get("guidance_coef") is not None), key=lambda r: r["guidance_coef"])
+    sweep = sorted((r for r in rows if r.get("guidance_coef") is not None), key=_coef)
     axis.plot(
-        [r["log_likelihood"] for r in sweep], [r["dynamics_error_median"] for r in sweep], color=GUIDED,
-        linewidth=0.8, alpha=0.6, zorder=1,
+        [r["log_likelihood"] for r in sweep], [_error(r) for r in sweep], color=GUIDED, linewidth=0.8, alpha=0.6,
+        zorder=1,
     )  # fmt: skip
     drawn = on_the_axis(rows)
     for row in drawn:
-        x, y = row["log_likelihood"], row["dynamics_error_median"]
+        x, y = row["log_likelihood"], _error(row)
         axis.errorbar(
-            x, y, xerr=_bars(x, row["log_likelihood_interval"]), yerr=_bars(y, row["dynamics_error_interval"]),
+            x, y, xerr=_bars(x, row["log_likelihood_interval"]), yerr=_bars(y, _interval(row)),
             capsize=3, markersize=6, linestyle="", label=row["label"], **_style(row, rows),
         )  # fmt: skip
     for row in rows:
@@ -74,10 +74,10 @@ def draw_plane(axis: Any, rows: Sequence[Row]) -> None:
     axis.margins(x=0.12)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     _yardstick(axis, rows)
-    _limit(axis, [value for row in drawn for value in row["dynamics_error_interval"]], rows)
+    _limit(axis, [value for row in drawn for value in _interval(row)], rows)
 
 
-def draw_error_by_row(axis: Any, rows: Sequence[Row]) -> None:
+def draw_error_by_row(axis: Any, rows: Sequence[WindowRow]) -> None:
     """A line for each source: the median error of each step of its windows, with quartiles where few are drawn."""
     drawn, seen = [row for row in on_the_axis(rows) if len(row["by_position"]) > 1], []
     for row in drawn:
@@ -99,14 +99,14 @@ def draw_error_by_row(axis: Any, rows: Sequence[Row]) -> None:
     _limit(axis, np.concatenate(seen).tolist() if seen else [], rows)
 
 
-def on_the_axis(rows: Sequence[Row]) -> list[Row]:
+def on_the_axis(rows: Sequence[WindowRow]) -> list[WindowRow]:
     """All but real windows whose error is so small that the others could not be told apart beside it."""
-    errors = [row["dynamics_error_median"] for row in rows if row["generator"] != REAL]
+    errors = [_error(row) for row in rows if row["generator"] != REAL]
     foot = min([*errors, _persistence(rows) or np.inf]) / FAR_BELOW if errors else 0
-    return [row for row in rows if row["generator"] != REAL or row["dynamics_error_median"] >= foot]
+    return [row for row in rows if row["generator"] != REAL or _error(row) >= foot]
 
 
-def _yardstick(axis: Any, rows: Sequence[Row]) -> None:
+def _yardstick(axis: Any, rows: Sequence[WindowRow]) -> None:
     if persistence := _persistence(rows):
         axis.axhline(
             persistence, color=INK, linewidth=1, linestyle="--",
@@ -114,12 +114,12 @@ def _yardstick(axis: Any, rows: Sequence[Row]) -> None:
         )  # fmt: skip
 
 
-def _persistence(rows: Sequence[Row]) -> float | None:
+def _persistence(rows: Sequence[WindowRow]) -> float | None:
     """The error of saying that nothing changes, on real windows; None in an analysis that did not measure it."""
     return next((row.get("persistence_error") for row in rows if row["generator"] == REAL), None)
 
 
-def _limit(axis: Any, values: Sequence[float], rows: Sequence[Row]) -> None:
+def _limit(axis: Any, values: Sequence[float], rows: Sequence[WindowRow]) -> None:
     """A logarithmic axis that holds ``values`` and the persistence error."""
     axis.set_yscale("log")
     held = [value for value in (*values, _persistence(rows) or np.nan) if np.isfinite(value) and value > 0]
@@ -127,19 +127,36 @@ def _limit(axis: Any, values: Sequence[float], rows: Sequence[Row]) -> None:
         axis.set_ylim(min(held) / 2, max(held) * 2)
 
 
-def _below(row: Row) -> str:
-    return f"{row['label']}: {row['dynamics_error_median']:.0e}, below the axis"
+def _below(row: WindowRow) -> str:
+    return f"{row['label']}: {_error(row):.0e}, below the axis"
+
+
+def _error(row: WindowRow) -> float:
+    """Only rows that have one are drawn."""
+    median = row["dynamics_error_median"]
+    assert median is not None
+    return median
+
+
+def _interval(row: WindowRow) -> list[float]:
+    interval = row["dynamics_error_interval"]
+    assert interval is not None
+    return interval
+
+
+def _coef(row: WindowRow) -> float:
+    return row.get("guidance_coef") or 0.0
 
 
 def _bars(middle: float, interval: Sequence[float]) -> list[list[float]]:
     return [[max(middle - interval[0], 0)], [max(interval[1] - middle, 0)]]
 
 
-def _style(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _style(row: WindowRow, rows: Sequence[WindowRow]) -> dict[str, Any]:
     """Guided sources in one colour, the stronger the darker; others each in their own."""
     names = [r["generator"] for r in rows]
     style: dict[str, Any] = {"color": colours(names)[row["generator"]], "marker": markers(names)[row["generator"]]}
-    if row["generator"] == "pgd" and row.get("guidance_coef"):
-        strengths = sorted({r["guidance_coef"] for r in rows if r.get("guidance_coef")})
-        style["alpha"] = 0.35 + 0.65 * (strengths.index(row["guidance_coef"]) + 1) / len(strengths)
+    if row["generator"] == "pgd" and _coef(row):
+        strengths = sorted({_coef(r) for r in rows if _coef(r)})
+        style["alpha"] = 0.35 + 0.65 * (strengths.index(_coef(row)) + 1) / len(strengths)
     return style

@@ -1,13 +1,11 @@
 """The rows of ``pgd analyse`` as plain text."""
 
-from typing import Any
-
-from pgd_lightning.evaluation.analysis import Analyst
+from pgd_lightning.evaluation.analysis import Analyst, WindowRow
 from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.replay import Replay
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: WindowRow) -> str:
     """A row in short."""
     head = f"{shortened(row['target']):<12}{row['label']:<20}"
     if not row["windows"]:
@@ -30,7 +28,7 @@ def shortened(target: str) -> str:
     return target if len(target) <= 11 else f"…{target[-10:]}"
 
 
-def ends(row: dict[str, Any]) -> str:
+def ends(row: WindowRow) -> str:
     """Starts and terminals by the simulator, see :func:`~pgd_lightning.evaluation.fidelity.ends_judged`."""
     started = row["starts_after_end"]
     counts = (row["false_terminals"], row["terminals_checked"]), (row["missed_terminals"], row["others_checked"])
@@ -38,7 +36,7 @@ def ends(row: dict[str, Any]) -> str:
     return f"{'-' if started is None else f'{started:.1%}':>8}{false:>12}{missed:>14}"
 
 
-def table(rows: list[dict[str, Any]], title: str, analyst: Analyst, floor: Replay | None) -> str:
+def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | None) -> str:
     """All rows as plain text, with what the columns mean."""
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.evaluation.analysis import WindowRow
 from pgd_lightning.evaluation.ledgers import ACROSS, require_alike
 from pgd_lightning.evaluation.selection import budgeted_selection
 from pgd_lightning.evaluation.statistics import aggregate, average, iqm, optimality_gap, probability_of_improvement
@@ -59,6 +60,15 @@ class Unfinished(TypedDict):
     reason: str
 
 
+class Analysis(TypedDict):
+    """A finished fidelity analysis."""
+
+    dataset: str
+    data: str  # its label
+    folder: str
+    rows: list[WindowRow]
+
+
 class Contents(TypedDict):
     """The page, part by part."""
 
@@ -69,7 +79,7 @@ class Contents(TypedDict):
     tables: list[ScoreTable]
     aggregates: list[dict[str, Any]]  # over the datasets of one agent
     selections: list[dict[str, Any]]  # of one dataset
-    analyses: list[dict[str, Any]]  # of fidelity
+    analyses: list[Analysis]
     runs: list[dict[str, Any]]  # how each came about
     unfinished: list[Unfinished]
 
@@ -173,7 +183,7 @@ def selections(found: Tables, resamples: int, settings: SelectionSettings) -> li
     return made
 
 
-def analyses(runs: Sequence[str]) -> list[dict[str, Any]]:
+def analyses(runs: Sequence[str]) -> list[Analysis]:
     """The finished fidelity analyses below the folders."""
     return [
         {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
+from pgd_lightning.evaluation.analysis import WindowRow
 from pgd_lightning.evaluation.fidelity import not_available
 from pgd_lightning.evaluation.ledgers import EpisodeRow
 from pgd_lightning.evaluation.statistics import Interval
@@ -39,7 +40,7 @@ Losses = dict[str, tuple[list[int], list[float]]]  # "training", "held-out" -> s
 class Measured:
     """What was measured of real, unguided and guided windows."""
 
-    rows: list[dict[str, Any]]  # see evaluation.analysis.measure
+    rows: list[WindowRow]
     drawn: dict[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
     replayed: dict[str, NDArray[Any]]  # kind -> obs [n, T, O] of the simulator under the same actions
     states: NDArray[np.float64]  # qpos [steps, nq] of an episode of the policy, to be drawn; [0, 0] where there is none

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.finished import FinishedAgent
-from pgd_lightning.evaluation.analysis import measure
+from pgd_lightning.evaluation.analysis import WindowRow, measure
 from pgd_lightning.evaluation.fidelity import simulated
 from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.evaluation.rollout import episode_states
@@ -82,7 +82,7 @@ def measure_windows(run: Run, dataset: Dataset) -> run_page.Measured | None:
     policy, asked = agent.policy, agent.report
     kinds = example_windows(agent, dataset, policy)
     simulator = make(dataset.env.task, dataset.env.physics)
-    rows = [
+    rows: list[WindowRow] = [
         {
             "target": "", "generator": name, "label": name, "guidance_coef": None,
             **measure(simulator, windows, policy, dataset.obs_std, 8 * asked.windows, 0)[0],
