@@ -49,7 +49,7 @@ def answer(words, folder):
         (["sweep", "--cfg", "seed=0,1"], "seed: 0"),
         (["ls", "runs_dir=nowhere"], "There are no runs in 'nowhere'"),
         (["trian"], "did you mean train"),
-        (["train", "-cn", "imagine"], "There is no verb 'imagine'"),  # there was until 933488b
+        (["train", "-cn", "imagine"], "There is no command 'imagine'"),  # there was until 933488b
         (["train", "updats=3"], "updats"),
         (["train", "updates=-3"], "it is a whole number, at least 1"),
         (["train", "env=hoper-medium"], "did you mean hopper-medium"),

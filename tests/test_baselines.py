@@ -18,7 +18,7 @@ from pgd_lightning.generators.baselines.vae import VAE, VAEModel, normal_diverge
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.polygrad.world import WorldCodec
 from pgd_lightning.networks.actors import DeterministicActor, GaussianActor
-from pgd_lightning.networks.mixture import GaussianMixture
+from pgd_lightning.networks.mixture import MixtureLayer
 from pgd_lightning.networks.transition_mlp import TransitionMLP
 from pgd_lightning.networks.window_gru import WindowGRU
 from pgd_lightning.networks.window_transformer import WindowTransformer
@@ -252,7 +252,7 @@ def test_bound_of_an_idle_autoencoder():
 
 def test_mixture_is_torchs_and_draws_from_itself():
     torch.manual_seed(0)
-    layer, features, x = GaussianMixture(4, 2, 3), torch.randn(5, 4), torch.randn(5, 2)
+    layer, features, x = MixtureLayer(4, 2, 3), torch.randn(5, 4), torch.randn(5, 2)
     log_weight, mean, log_std = layer.parts(features)
     components = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
     mixture = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=log_weight), components)

@@ -1,4 +1,4 @@
-"""``pgd VERB key=value …``: the verbs are files of this package."""
+"""``pgd COMMAND key=value …``: the commands are files of :mod:`pgd_lightning.commands`."""
 
 import os
 import signal
@@ -39,11 +39,11 @@ OUT_OF_MEMORY = (  # as torch, CUDA, its libraries, C++, oneDNN and numpy say it
     "Unable to allocate",
 )  # fmt: skip
 
-HELP = f"""usage: pgd VERB [key=value …] [--help] [--cfg] [--debug]
+HELP = f"""usage: pgd COMMAND [key=value …] [--help] [--cfg] [--debug]
 
 {chr(10).join(f"  {verb:<10}{text}" for verb, text in VERBS.items())}
 
-  --help     an example of the verb and its settings: what they mean, may be and are; --help all: every one
+  --help     an example of the command and its settings: what they mean, may be and are; --help all: every one
   --cfg      print the resolved config and stop
   --debug    show the traceback of an error
 
@@ -133,7 +133,7 @@ def run(verb: str, overrides: list[str], show_config: bool, unknown: set[str]) -
     from pgd_lightning.config.suggestions import nearest
 
     if verb not in VERBS:
-        raise UserError(f"There is no verb '{verb}': {nearest(verb, list(VERBS))}")
+        raise UserError(f"There is no command '{verb}': {nearest(verb, list(VERBS))}")
     if unknown:
         raise UserError(
             f"Unknown option {' '.join(sorted(unknown))}: settings are written key=value, see 'pgd --help'."

@@ -1,4 +1,4 @@
-"""The nouns every room shares: what data look like, and what a policy and a generator promise.
+"""The nouns that all packages share: what data look like, and what a policy and a generator promise.
 
 Legend of shapes, everywhere in this package:
 ``S`` seeds (independent learners of one run), ``B`` batch, ``N`` number of windows, ``T`` rows of a window,

@@ -1,1 +1,1 @@
-"""The verbs: one file each, found by its name; ``pgd VERB`` calls its ``main(config, overrides)``."""
+"""The verbs: one file each, found by its name; ``pgd COMMAND`` calls its ``main(config, overrides)``."""

@@ -1,4 +1,4 @@
-"""``pgd VERB --help``: an example, then what can be set, what each setting means, may be and is.
+"""``pgd COMMAND --help``: an example, then what can be set, what each setting means, may be and is.
 
 The meaning of a setting is the comment beside it in ``conf/``, what it may be stands in ``conf/ranges.yaml``, and its
 value is that of the composed config. Only which settings are worth a first look is written here.
@@ -35,7 +35,7 @@ FILE = ("run", "out", "overwrite")
 
 @dataclass(frozen=True)
 class Manual:
-    """What ``pgd VERB --help`` shows of a verb: commands that work, and settings by topic."""
+    """What ``pgd COMMAND --help`` shows of a verb: commands that work, and settings by topic."""
 
     examples: tuple[str, ...]
     settings: Mapping[str, tuple[str, ...]]

@@ -14,7 +14,7 @@ def nearest(name: str, names: list[str]) -> str:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"there are {', '.join(names)}." if len(names) < 100 else "'pgd VERB --cfg' shows all there are."
+    return f"there are {', '.join(names)}." if len(names) < 100 else "'pgd COMMAND --cfg' shows all there are."
 
 
 def unknown_option(message: str) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 LOG_STD_RANGE = (-7.0, 2.0)  # of standardised channels: e^-7 is a thousandth of a standard deviation
 
 
-class GaussianMixture(nn.Module):
+class MixtureLayer(nn.Module):
     """Density of ``x [..., D]`` given features ``[..., inputs]``."""
 
     def __init__(self, inputs: int, channels: int, components: int) -> None:

@@ -8,7 +8,7 @@ the MDN-RNN of Ha and Schmidhuber (arXiv 1803.10122).
 import torch
 from torch import Tensor, nn
 
-from pgd_lightning.networks.mixture import GaussianMixture
+from pgd_lightning.networks.mixture import MixtureLayer
 
 
 class WindowGRU(nn.Module):
@@ -19,9 +19,9 @@ class WindowGRU(nn.Module):
         self.hidden = hidden
         self.cell = nn.GRU(obs_dim + action_dim, hidden, batch_first=True)
         self.act_body = nn.Sequential(nn.Linear(hidden + obs_dim, hidden), nn.ReLU())
-        self.action = GaussianMixture(hidden, action_dim, components)
+        self.action = MixtureLayer(hidden, action_dim, components)
         self.outcome_body = nn.Sequential(nn.Linear(hidden + obs_dim + action_dim, hidden), nn.ReLU())
-        self.outcome = GaussianMixture(hidden, obs_dim + 1, components)
+        self.outcome = MixtureLayer(hidden, obs_dim + 1, components)
         self.terminal = nn.Linear(hidden, 1)
 
     def read(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
