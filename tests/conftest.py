@@ -1,8 +1,8 @@
 """What every test runs under (one thread, repeatable examples, no network beyond this machine), and shared fixtures."""
 
-import copy
 import ipaddress
 import os
+import pickle
 import shutil
 import socket
 import tempfile
@@ -78,8 +78,9 @@ def _compose_once() -> None:
 
     def composed(verb: str, overrides: Sequence[str] = (), **more: Any) -> Any:
         key = (verb, *overrides, str(more))
-        configs[key] = configs.get(key) or compose(verb, overrides=list(overrides), **more)
-        return copy.deepcopy(configs[key])
+        if key not in configs:
+            configs[key] = pickle.dumps(compose(verb, overrides=list(overrides), **more))
+        return pickle.loads(configs[key])  # a fifth of the time of a deep copy
 
     configuration.compose = composed
 
@@ -94,8 +95,8 @@ def _read_once() -> None:
         status = os.fstat(file.fileno())
         key = (file.name, status.st_mtime_ns, status.st_size)
         if key not in files:
-            files[key] = load(file)
-        return copy.deepcopy(files[key])
+            files[key] = pickle.dumps(load(file))
+        return pickle.loads(files[key])
 
     OmegaConf.load = staticmethod(loaded)  # type: ignore[method-assign]
 

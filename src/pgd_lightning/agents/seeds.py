@@ -47,11 +47,13 @@ def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def call_stacked(stacked: Learner, method: str, *args: Any, **fixed: Any) -> Any:
-    """``method``, a dotted name, of each learner on its own slice of ``args`` (leading axis S); ``fixed`` for all.
+    """``method`` of each learner on its own slice of ``args`` (leading axis S); ``fixed`` for all.
+
+    ``method`` is a dotted name: what stands before its last dot is a module, and all that the method may read.
 
     Each learner draws its own noise. Results, tensors or dictionaries of them, carry the axis S.
     """
-    slots = _slots(stacked)
+    slots = _slots(stacked, method.rpartition(".")[0])
     whole = [slot.tensor for slot in slots]
 
     def one(tensors: list[Tensor], *args: Any) -> Any:
@@ -83,19 +85,22 @@ class _Slot:
         return found
 
 
-def _slots(stacked: Learner) -> list[_Slot]:
-    """Found once: ``functional_call`` looks for them at each call, which took a tenth of an update of one learner."""
-    found: list[_Slot] | None = stacked.__dict__.get("_seed_slots")
-    if found is None:
-        found = [
+def _slots(stacked: Learner, below: str) -> list[_Slot]:
+    """Those of the module ``below``, found once: to look for them at each call took a tenth of an update of one seed.
+
+    An action needs the actor alone: without the slots of the critics it takes 10 % to 40 % less time.
+    """
+    known: dict[str, list[_Slot]] = stacked.__dict__.setdefault("_seed_slots", {})
+    if below not in known:
+        known[below] = [
             _Slot(owner, kind, leaf, not is_shared(stacked, f"{path}.{leaf}" if path else leaf))
             for path, owner in stacked.named_modules()
+            if not below or f"{path}.".startswith(f"{below}.")
             for kind in ("_parameters", "_buffers")
             for leaf, tensor in getattr(owner, kind).items()
             if tensor is not None
         ]
-        stacked.__dict__["_seed_slots"] = found
-    return found
+    return known[below]
 
 
 def _fill(slots: list[_Slot], tensors: list[Tensor]) -> None:
