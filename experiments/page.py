@@ -27,7 +27,7 @@ def table() -> Iterable[str]:
     yield "|---|---|---|---|---|"
     for folder in FOLDERS:
         for row in yaml.safe_load((HERE / folder / "question.yaml").read_text()):
-            command = f"`{folder}/run.sh {row['parts']}`"
+            command = f"`experiments/{folder}/run.sh {row['parts']}`"
             yield f"| {row['question']} | {row['answer']} | {row['cost']} | {command} | {row['numbers']} |"
 
 
