@@ -71,7 +71,7 @@ def rollout(
             "Evaluation needs an environment, and env=none has none: name one with env=, for instance env=gym "
             "env.id=Pendulum-v1."
         )
-    seed_global(seed, "policy", *([first] if first else []))  # what a policy that draws its actions draws
+    seed_global(seed, "policy", *([first] if first else []))  # what a stochastic policy draws
     numbers = range(first + share[0], num_episodes, share[1])
     if not numbers:
         raise UserError(f"{num_episodes} evaluation episodes cannot be spread over {share[1]} processes: ask for more.")
