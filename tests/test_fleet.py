@@ -1,7 +1,4 @@
-"""Simulators stepped together, here or in worker processes, do what each does; a lost worker gets a sentence."""
-
-import os
-import signal
+"""Simulators stepped together, at once or in threads, do what each does."""
 
 import numpy as np
 import pytest
@@ -9,28 +6,31 @@ import torch
 
 from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import BODIES, make
-from pgd_lightning.simulators.fleet import Here, Together, Workers, fleet
+from pgd_lightning.simulators.fleet import Each, Together, fleet
 from pgd_lightning.simulators.substitutes.policies import Ladder
 
 SEEDS = [5, 6, 5, 2**62 + 1, 8]
 
 
-@pytest.fixture(scope="module")
-def workers():
-    return Workers("hopper", "today", 2)
-
-
-def test_workers_equal_this_process_bit_for_bit(workers):
-    here = Here("hopper", "today")
-    assert workers.physics == here.physics
+@pytest.mark.parametrize("task", ["pen", "antmaze-umaze"])
+def test_threads_equal_one_after_the_other_bit_for_bit(task):
+    here, threads = Each(task, "today", threads=1), Each(task, "today", threads=3)
     for _ in range(2):  # again after a first evaluation
-        assert np.array_equal(workers.reset(SEEDS), here.reset(SEEDS))
-        rng = np.random.default_rng(0)
+        assert np.array_equal(threads.reset(SEEDS), here.reset(SEEDS))
+        rng, size = np.random.default_rng(0), make(task, "today").action_dim
         for numbers in ([0, 1, 2, 3, 4], [0, 2, 3, 4], [4, 1], [3], np.array([0, 3])):
-            actions = rng.uniform(-1, 1, (len(numbers), 3)).astype(np.float32)
-            for ours, theirs in zip(workers.step(numbers, actions), here.step(numbers, actions), strict=True):
+            actions = rng.uniform(-1, 1, (len(numbers), size)).astype(np.float32)
+            for ours, theirs in zip(threads.step(numbers, actions), here.step(numbers, actions), strict=True):
                 assert ours.dtype == theirs.dtype
                 assert np.array_equal(ours, theirs)
+
+
+def test_a_step_that_fails_in_a_thread_is_said():
+    threads = Each("pen", "today", threads=2)
+    threads.reset(SEEDS)
+    with pytest.raises(UserError, match="given the action"):
+        threads.step([0, 1], np.full((2, 24), np.nan))
+    assert threads.step([0, 1], np.zeros((2, 24)))[0].shape == (2, 45)  # and it goes on
 
 
 @torch.no_grad()
@@ -52,8 +52,8 @@ def episodes(fleet, policy, seeds, limit):
 @pytest.mark.parametrize("task", sorted(BODIES))
 def test_bodies_stepped_together_equal_single_ones_bit_for_bit(task, physics):
     ladder = Ladder.load(task)
-    together, here = Together(make(task, physics)), Here(task, physics)
-    assert isinstance(fleet(task, physics, 0), Together)
+    together, here = Together(make(task, physics)), Each(task, physics)
+    assert isinstance(fleet(task, physics), Together)
     for seeds, limit in ((SEEDS, 1000), (SEEDS[2:], 50)):  # again after a first evaluation
         policy = ladder.policies[ladder.medium]
         ours, theirs = (episodes(each, policy, seeds, limit) for each in (together, here))
@@ -64,7 +64,7 @@ def test_bodies_stepped_together_equal_single_ones_bit_for_bit(task, physics):
 
 
 def test_a_ball_pushed_beyond_its_speed_is_held_to_it_together_too():
-    together, here = Together(make("maze2d-large-dense", "today")), Here("maze2d-large-dense", "today")
+    together, here = Together(make("maze2d-large-dense", "today")), Each("maze2d-large-dense", "today")
     for each in (together, here):
         each.reset([0, 1, 2])
     fastest = 0.0
@@ -77,29 +77,8 @@ def test_a_ball_pushed_beyond_its_speed_is_held_to_it_together_too():
 
 
 def test_equal_seeds_start_equally_and_a_fleet_is_made_once():
-    obs = fleet("maze2d-umaze", "today", 0).reset([3, 4, 3])
+    obs = fleet("maze2d-umaze", "today").reset([3, 4, 3])
     assert np.array_equal(obs[0], obs[2])
     assert not np.array_equal(obs[0], obs[1])
     assert np.array_equal(obs[1], make("maze2d-umaze", "today").reset(4))
-    assert fleet("maze2d-umaze", "today", 0) is fleet("maze2d-umaze", "today", 0)
-
-
-def test_what_a_worker_dies_of_is_said(workers):
-    workers.reset(SEEDS)
-    with pytest.raises(UserError, match="given the action"):
-        workers.step([1], np.full((1, 3), np.nan))
-    assert workers.step([1], np.zeros((1, 3)))[0].shape == (1, 11)  # and it goes on
-    with pytest.raises(UserError, match="There is no simulator for 'hoper'"):
-        Workers("hoper", "today", 1)
-
-
-def test_signals_are_for_the_process_that_saves_and_a_lost_worker_gets_a_sentence():
-    own = Workers("maze2d-umaze", "today", 1)
-    (child,) = own.processes
-    own.reset([0])
-    os.kill(child.pid, signal.SIGUSR1)
-    own.step([0], np.zeros((1, 2)))
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    with pytest.raises(UserError, match="was lost"):
-        own.step([0], np.zeros((1, 2)))
+    assert fleet("maze2d-umaze", "today") is fleet("maze2d-umaze", "today")

@@ -111,10 +111,9 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
     there = min(counts[number] for number in range(config.seeds))
     if there < wanted:
         say(f"evaluation: each learner has {there} final episodes; running {wanted - there} more")
-        seed, workers = derive_seed(config.seed, "final"), config.ranks.simulators
         module = build_agent(config, dataset)
         load_agent(module, run)
-        more = rollout(env, module.policy, config.seeds, wanted, seed, workers=workers, first=there)
+        more = rollout(env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there)
         run.append("ledger.jsonl", more.ledger(env, config.updates, "final"))
         rows = final_rows(run, dataset)
     run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
@@ -136,7 +135,6 @@ def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[
         config.evaluation.final_episodes,
         derive_seed(config.seed, "final"),
         episodes_here(config),
-        config.ranks.simulators,
     )
     return of_all_ranks(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config)
 
@@ -201,7 +199,7 @@ def fit_agent(
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
         derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
-        episodes_here(config), config.ranks.simulators,
+        episodes_here(config),
     )  # fmt: skip
     fit(
         run, module, data, trainer_settings=trainer_settings(config),

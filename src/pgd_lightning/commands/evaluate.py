@@ -28,7 +28,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     env: EnvSpec = build(settings.env)
     module = trained_agent(run, settings)
     seed = derive_seed(config.seed, "evaluate")
-    result = rollout(env, module.policy, settings.seeds, config.episodes, seed, workers=config.ranks.simulators)
+    result = rollout(env, module.policy, settings.seeds, config.episodes, seed)
     label, returns = run.record["provenance"]["label"], seed_interval(result.returns)
     if env.success:
         success = seed_interval(np.where(result.ended, 100.0, 0.0))

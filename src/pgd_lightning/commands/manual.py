@@ -72,7 +72,7 @@ MANUALS = {
     ),
     "evaluate": Manual(
         ("pgd evaluate run=runs/agent/hopper-medium/iql-pgd-0123abcd/0 episodes=200",),
-        {"settings": ("run", "episodes", "seed", "ranks.simulators")},
+        {"settings": ("run", "episodes", "seed")},
     ),
     "generate": Manual(
         ("pgd generate run=runs/agent/hopper-medium/iql-pgd-0123abcd/0 out=mine.hdf5 windows=4096",),

@@ -126,18 +126,16 @@ def train(
     mirror: MirrorSettings,
 ) -> None:
     """From the newest checkpoint, if there is one, to the last turn."""
-    turn, workers = config.online.turn, config.ranks.simulators
+    turn = config.online.turn
 
     def record(rows: list[EpisodeRow]) -> None:
         run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
 
     monitor = derive_seed(config.seed, "monitor")
     if newest_checkpoint(run.checkpoints) is None:
-        first = rollout(env, module.policy, 1, config.evaluation.episodes, monitor, workers=workers)
+        first = rollout(env, module.policy, 1, config.evaluation.episodes, monitor)
         record(first.ledger(env, 0, "monitor"))
-    evaluation = Evaluation(
-        env, config.evaluation.every // turn, config.evaluation.episodes, range(1), monitor, record, workers=workers
-    )
+    evaluation = Evaluation(env, config.evaluation.every // turn, config.evaluation.episodes, range(1), monitor, record)
     say(f"online: {config.online.steps} steps of {env.task} in {turns(config)} turns, {run.folder}")
     fit(
         run, module, data, trainer_settings=trainer_settings(config), mirror=mirror, title="online",
@@ -149,7 +147,7 @@ def train(
 def final_episodes(config: DictConfig, env: EnvSpec, module: ImaginationLearner) -> list[EpisodeRow]:
     """The ledger's rows of the last policy, which acts by its mean."""
     final = derive_seed(config.seed, "final")
-    result = rollout(env, module.policy, 1, config.evaluation.final_episodes, final, workers=config.ranks.simulators)
+    result = rollout(env, module.policy, 1, config.evaluation.final_episodes, final)
     return result.ledger(env, config.online.steps, "final")
 
 

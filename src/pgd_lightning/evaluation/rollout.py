@@ -53,13 +53,12 @@ def rollout(
     num_episodes: int,
     seed: int,
     share: tuple[int, int] = (0, 1),
-    workers: int = 0,
     first: int = 0,
 ) -> Episodes:
     """Run the S policies of ``policy`` for ``num_episodes`` whole episodes each, all of them side by side.
 
     Episodes before ``first`` are left out, as run another time. With a ``share`` (k, n) only every n-th of the rest is
-    run, from the k-th on: of n processes each takes its own. ``workers`` are processes that step this one's simulators.
+    run, from the k-th on: of n processes each takes its own.
 
     Every episode runs to its termination or ``env.max_episode_steps``; none is dropped or started beyond the number
     asked for, so short ones are not favoured. Episode e starts from the same state for every policy.
@@ -75,7 +74,7 @@ def rollout(
     numbers = range(first + share[0], num_episodes, share[1])
     if not numbers:
         raise UserError(f"{num_episodes} evaluation episodes cannot be spread over {share[1]} processes: ask for more.")
-    simulators = fleet(env.task, env.physics, workers)
+    simulators = fleet(env.task, env.physics)
     obs = simulators.reset([derive_seed(seed, "episode", e) for e in numbers] * num_seeds)  # [S * E, O]
     returns, lengths = np.zeros(len(obs)), np.zeros(len(obs), dtype=np.int64)
     ended = np.zeros(len(obs), dtype=bool)

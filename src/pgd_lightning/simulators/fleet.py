@@ -1,25 +1,17 @@
-"""Several simulators of one task, stepped together: in this process, or dealt out to worker processes.
+"""Several simulators of one task, stepped together in this process."""
 
-Which process steps a simulator changes nothing that it computes. Workers live as long as this process and are used
-again by the next evaluation; started by ``spawn``, they share neither threads nor a GPU with it.
-"""
-
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cache
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Protocol
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.errors import UserError
 from pgd_lightning.simulators import make
+from pgd_lightning.simulators.batch import threads_here
 from pgd_lightning.simulators.simulator import Array, Batched, Simulator, checked
 
 Numbers = Sequence[int] | NDArray[np.int64]
@@ -37,26 +29,38 @@ class Fleet(Protocol):
         """Those ``numbers [k]`` take ``actions [k, A]``: ``(next_obs [k, O], reward [k], terminated [k])``."""
 
 
-class Here:
-    """All in this process."""
+class Each:
+    """Each of its own: one after the other, or in as many threads as torch has where a step is MuJoCo's alone.
 
-    def __init__(self, task: str, physics: str) -> None:
+    Which thread steps a simulator changes nothing that it computes.
+    """
+
+    def __init__(self, task: str, physics: str, threads: int | None = None) -> None:
         self.make = lambda: make(task, physics)
         self.simulators: list[Simulator] = [self.make()]
         self.physics = self.simulators[0].physics
+        self.threads = (threads or threads_here()) if self.simulators[0].threaded else 1
+        self.pool = ThreadPoolExecutor(self.threads)
 
     def reset(self, seeds: Sequence[int]) -> Array:
         self.simulators = [self.make() for _ in seeds]  # new ones: ant's first reward remembers what was before
         return np.stack([self.simulators[number].reset(seed) for number, seed in enumerate(seeds)])
 
     def step(self, numbers: Numbers, actions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-        rows = [self.simulators[number].step(action) for number, action in zip(numbers, actions, strict=True)]
-        obs, reward, terminated = zip(*rows, strict=True)
+        pairs = [(self.simulators[number], action) for number, action in zip(numbers, actions, strict=True)]
+        share = -(-len(pairs) // self.threads)
+        shares = [pairs[first : first + share] for first in range(0, len(pairs), share)]
+        stepped = self.pool.map(_stepped, shares) if len(shares) > 1 else map(_stepped, shares)
+        obs, reward, terminated = zip(*(row for rows in stepped for row in rows), strict=True)
         return np.stack(obs), np.array(reward), np.array(terminated)
 
 
+def _stepped(pairs: Sequence[tuple[Simulator, Array]]) -> list[tuple[Array, float, bool]]:
+    return [simulator.step(action) for simulator, action in pairs]
+
+
 class Together:
-    """All in this process, of a simulator whose rules are functions of arrays: one model, and MuJoCo's data of each.
+    """All at once, of a simulator whose rules are functions of arrays: one model, and MuJoCo's data of each.
 
     MuJoCo's own rollout cannot do this: it does not tell from which accelerations its solver starts the next step.
     """
@@ -91,106 +95,8 @@ class Together:
         return simulator.seen(qpos, qvel), reward, terminated
 
 
-def here(task: str, physics: str) -> Fleet:
-    """The simulators of ``task`` in this process."""
-    simulator = make(task, physics)
-    return Together(simulator) if isinstance(simulator, Batched) else Here(task, physics)
-
-
-class Workers:
-    """Simulator number n lives in process n modulo their count."""
-
-    def __init__(self, task: str, physics: str, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        pairs = [context.Pipe() for _ in range(count)]
-        self.processes = [context.Process(target=_work, args=(b, task, physics), daemon=True) for _, b in pairs]
-        for process, (_, theirs) in zip(self.processes, pairs, strict=True):
-            process.start()
-            theirs.close()
-        self.pipes = [ours for ours, _ in pairs]
-        atexit.register(self._end)
-        self.physics: str = [_answer(pipe) for pipe in self.pipes][-1]  # all of them are ready
-
-    def _end(self) -> None:
-        for pipe in self.pipes:
-            with suppress(OSError):
-                pipe.close()
-
-    def reset(self, seeds: Sequence[int]) -> Array:
-        return np.stack(self._dealt("reset", range(len(seeds)), [[seed] for seed in seeds])[0])
-
-    def step(self, numbers: Numbers, actions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
-        obs, reward, terminated = self._dealt("step", numbers, list(actions))
-        return np.stack(obs), np.array(reward), np.array(terminated)
-
-    def _dealt(self, what: str, numbers: Numbers, given: Sequence[Any]) -> list[list[Any]]:
-        """Columns of the answers, in the order of ``numbers``."""
-        count = len(self.pipes)
-        asked: list[list[int]] = [[] for _ in self.pipes]  # places in ``numbers``
-        for place, number in enumerate(numbers):
-            asked[number % count].append(place)
-        for pipe, places in zip(self.pipes, asked, strict=True):
-            if places:
-                rows = np.stack([given[place] for place in places])
-                _sent(pipe, (what, [numbers[place] // count for place in places], rows))
-        answers = {
-            place: row
-            for pipe, places in zip(self.pipes, asked, strict=True)
-            if places
-            for place, row in zip(places, zip(*_answer(pipe), strict=True), strict=True)
-        }
-        return [list(column) for column in zip(*(answers[place] for place in range(len(numbers))), strict=True)]
-
-
-def _sent(pipe: Connection, message: object) -> None:
-    try:
-        pipe.send(message)
-    except OSError as error:
-        raise _lost() from error
-
-
-def _answer(pipe: Connection) -> Any:
-    try:
-        answer = pipe.recv()
-    except (EOFError, OSError) as error:
-        raise _lost() from error
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _lost() -> UserError:
-    return UserError(
-        "A process that steps simulators was lost, perhaps for want of memory; the same command continues, and "
-        "ranks.simulators=0 does without them."
-    )
-
-
-def _work(pipe: Connection, task: str, physics: str) -> None:
-    """A worker: answers until the other end closes. Signals are the other end's to obey, who has something to save."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        fleet = here(task, physics)
-        pipe.send(fleet.physics)
-    except Exception as error:
-        pipe.send(error)
-        return
-    while True:
-        try:
-            what, numbers, rows = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            if what == "reset":
-                pipe.send((fleet.reset([int(row[0]) for row in rows]),))  # numbers are 0, 1, 2, ...
-            else:
-                pipe.send(fleet.step(numbers, rows))
-        except Exception as error:
-            pipe.send(error)
-
-
 @cache
-def fleet(task: str, physics: str, workers: int) -> Fleet:
-    """The simulators of ``task``, in this process if there are no ``workers``; the same ones at every call."""
-    return Workers(task, physics, workers) if workers else here(task, physics)
+def fleet(task: str, physics: str) -> Fleet:
+    """The simulators of ``task``; the same ones at every call."""
+    simulator = make(task, physics)
+    return Together(simulator) if isinstance(simulator, Batched) else Each(task, physics)

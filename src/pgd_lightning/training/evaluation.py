@@ -16,8 +16,8 @@ class Evaluation(Callback):
     """Rolls the current policies out every ``every`` updates and hands each episode to ``record``.
 
     ``seeds`` are those of this process. Purpose ``monitor``: these episodes choose nothing. The policies of all seeds
-    see the same start states, another set at each evaluation than at the final one. ``share`` and ``workers`` are
-    those of :func:`rollout`.
+    see the same start states, another set at each evaluation than at the final one. ``share`` is that of
+    :func:`rollout`.
     """
 
     def __init__(
@@ -29,18 +29,17 @@ class Evaluation(Callback):
         seed: int,
         record: Record,
         share: tuple[int, int] = (0, 1),
-        workers: int = 0,
     ) -> None:
         self.env, self.every, self.episodes = env, every, episodes
         self.seeds, self.seed, self.record = seeds, seed, record
-        self.share, self.workers = share, workers
+        self.share = share
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every == 0:
             policy: Any = module.policy
-            result = rollout(self.env, policy, len(self.seeds), self.episodes, self.seed, self.share, self.workers)
+            result = rollout(self.env, policy, len(self.seeds), self.episodes, self.seed, self.share)
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
