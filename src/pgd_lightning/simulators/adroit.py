@@ -134,7 +134,7 @@ TASKS = {
 class Adroit(Simulator):
     """One of ``TASKS``."""
 
-    threaded = True
+    independent = True
     end_is_seen = True
 
     def __init__(self, task: str) -> None:

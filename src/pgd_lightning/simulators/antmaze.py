@@ -32,7 +32,7 @@ SOFT_CONTACT = (0.8, 0.8, 0.01, 0.5, 2.0)  # solimp; MuJoCo's own is 0.9, 0.95, 
 class AntMaze(WholeState):
     """One of ``GOALS``."""
 
-    threaded = True
+    independent = True
     differs: str | None = DIFFERS
     end_is_seen = False  # the goal is no part of an observation
 

@@ -39,11 +39,13 @@ class Each:
         self.make = lambda: make(task, physics)
         self.simulators: list[Simulator] = [self.make()]
         self.physics = self.simulators[0].physics
-        self.threads = (threads or threads_here()) if self.simulators[0].threaded else 1
+        self.threads = (threads or threads_here()) if self.simulators[0].independent else 1
         self.pool = ThreadPoolExecutor(self.threads)
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        self.simulators = [self.make() for _ in seeds]  # new ones: ant's first reward remembers what was before
+        if not self.simulators[0].independent:
+            self.simulators = []  # new ones: a first reward may remember what was before, as Gymnasium's ant does
+        self.simulators += [self.make() for _ in range(len(seeds) - len(self.simulators))]
         return np.stack([self.simulators[number].reset(seed) for number, seed in enumerate(seeds)])
 
     def step(self, numbers: Numbers, actions: Array) -> tuple[Array, Array, NDArray[np.bool_]]:

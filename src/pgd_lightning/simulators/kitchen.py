@@ -48,7 +48,7 @@ def _elements(name: str) -> dict[str, tuple[Any, Any]]:
 class Kitchen(Simulator):
     """One of ``TASKS``."""
 
-    threaded = True
+    independent = True
     differs: str | None = DIFFERS
     end_is_seen = False  # nor is it seen which tasks were done before
 

@@ -25,7 +25,7 @@ class Simulator(Protocol):
     data: Any  # mujoco.MjData
     physics: str  # simulator and version, for ledgers
     differs: str | None = None  # how it differs from the simulator that D4RL was recorded in, beyond ``physics``
-    threaded: bool = False  # whether several may step in threads: MuJoCo computes, and they share nothing
+    independent: bool = False  # whether several may step in threads, and a reset leaves nothing of before
     obs_dim: int
     action_dim: int
 
