@@ -8,6 +8,7 @@ PARTS='hopper           10 to 30 min: four baselines beside the prior, four poli
 hopper_long      two thirds of an hour: prior and PETS with 40,000 steps
 maze2d           10 to 30 min: PETS beside the prior, and scores
 sampler          not noted: DPM-Solver++(2M), ancestral Euler and the published sampler
+length           half an hour an environment: errors over the length of a window, PGD beside PETS, five policies
 strength         not noted: what guidance.strength means for two bodies and two agents
 pen              not noted: the expert of Adroit'"'"'s pen; PEN= names a file of its policy, such as D4RL'"'"'s
 pen_synthetic    not noted: the same without real rows in the batches'
@@ -32,6 +33,14 @@ sampler() {
   pgd analyse $windows
   pgd analyse $windows sampler=euler_ancestral
   pgd analyse $windows sampler=heun_churn guidance.coef=1
+}
+
+length() {
+  local env
+  for env in hopper-medium halfcheetah-medium; do
+    python experiments/fidelity/length.py $OUT/length.jsonl $env data.source=local prior.steps=1200 ensemble.steps=12000
+  done
+  python experiments/fidelity/length.py $OUT/length.jsonl
 }
 
 strength() { # the defaults of now
