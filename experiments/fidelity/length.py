@@ -124,6 +124,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             axis.set_yscale("linear" if key == "outside" else "log")
     legend_below(figure, axes.flat, len(GENERATORS))
     save(figure, "", path)
+    path.with_suffix(".svg").unlink()
 
 
 def table(found: list[dict[str, Any]]) -> None:

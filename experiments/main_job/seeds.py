@@ -37,7 +37,9 @@ def draw(table: np.ndarray) -> None:
         axis.plot([0, 1], [real, guided], "o-", color=GUIDED if guided > real else INK, linewidth=1, markersize=4)
     axis.set(xticks=[0, 1], xticklabels=["real data only", "real + policy-guided"], xlim=(-0.4, 1.4), ylim=(0, None))
     axis.set(ylabel="normalised score", title=f"TD3+BC, halfcheetah-random, {len(table)} seeds")
-    save(figure, "", TABLE.with_name("td3_bc_halfcheetah_random_by_seed.png"))
+    path = TABLE.with_suffix(".png")
+    save(figure, "", path)
+    path.with_suffix(".svg").unlink()
 
 
 def main() -> None:

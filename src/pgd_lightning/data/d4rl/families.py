@@ -31,9 +31,14 @@ def padded_width(env: EnvSpec, width: int) -> bool:
     return env.task == "ant" and width == env.obs_dim - CONTACT_FORCES
 
 
+def episode_ends(columns: Columns) -> NDArray[np.int64]:
+    """The last row of each episode, as the flags cut them: ``[E]``."""
+    return np.flatnonzero(columns["terminals"] | columns["timeouts"])
+
+
 def episode_lengths(columns: Columns) -> NDArray[np.int64]:
-    """Rows of each episode, as the flags cut them: ``[E]``."""
-    return np.diff(np.concatenate([[-1], np.flatnonzero(columns["terminals"] | columns["timeouts"])]))
+    """Rows of each episode: ``[E]``."""
+    return np.diff(episode_ends(columns), prepend=-1)
 
 
 def gym(columns: Columns, env: EnvSpec) -> list[str]:

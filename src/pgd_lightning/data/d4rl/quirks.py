@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.data.d4rl.families import Columns, family
+from pgd_lightning.data.d4rl.families import Columns, episode_ends, episode_lengths, family
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 
@@ -88,8 +88,8 @@ def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[
     both = terminals & timeouts
     if both.any() and choice != "recorded":
         notes.append(_undone(columns, env, both))
-    ends = np.flatnonzero(terminals | timeouts)
-    lengths, real = np.diff(np.concatenate([[-1], ends])), terminals[ends]
+    ends, lengths = episode_ends(columns), episode_lengths(columns)
+    real = terminals[ends]
     full = (lengths == limit) | (lengths == limit + 1)  # one more where the last observation has a row of its own
     if real.any() and choice == "timeouts":
         chosen = real & full if env.terminates and (real & full).any() else real
@@ -138,8 +138,8 @@ def _undone(columns: Columns, env: EnvSpec, both: NDArray[np.bool_]) -> str:
     columns["terminals"] &= ~both
     if family(env.task) == "antmaze":
         return f"{int(both.sum())} terminals at the end of a path were computed from the next path's start: ignored"
-    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
-    lengths = np.diff(np.concatenate([[-1], ends]))[both[ends]]
+    ends = episode_ends(columns)
+    lengths = episode_lengths(columns)[both[ends]]
     early = int((lengths < env.limit).sum())
     doubt = (
         f" ({early} of them before step {env.limit}; data.terminals=recorded keeps them)"
@@ -156,7 +156,7 @@ def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
     """
     if family(env.task) == "kitchen" or not env.scored:
         return []
-    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    ends = episode_ends(columns)
     total = np.concatenate([[0.0], columns["rewards"].cumsum(dtype=np.float64)])
     starts = np.concatenate([[0], ends[:-1] + 1])
     returns = (total[ends + 1] - total[starts]) * np.minimum(1, env.limit / (ends - starts + 1))
@@ -171,7 +171,7 @@ def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
 
 def unflagged_tail(columns: Columns, env: EnvSpec) -> list[str]:
     """Files are cut at a number of rows, so the last episode may have no flag; it is kept as one that was cut."""
-    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    ends = episode_ends(columns)
     last = int(ends[-1]) if len(ends) else -1
     left = len(columns["terminals"]) - 1 - last
     if not left:
@@ -187,12 +187,12 @@ def forget_foreign_successors(columns: Columns, env: EnvSpec) -> list[str]:
     successor of an end is the start of the next episode. Terminals and full time limits tell, since a reset
     follows them for certain; a replay file's early timeouts may well go on in the next row.
     """
-    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    ends = episode_ends(columns)
     if "successor_rows" not in columns:
         columns |= {"unknown_rows": ends, "successor_rows": ends, "successor_values": columns["observations"][ends]}
         return []
     columns["unknown_rows"] = ends[:0]
-    lengths = np.diff(np.concatenate([[-1], ends]))
+    lengths = episode_lengths(columns)
     full = (family(env.task) == "gym") & columns["timeouts"][ends] & (lengths == env.limit)
     reset = np.isin(ends, columns["recorded_terminals"])
     certain = ends[(reset | full) & (ends < len(columns["rewards"]) - 1)]
@@ -214,7 +214,7 @@ def late_flags(columns: Columns) -> list[str]:
 
     The row before such a flag has a successor of its own, and the flagged one is followed by its successor.
     """
-    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    ends = episode_ends(columns)
     ends = ends[(ends > 0) & (ends < len(columns["rewards"]) - 1)]
     own = columns.get("successor_rows", ends[:0])
     late = int((np.isin(ends - 1, own) & ~np.isin(ends, own)).sum())
