@@ -92,10 +92,12 @@ def _slots(stacked: Learner, below: str) -> list[_Slot]:
     """
     known: dict[str, list[_Slot]] = stacked.__dict__.setdefault("_seed_slots", {})
     if below not in known:
+        within: nn.Module = attrgetter(below)(stacked) if below else stacked  # the learner itself may be its actor
+        read = {id(module) for module in within.modules()}
         known[below] = [
             _Slot(owner, kind, leaf, not is_shared(stacked, f"{path}.{leaf}" if path else leaf))
             for path, owner in stacked.named_modules()
-            if not below or f"{path}.".startswith(f"{below}.")
+            if id(owner) in read
             for kind in ("_parameters", "_buffers")
             for leaf, tensor in getattr(owner, kind).items()
             if tensor is not None
