@@ -8,7 +8,7 @@ literal              16 min: the literal rule at 0.5
 literal_6000         19 min: the same with 6,000 steps of the prior
 substitute           16 min without PETS: the earlier prior
 smaller              16 min: a tenth and a hundredth of the recording
-halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, nine seeds
+halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, twelve seeds
 halfcheetah_first    an hour a condition: three seeds, unguided and with the literal rule
 td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
@@ -30,7 +30,7 @@ smaller() {
 HALFCHEETAH="env=halfcheetah-random physics=d4rl data.source=local data.local_steps=1000000 agent=td3_bc scale=laptop seeds=3
   updates=40000 learning.rate=3e-4 prior.steps=6000 synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
 halfcheetah() {
-  for seed in 0 3 6; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
+  for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
 }
 halfcheetah_first() {
   pgd train $HALFCHEETAH generator=unguided compare=[]
