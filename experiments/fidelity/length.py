@@ -31,16 +31,17 @@ from pgd_lightning.commands.analyse import ppo_policy
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, simulated, step_errors
-from pgd_lightning.report.drawing import colours, legend_below, plt, save, styled
+from pgd_lightning.report.drawing import GUIDED, OTHERS, UNGUIDED, legend_below, plt, save, styled
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.substitutes.policies import Ladder
 from pgd_lightning.trajectory import Policy, Trajectory
 
 SEED, WINDOWS = 2026, 200
 GENERATORS = {"policy-guided": ["generator=pgd"], "unguided": ["generator=unguided"], "PETS": ["generator=pets"]}
+COLOURS = {"policy-guided": GUIDED, "unguided": UNGUIDED, "PETS": OTHERS[1]}
 MEASURES = {"one_step": "one-step error", "open_loop": "open-loop error", "outside": "share outside the data"}
 BEFORE = (-5, -3, 0, 2, 5)  # stages before and after the one that recorded the data
-SHOWN = (1, 2, 5, 10, 20, 50, 99)
+ERRORS, SHOWN = ("one_step", "open_loop"), (1, 10, 50, 99)  # at these steps of a window
 
 
 @torch.no_grad()
@@ -109,7 +110,6 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(line["env"] for line in found))
     figure, axes = plt.subplots(len(names), len(MEASURES), figsize=(11, 3 * len(names)), squeeze=False,
                                 layout="constrained")  # fmt: skip
-    colour = colours(GENERATORS)
     for name, row in zip(names, axes, strict=True):
         own = [line for line in found if line["env"] == name]
         order = sorted({line["distance"] for line in own})
@@ -118,7 +118,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                 values = [np.nan if value is None else value for value in line[key]]
                 weight = (order.index(line["distance"]) + 1) / len(order)
                 label = line["generator"] if line["distance"] == order[-1] else None
-                style = {"color": colour[line["generator"]], "alpha": 0.25 + 0.75 * weight, "linewidth": 1.2}
+                style = {"color": COLOURS[line["generator"]], "alpha": 0.25 + 0.75 * weight, "linewidth": 1.2}
                 axis.plot(range(1, len(values) + 1), values, label=label, **style)
             axis.set(title=f"{name}: {title}", xlabel="step of the window", xscale="log")
             axis.set_yscale("linear" if key == "outside" else "log")
@@ -128,12 +128,12 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def table(found: list[dict[str, Any]]) -> None:
-    print("| dataset | policy's distance to the data | windows | measure | " + " | ".join(map(str, SHOWN)) + " |")
-    print("|---|---:|---|---|" + "---:|" * len(SHOWN))
+    print("| distance to the data | return | windows | one-step error | open-loop error | outside | log pi |")
+    print("|---:|---:|---|---|---|---:|---:|")
     for line in sorted(found, key=lambda line: (line["env"], line["distance"], line["generator"])):
-        for key, title in MEASURES.items():
-            cells = ["" if line[key][k - 1] is None else f"{line[key][k - 1]:.2g}" for k in SHOWN]
-            print(f"| {line['env']} | {line['distance']} | {line['generator']} | {title} | {' | '.join(cells)} |")
+        at = [" / ".join("-" if line[k][n - 1] is None else f"{line[k][n - 1]:.1g}" for n in SHOWN) for k in ERRORS]
+        means = f"{np.mean(line['outside']):.0%} | {np.mean(line['log_pi']):.1f}"
+        print(f"| {line['distance']} | {line['return']:.0f} | {line['generator']} | {' | '.join(at)} | {means} |")
 
 
 if __name__ == "__main__":
