@@ -92,9 +92,8 @@ class TestWhatAFileSays:
     @pytest.mark.parametrize("attribute", ["recipe", "env", "env_id", "task"])
     def test_another_body_is_refused_by_name(self, tmp_path, attribute):
         path = save(tmp_path / "x.hdf5", steps_of("maze2d-umaze", number=60), **{attribute: "walker2d-medium"})
-        with pytest.raises(
-            UserError, match=f"was recorded in walker2d, not in maze2d-umaze: its attribute '{attribute}'"
-        ):
+        says = f"was recorded in walker2d, not in maze2d-umaze: its attribute '{attribute}' says 'walker2d-medium'. "
+        with pytest.raises(UserError, match=says + "Set env=walker2d-medium.$"):
             read(path, "maze2d-umaze")
 
     def test_another_data_set_of_the_body_is_said(self, tmp_path):

@@ -78,11 +78,13 @@ def compared(env: EnvSpec, provenance: Provenance) -> list[str]:
     """
     name = provenance["path"]
     others = [] if provenance["kind"] == "official" else published(provenance["sha256"])
-    says: dict[str, str | None] = {f"it is the published {other.d4rl_id}": other.task for other in others}
-    says |= {f"{where} says '{text}'": task_named(text) for where, text in provenance.get("says", {}).items()}
-    for why, task in says.items():
+    says: dict[str, tuple[str | None, str]] = {
+        f"it is the published {other.d4rl_id}": (other.task, other.name) for other in others
+    }
+    says |= {f"{where} says '{text}'": (task_named(text), text) for where, text in provenance.get("says", {}).items()}
+    for why, (task, said) in says.items():
         if task and (ours := of_registered(env)) and task != ours:
-            raise wrong(name, env, [task], why)
+            raise wrong(name, env, [task], why, said)
     named = [other.d4rl_id for other in others] or [
         text for text in provenance.get("says", {}).values() if text in known() and text != env.name
     ]
@@ -99,9 +101,9 @@ def of_registered(env: EnvSpec) -> str | None:
     return task_named(env.task.removeprefix(GYMNASIUM)) if env.registered else env.task
 
 
-def wrong(name: str | None, env: EnvSpec, tasks: Sequence[str], why: str) -> UserError:
-    """The refusal of a recording of one of ``tasks`` that is read as ``env``."""
-    choices = "; or ".join(of_task(task) for task in tasks)
+def wrong(name: str | None, env: EnvSpec, tasks: Sequence[str], why: str, said: str = "") -> UserError:
+    """The refusal of a recording of one of ``tasks``, perhaps of the environment ``said``, that is read as ``env``."""
+    choices = f"env={said}" if said in known() else "; or ".join(of_task(task) for task in tasks)
     return UserError(f"{name} was recorded in {' or '.join(tasks)}, not in {env.task}: {why}. Set {choices}.")
 
 
