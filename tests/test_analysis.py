@@ -11,7 +11,13 @@ from pgd_lightning.commands import analyse
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, bootstrap
-from pgd_lightning.evaluation.fidelity import DataDistance, ends_judged, step_errors, transition_errors
+from pgd_lightning.evaluation.fidelity import (
+    DataDistance,
+    ends_judged,
+    open_loop_errors,
+    step_errors,
+    transition_errors,
+)
 from pgd_lightning.evaluation.health import health_line, health_summary
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.analysis_table import table
@@ -157,6 +163,20 @@ def test_ends_of_real_steps_are_the_simulators(task, max_rows):
     assert found["terminal_agreement"] == 1
     assert (found["false_terminals"], found["missed_terminals"]) == (0, 0)
     assert 1 <= found["terminals_checked"] <= 6  # walker2d's velocities are often clipped when it falls
+
+
+def test_an_open_loop_follows_the_simulator_to_the_end_of_the_episode():
+    """Recorded windows that fall: no error until then; a state moved by two deviations errs by four over the dims."""
+    windows, simulator = fallen()
+    std = torch.full(windows.obs.shape[-1:], 0.5)
+    errors = open_loop_errors(simulator, windows, std)
+    ended = windows.terminated.int().cumsum(-1) - windows.terminated.int() > 0
+    assert np.array_equal(np.isnan(errors), ended.numpy())
+    assert np.nanmax(errors) < 1e-8
+    moved = windows.clone()
+    moved.obs[:, 1, 0] += 1
+    errors = open_loop_errors(simulator, moved, std)[~ended[:, 1].numpy(), 1]
+    assert errors == pytest.approx(4 / windows.obs.shape[-1], rel=1e-4)
 
 
 def test_missed_and_false_terminals_and_starts_after_the_end_are_counted():

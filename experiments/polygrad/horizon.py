@@ -24,7 +24,7 @@ from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands import train
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.evaluation.fidelity import simulated
+from pgd_lightning.evaluation.fidelity import open_loop_errors
 from pgd_lightning.generators.matching import shape_of, standardised
 from pgd_lightning.simulators import make
 
@@ -72,13 +72,7 @@ def measured(name: str, rows: int, settings: list[str], overrides: list[str], st
     windows = generator.generate(policy, starts, SEED)
     seconds = time.perf_counter() - began
     kept = windows[0]
-    real = simulated(
-        make(dataset.env.task, dataset.env.physics), kept.obs.double().numpy(), kept.action.double().numpy()
-    )
-    scaled = (kept.obs.double().numpy() - real) / dataset.obs_std.numpy()
-    ended = np.cumsum(kept.terminated.numpy(), axis=1) - kept.terminated.numpy() > 0
-    error = np.where(ended[..., None], np.nan, scaled) ** 2
-    by_row = error.mean(-1)
+    by_row = open_loop_errors(make(dataset.env.task, dataset.env.physics), kept, dataset.obs_std)
     points = [k for k in (1, 2, 5, 9, 20, 49, 100, 199) if k < rows]
     alive = {str(k): int(np.isfinite(by_row[:, k]).sum()) for k in points}
     return {

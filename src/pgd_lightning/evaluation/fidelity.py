@@ -146,6 +146,17 @@ def simulated(simulator: Simulator, obs: Array, action: Array) -> Array:
     return real
 
 
+def open_loop_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor) -> Array:
+    """How far ``windows [N, T]`` are from where the simulator gets by their actions from their starts: ``[N, T]``.
+
+    Squared, mean over dims, in the data's variance; NaN after the end of the simulator's episode or of the window's.
+    """
+    obs, action = (values.cpu().double().numpy() for values in (windows.obs, windows.action))
+    apart = (obs - simulated(simulator, obs, action)) / in_own_units(obs_std).numpy()
+    ended = (windows.terminated.int().cumsum(-1) - windows.terminated.int() > 0).cpu().numpy()
+    return np.where(ended, np.nan, (apart**2).mean(-1))
+
+
 def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:
     """Mean of log pi(a_t | s_t) over the T - 1 steps: ``[..., N, T] -> [..., N]``, without tanh determinant.
 
