@@ -9,6 +9,9 @@ import pytest
 import torch
 from helpers.commands import command, run_of, weights
 from helpers.processes import Spawned
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from pgd_lightning.commands.launch import _sentence, report
 
 TWO = ["trainer=ddp", "trainer.devices=2"]
 
@@ -84,6 +87,34 @@ def test_first_error_of_a_rank_is_the_commands(recording, tmp_path):
     assert code == 1
     assert output.count("error: ranks.agents=rows shares the batches of one learner: set seeds=1 (now 2).") == 1
     assert "Traceback" not in output
+
+
+OWN, MISSED = "UserError: set seeds=1", "Unreachable: Rank 0 cannot reach the others any more"
+
+
+@pytest.mark.parametrize(
+    ("ends", "cause"),
+    [
+        ([(1, OWN), (-signal.SIGABRT, None)], "set seeds=1"),
+        ([(1, "Stopped: by the launcher"), (1, OWN)], "set seeds=1"),
+        ([(1, MISSED), (-signal.SIGKILL, None)], "Rank 1 was lost (SIGKILL)"),
+        ([(-signal.SIGTERM, None), (-signal.SIGSEGV, None)], "Rank 1 was lost (SIGSEGV)"),
+        ([(-signal.SIGTERM, None), (1, "Stopped: by the system")], "by the system"),
+        ([(-signal.SIGABRT, None), (1, "ValueError: no such thing")], "Rank 1 failed with ValueError: no such thing"),
+        ([(1, MISSED), (-signal.SIGTERM, None)], "Rank 0 cannot reach the others"),
+        ([(3, None), (-signal.SIGTERM, None)], "Rank 0 was lost (exit code 3)"),
+    ],
+)
+def test_group_reports_the_rank_that_took_the_others_along(tmp_path, monkeypatch, ends, cause):
+    failures = {}
+    for rank, (code, said) in enumerate(ends):
+        file = tmp_path / f"{rank}.json"
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+        if said is not None:
+            kind, _, text = said.partition(": ")
+            report(type(kind, (Exception,), {})(text))
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file=str(file))
+    assert str(_sentence(failures)).startswith(cause)
 
 
 def keys(rows: list[dict]) -> list[tuple[int, int, int]]:

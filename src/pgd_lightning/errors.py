@@ -9,6 +9,10 @@ class UserError(Exception):
     exit_code = 1
 
 
+class Unreachable(UserError):
+    """One of several ranks no longer hears the others: what the end of another one caused, never the cause."""
+
+
 class Stopped(BaseException):
     """Asked to stop by a signal, with everything saved: the same command goes on. A job script requeues on its code.
 

@@ -29,10 +29,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pgd_lightning.config.compose import HANDED
-from pgd_lightning.errors import Stopped, UserError
-from pgd_lightning.runs.ranks import environment
+from pgd_lightning.errors import Stopped, Unreachable, UserError
+from pgd_lightning.runs.ranks import environment, lost
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # what the launcher passes on
+LOST, ENDED = "lost", "ended by the launcher"
+CAUSES = {UserError.__name__: 0, LOST: 2, Stopped.__name__: 3, Unreachable.__name__: 4, ENDED: 5}  # before consequences
+OTHER = 1  # an error of any other class
+SILENT = "<NONE>"  # torch's message of a process that reported nothing
 
 
 def per_node(config: DictConfig) -> int:
@@ -85,37 +89,37 @@ def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
 
 
 def _sentence(failures: dict[int, ProcessFailure]) -> UserError | Stopped:
-    """One error for the group. A rank that was lost is the cause of what the others complain of.
-
-    Unless TERM ended it: that is how the launcher ends the others after a first one failed with a sentence.
-    """
+    """One error for the group: that of the rank whose end caused the others', which miss it, abort, or are ended."""
     said = {number: _said(failure) for number, failure in failures.items()}
-    lost = [number for number, failure in failures.items() if failure.exitcode < 0]
-    killed = [number for number in lost if failures[number].exitcode != -signal.SIGTERM]
-    if lost and (killed or len(lost) == len(failures)):
-        lost = killed or lost
-        ended = signal.Signals(-failures[lost[0]].exitcode).name
+    number = min(failures, key=lambda number: (CAUSES.get(said[number][0], OTHER), number))
+    kind, sentence = said[number]
+    if kind in (LOST, ENDED):
         return UserError(
-            f"Rank {lost[0]} was lost ({ended}), so the others were ended; the same command continues from the last "
+            f"Rank {number} was lost ({sentence}), so the others were ended; the same command continues from the last "
             "checkpoint."
         )
-    heard = [number for number in failures if number not in lost]
-    number = min(heard, key=lambda number: (not said[number].startswith("UserError"), number))
-    kind, _, sentence = said[number].partition(": ")
-    if kind == "Stopped":
+    if kind == Stopped.__name__:
         return Stopped(sentence)
-    return UserError(sentence if kind == "UserError" else f"Rank {number} failed with {said[number]}")
+    return UserError(f"Rank {number} failed with {kind}: {sentence}" if kind not in CAUSES else sentence)
 
 
-def _said(failure: ProcessFailure) -> str:
-    """``Error: sentence``, also where torch hands on the whole record of an error instead of its text."""
-    message: Any = failure.message
-    return str(message["message"] if isinstance(message, dict) else message)
+def _said(failure: ProcessFailure) -> tuple[str, str]:
+    """The class of the error that a rank reported and its text; of one that ended without a word, how it ended."""
+    message: Any = failure.error_file_data["message"]
+    if message == SILENT:
+        code = failure.exitcode
+        kind = ENDED if code == -signal.SIGTERM else LOST
+        return kind, signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    kind, _, sentence = str(message["message"] if isinstance(message, dict) else message).partition(": ")
+    return kind, sentence
 
 
 def report(error: BaseException) -> None:
     """Tell the launcher of this rank what it ended with."""
-    ErrorHandler().record_exception(UserError(str(error)) if isinstance(error, UserError) else error)
+    if isinstance(error, RuntimeError):
+        error = lost(error) or error
+    own = isinstance(error, UserError) and not isinstance(error, Unreachable)
+    ErrorHandler().record_exception(UserError(str(error)) if own else error)
 
 
 @contextmanager

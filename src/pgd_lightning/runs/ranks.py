@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-from pgd_lightning.errors import UserError
+from pgd_lightning.errors import Unreachable
 
 T = TypeVar("T")
 
@@ -72,12 +72,12 @@ def environment() -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def lost(error: RuntimeError) -> UserError | None:
+def lost(error: RuntimeError) -> Unreachable | None:
     """A sentence for an error of the group's network: one of the others was killed, or hangs. None for any other."""
     network = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
     if count() == 1 or not (network or "gloo" in str(error)):
         return None
-    return UserError(
+    return Unreachable(
         f"Rank {rank()} cannot reach the others any more: one of them was lost. The same command continues from the "
         "last checkpoint."
     )
