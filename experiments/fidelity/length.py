@@ -8,7 +8,7 @@ recorded starts, each generator makes windows of ``data.horizon`` steps under ea
 
 * one_step: error of one real step from the window's state by its action, squared, in the data's variance;
 * open_loop: that of the window's state against the simulator's, which began at the window's start and took its actions;
-* outside: share of steps with a value of observation or action that the data never reach;
+* outside: share of steps with an observation that has a value which the data never reach;
 * log_pi: log density of the action under the policy.
 
 ``train_s`` is the processor time of the model's training where this call trained it: choose ``prior.steps`` and
@@ -29,8 +29,7 @@ from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands.analyse import ppo_policy
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.evaluation.analysis import Coverage
-from pgd_lightning.evaluation.fidelity import finite, simulated, step_errors
+from pgd_lightning.evaluation.fidelity import finite, open_loop_errors, step_errors
 from pgd_lightning.report.drawing import GUIDED, OTHERS, UNGUIDED, legend_below, plt, save, styled
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.substitutes.policies import Ladder
@@ -40,7 +39,8 @@ SEED, WINDOWS = 2026, 200
 GENERATORS = {"policy-guided": ["generator=pgd"], "unguided": ["generator=unguided"], "PETS": ["generator=pets"]}
 COLOURS = {"policy-guided": GUIDED, "unguided": UNGUIDED, "PETS": OTHERS[1]}
 MEASURES = {"one_step": "one-step error", "open_loop": "open-loop error", "outside": "share outside the data"}
-BEFORE = (-5, -3, 0, 2, 5)  # stages before and after the one that recorded the data
+STAGES = (-5, -3, 0, 2, 5)  # of the PPO run, from the one that recorded the data
+ROUNDING = 1e-6  # of an observation
 ERRORS, SHOWN = ("one_step", "open_loop"), (1, 10, 50, 99)  # at these steps of a window
 
 
@@ -50,19 +50,15 @@ def measured(windows: Trajectory, policy: Policy, dataset: Dataset) -> dict[str,
     kept = windows[0][finite(windows)[0]]
     simulator, rows = make(dataset.env.task, dataset.env.physics), kept.batch_size[-1]
     errors = step_errors(simulator, kept, dataset.obs_std, kept.numel(), SEED)
-    obs, action = kept.obs.double().numpy(), kept.action.double().numpy()
-    apart = ((obs - simulated(simulator, obs, action)) / dataset.obs_std.numpy()) ** 2
-    ended = (kept.terminated.int().cumsum(-1) - kept.terminated.int() > 0).numpy()
-    open_loop = np.where(ended, np.nan, apart.mean(-1))
-    coverage = Coverage(dataset.transitions, 20000, SEED)
-    pairs = np.concatenate([obs, action], -1)
-    outside = ((pairs < coverage.low) | (pairs > coverage.high)).any(-1)
+    open_loop = open_loop_errors(simulator, kept, dataset.obs_std)
+    low, high = dataset.recording.obs.amin(0) - ROUNDING, dataset.recording.obs.amax(0) + ROUNDING
+    outside = ((kept.obs < low) | (kept.obs > high)).any(-1).double()
     return {
         "windows": len(kept),
         "one_step": [median(errors.dynamics[errors.position == place]) for place in range(rows - 1)],
         "open_loop": [median(open_loop[:, place]) for place in range(1, rows)],
         "running": np.isfinite(open_loop).mean(0)[1:].round(3).tolist(),
-        "outside": outside.mean(0)[1:].round(4).tolist(),
+        "outside": outside.mean(0)[1:].numpy().round(4).tolist(),
         "log_pi": policy.log_prob(kept.obs[None], kept.action[None])[0].mean(0)[:-1].tolist(),
     }
 
@@ -79,14 +75,16 @@ def add(out: Path, env: str, settings: list[str]) -> None:
     ladder = Ladder.load(dataset.env.task)
     starts = dataset.train[torch.linspace(0, len(dataset.train) - 1, WINDOWS).long()].obs[None, :, 0]
     recorded = dataset.transitions[torch.linspace(0, len(dataset.transitions) - 1, 5000).long()]
+    stages = dict.fromkeys(min(max(ladder.medium + k, 0), len(ladder.policies) - 1) for k in STAGES)
     for name, choice in GENERATORS.items():
+        missing = [stage for stage in stages if (env, name, stage) not in known]
+        if not missing:
+            continue
         began = time.process_time()
         generator = ready_generator(compose_config("train", [*base, *choice]), dataset)
         seconds = time.process_time() - began
         assert generator is not None
-        for stage in dict.fromkeys(min(max(ladder.medium + k, 0), len(ladder.policies) - 1) for k in BEFORE):
-            if (env, name, stage) in known:
-                continue
+        for stage in missing:
             policy = ppo_policy(f"ppo:{stage}", dataset.env.task, torch.device("cpu"))
             away = (policy.act(recorded.obs[None])[0] - recorded.action).square().mean()
             windows = generator.generate(policy, starts, SEED)
