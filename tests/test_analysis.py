@@ -70,6 +70,9 @@ def test_coverage_of_copies_strangers_and_collapse():
     assert copies["outside_box"] == 0
     strangers = coverage(gaussian_steps(200, seed=1, shift=50.0))
     assert strangers["outside_box"] == 1
+    bold = real[:200].clone()
+    bold.action.fill_(1.0)  # a clipped Gaussian's, at states of the data
+    assert coverage(bold)["outside_box"] == 0
     assert strangers["data_distance"] > 5
     collapsed = coverage(real[:1].expand(200).clone())
     assert collapsed["sample_distance"] == pytest.approx(0, abs=1e-6)

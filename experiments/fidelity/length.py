@@ -29,7 +29,7 @@ from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.commands.analyse import ppo_policy
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.evaluation.fidelity import finite, open_loop_errors, step_errors
+from pgd_lightning.evaluation.fidelity import beyond, finite, open_loop_errors, step_errors
 from pgd_lightning.report.drawing import GUIDED, OTHERS, UNGUIDED, legend_below, plt, save, styled
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.substitutes.policies import Ladder
@@ -40,7 +40,6 @@ GENERATORS = {"policy-guided": ["generator=pgd"], "unguided": ["generator=unguid
 COLOURS = {"policy-guided": GUIDED, "unguided": UNGUIDED, "PETS": OTHERS[1]}
 MEASURES = {"one_step": "one-step error", "open_loop": "open-loop error", "outside": "share outside the data"}
 STAGES = (-5, -3, 0, 2, 5)  # of the PPO run, from the one that recorded the data
-ROUNDING = 1e-6  # of an observation
 ERRORS, SHOWN = ("one_step", "open_loop"), (1, 10, 50, 99)  # at these steps of a window
 
 
@@ -51,8 +50,7 @@ def measured(windows: Trajectory, policy: Policy, dataset: Dataset) -> dict[str,
     simulator, rows = make(dataset.env.task, dataset.env.physics), kept.batch_size[-1]
     errors = step_errors(simulator, kept, dataset.obs_std, kept.numel(), SEED)
     open_loop = open_loop_errors(simulator, kept, dataset.obs_std)
-    low, high = dataset.recording.obs.amin(0) - ROUNDING, dataset.recording.obs.amax(0) + ROUNDING
-    outside = ((kept.obs < low) | (kept.obs > high)).any(-1).double()
+    outside = beyond(kept.obs, dataset.recording.obs).double()
     return {
         "windows": len(kept),
         "one_step": [median(errors.dynamics[errors.position == place]) for place in range(rows - 1)],

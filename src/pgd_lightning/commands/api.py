@@ -122,7 +122,7 @@ class Fidelity:
     persistence_error: float  # median of predicting no change, in these windows
     reward_error: float | None  # median absolute error of the reward, against the simulator
     data_distance: float  # median distance of a step to the nearest recorded one, in standard deviations
-    outside_data: float  # share of the steps with a value that the recording never reaches
+    outside_data: float  # share of the steps with an observation that has a value which the recording never reaches
     reset: str  # exact; approximate, where the observation hides a part of the state; or why there is none
 
     def __str__(self) -> str:

@@ -20,6 +20,7 @@ from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     Ends,
     StepErrors,
+    beyond,
     ends_judged,
     finite,
     log_likelihood,
@@ -99,22 +100,21 @@ class BehaviourDensity:
 
 
 class Coverage:
-    """How far samples lie from the data and from each other, and how many leave the data's box.
+    """How far samples lie from the data and from each other, and how many observations leave the data's box.
 
     Distances are between (obs, action) rows in standard deviations of the data.
     """
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
         self.nearest = DataDistance(real, max_rows, seed)
-        low, high = zip(*((t.amin(0), t.amax(0)) for t in (real.obs, real.action)), strict=True)
-        self.low, self.high = torch.cat(low).double().numpy() - 1e-6, torch.cat(high).double().numpy() + 1e-6
+        self.recorded = real.obs
 
     def __call__(self, steps: Transition) -> WindowRow:
         """Of ``steps [B]``, as medians except the last.
 
         ``data_distance``: of a sample to the nearest real row; ``coverage``: of a real row to the nearest sample;
         ``sample_distance``: between neighbours among the samples (small where they collapse); ``outside_box``: share
-        of rows with a value that the data never reach.
+        of rows with an observation that has a value which the data never reach.
         """
         rows = pairs(steps)
         tree = cKDTree(rows / self.nearest.scale)
@@ -123,7 +123,7 @@ class Coverage:
             "data_distance": float(np.median(self.nearest(steps))),
             "coverage": float(np.median(tree.query(real)[0])),
             "sample_distance": float(np.median(tree.query(tree.data, k=2)[0][:, 1])),
-            "outside_box": float(((rows < self.low) | (rows > self.high)).any(-1).mean()),
+            "outside_box": float(beyond(steps.obs, self.recorded).double().mean()),
         }
 
 

@@ -14,6 +14,8 @@ from pgd_lightning.channels import in_own_units, mean_and_std
 from pgd_lightning.simulators import Simulator, one_step, reset_from_obs
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
+ROUNDING = 1e-6  # of an observation, in its own units
+
 Array = NDArray[np.float64]
 
 
@@ -155,6 +157,15 @@ def open_loop_errors(simulator: Simulator, windows: Trajectory, obs_std: Tensor)
     apart = (obs - simulated(simulator, obs, action)) / in_own_units(obs_std).numpy()
     ended = (windows.terminated.int().cumsum(-1) - windows.terminated.int() > 0).cpu().numpy()
     return np.where(ended, np.nan, (apart**2).mean(-1))
+
+
+def beyond(obs: Tensor, recorded: Tensor) -> Tensor:
+    """Which observations have a value that ``recorded [B, O]`` never reach: ``[..., O] -> [...]``.
+
+    Actions do not count: a recorded tanh ends below 1, which every clipped Gaussian reaches without being far away.
+    """
+    low, high = recorded.double().aminmax(dim=0)
+    return ((obs.double() < low - ROUNDING) | (obs.double() > high + ROUNDING)).any(-1)
 
 
 def log_likelihood(policy: Policy, windows: Trajectory) -> Tensor:

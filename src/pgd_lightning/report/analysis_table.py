@@ -64,7 +64,7 @@ def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | N
                 f"log p: density of (obs, action) under a mixture fitted to the data; held-out data: "
                 f"{analyst.density.held_out:.2f}",
                 "to data, apart: median distance to the nearest real row, between samples, in the data's std",
-                "outside: share of rows with a value that the data never reach",
+                "outside: share of rows with an observation that has a value which the data never reach",
                 "ended: share of steps that start where an episode has ended already; false, missed ends: terminals "
                 "that the simulator does not confirm, other steps that end there",
             ]
