@@ -37,7 +37,7 @@ sampler() {
 
 length() {
   local env
-  for env in hopper-medium halfcheetah-medium; do
+  for env in hopper-medium halfcheetah-medium walker2d-medium; do
     python experiments/fidelity/length.py $OUT/length.jsonl $env data.source=local prior.steps=1200 ensemble.steps=12000
   done
   python experiments/fidelity/length.py $OUT/length.jsonl

@@ -9,7 +9,7 @@ literal_6000         19 min: the same with 6,000 steps of the prior
 substitute           16 min without PETS: the earlier prior
 smaller              16 min: a tenth and a hundredth of the recording
 halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, twelve seeds
-halfcheetah_first    an hour a condition: three seeds, unguided and with the literal rule
+halfcheetah_first    an hour for three seeds of a condition: unguided, twelve seeds; the literal rule, three
 td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
 
@@ -33,7 +33,7 @@ halfcheetah() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
 }
 halfcheetah_first() {
-  pgd train $HALFCHEETAH generator=unguided compare=[]
+  for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed generator=unguided compare=[]; done
   pgd train $HALFCHEETAH guidance=literal guidance.coef=2 compare=[]
 }
 

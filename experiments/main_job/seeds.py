@@ -33,7 +33,7 @@ def lines(folders: list[str]) -> None:
 def draw(table: np.ndarray) -> None:
     """A line from each seed's score on real data to its score with guided data."""
     figure, axis = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
-    for _, real, guided in table:
+    for _, real, guided, _ in table:
         axis.plot([0, 1], [real, guided], "o-", color=GUIDED if guided > real else INK, linewidth=1, markersize=4)
     axis.set(xticks=[0, 1], xticklabels=["real data only", "real + policy-guided"], xlim=(-0.4, 1.4), ylim=(0, None))
     axis.set(ylabel="normalised score", title=f"TD3+BC, halfcheetah-random, {len(table)} seeds")
@@ -44,13 +44,17 @@ def draw(table: np.ndarray) -> None:
 
 def main() -> None:
     table = np.loadtxt(TABLE, delimiter=",", skiprows=1)
-    real, guided = table[:, 1:2], table[:, 2:]
+    real, guided, unguided = table[:, 1:2], table[:, 2:3], table[:, 3:]
+    known = ~np.isnan(unguided[:, 0])
     welch = stats.ttest_ind(guided[:, 0], real[:, 0], equal_var=False)
     low, high = welch.confidence_interval()
     print(json.dumps({
         "seeds": len(table), "real": str(seed_interval(real)), "guided": str(seed_interval(guided)),
         "paired": str(paired_interval(guided, real)), "p, paired": stats.ttest_rel(guided[:, 0], real[:, 0]).pvalue,
         "welch": f"{low:.1f} to {high:.1f}", "gain": int((guided > real).sum()),
+        "seeds, unguided": int(known.sum()), "unguided": str(seed_interval(unguided[known])),
+        "guided - unguided": str(paired_interval(guided[known], unguided[known])),
+        "unguided - real": str(paired_interval(unguided[known], real[known])),
     }, indent=1))  # fmt: skip
     draw(table)
 
