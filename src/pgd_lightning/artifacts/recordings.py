@@ -73,7 +73,7 @@ def record(env: EnvSpec, path: Path, steps: int | None, seed: int, overwrite: bo
                 left.unlink()
             kept = path.with_name(f".{path.name}.chunks")
             with Counter(f"recording {env.name} ({recipe.description})", total, "steps") as counter:
-                chunks = (_own_actions(chunk, env) for chunk in _chunks(recipe, total, seed, kept, counter))
+                chunks = (_own_actions(chunk, env) for chunk in _chunks(env.name, recipe, total, seed, kept, counter))
                 d4rl.write(path, chunks, attributes, total, overwrite)
             shutil.rmtree(kept, ignore_errors=True)
             lock.unlink(missing_ok=True)  # whoever waits for it finds the file
@@ -105,13 +105,13 @@ def _holds(path: Path, identity: dict[str, Any], total: int, overwrite: bool) ->
     )
 
 
-def _chunks(recipe: Recipe, total: int, seed: int, kept: Path, counter: Counter) -> Iterator[Chunk]:
+def _chunks(name: str, recipe: Recipe, total: int, seed: int, kept: Path, counter: Counter) -> Iterator[Chunk]:
     """The recording's chunks: those that an interrupted run left in ``kept``, then new ones, which are left there too.
 
-    A chunk is a function of the recipe, its version, ``total`` and ``seed``, as each file confirms; leftovers of
-    anything else are recorded over.
+    A chunk is a function of the recipe, its name and version, ``total`` and ``seed``, as each file confirms; leftovers
+    of anything else are recorded over.
     """
-    identity = json.dumps([recipe.version, total, seed, recipe.physics()])
+    identity = json.dumps([name, recipe.version, total, seed, recipe.physics()])
     kept.mkdir(exist_ok=True)
     place: dict[str, Any] = {}
     number = 0
