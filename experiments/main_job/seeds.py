@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from pgd_lightning.config.build import build
@@ -30,31 +31,40 @@ def lines(folders: list[str]) -> None:
 
 
 @styled
-def draw(table: np.ndarray) -> None:
-    """A line from each seed's score on real data to its score with guided data."""
+def draw(table: NDArray[np.float64]) -> None:
+    """A line for each seed, over the conditions that it has; black where guided data score less than real data."""
     figure, axis = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
-    for _, real, guided, _ in table:
-        axis.plot([0, 1], [real, guided], "o-", color=GUIDED if guided > real else INK, linewidth=1, markersize=4)
-    axis.set(xticks=[0, 1], xticklabels=["real data only", "real + policy-guided"], xlim=(-0.4, 1.4), ylim=(0, None))
-    axis.set(ylabel="normalised score", title=f"TD3+BC, halfcheetah-random, {len(table)} seeds")
+    for _, *scores in table:
+        known = np.flatnonzero(~np.isnan(scores))
+        colour = GUIDED if scores[-1] > scores[0] else INK
+        axis.plot(known, np.array(scores)[known], "o-", color=colour, linewidth=1, markersize=4)
+    axis.set(xticks=range(3), xticklabels=["real data only", "real + unguided", "real + policy-guided"])
+    axis.set(ylabel="normalised score", title=f"TD3+BC, halfcheetah-random, {len(table)} seeds", ylim=(0, None))
     path = TABLE.with_suffix(".png")
     save(figure, "", path)
     path.with_suffix(".svg").unlink()
 
 
+def compared(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, str]:
+    """Scores ``[N]`` of the same seeds: their difference, paired, and as of independent seeds."""
+    welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval()
+    return {
+        "paired": f"{paired_interval(one[:, None], other[:, None])}, p = {stats.ttest_rel(one, other).pvalue:.2g}",
+        "Welch": f"{welch.low:.1f} to {welch.high:.1f}",
+        "higher": f"{(one > other).sum()} of {len(one)}",
+    }
+
+
 def main() -> None:
     table = np.loadtxt(TABLE, delimiter=",", skiprows=1)
-    real, guided, unguided = table[:, 1:2], table[:, 2:3], table[:, 3:]
-    known = ~np.isnan(unguided[:, 0])
-    welch = stats.ttest_ind(guided[:, 0], real[:, 0], equal_var=False)
-    low, high = welch.confidence_interval()
+    _, real, unguided, guided = table.T
+    known = ~np.isnan(unguided)
     print(json.dumps({
-        "seeds": len(table), "real": str(seed_interval(real)), "guided": str(seed_interval(guided)),
-        "paired": str(paired_interval(guided, real)), "p, paired": stats.ttest_rel(guided[:, 0], real[:, 0]).pvalue,
-        "welch": f"{low:.1f} to {high:.1f}", "gain": int((guided > real).sum()),
-        "seeds, unguided": int(known.sum()), "unguided": str(seed_interval(unguided[known])),
-        "guided - unguided": str(paired_interval(guided[known], unguided[known])),
-        "unguided - real": str(paired_interval(unguided[known], real[known])),
+        "seeds": len(table), "real": str(seed_interval(real[:, None])), "guided": str(seed_interval(guided[:, None])),
+        "guided - real": compared(guided, real),
+        "seeds with unguided": int(known.sum()), "unguided": str(seed_interval(unguided[known, None])),
+        "guided - unguided": compared(guided[known], unguided[known]),
+        "unguided - real": compared(unguided[known], real[known]),
     }, indent=1))  # fmt: skip
     draw(table)
 
