@@ -75,29 +75,37 @@ def begin(folder, said):
         said.write_text(str(error))
 
 
-def test_interrupted_recording_goes_on(tmp_path, monkeypatch):
-    """Interrupted after two of four chunks, then the same command: the file equals an uninterrupted one, row by row."""
+@pytest.mark.parametrize(
+    ("interrupted", "then", "chunks"),
+    [("maze2d-umaze", "maze2d-umaze", 2), ("hopper-medium", "hopper-expert", 3)],
+    ids=["the same", "another policy of the body"],
+)
+def test_interrupted_recording_goes_on(tmp_path, monkeypatch, interrupted, then, chunks):
+    """Interrupted after two chunks: the same command makes the others, that of another environment all of its own.
+
+    The file equals an uninterrupted one, row by row.
+    """
     monkeypatch.setattr(recipes, "ROWS_A_CHUNK", 500)
-    arguments = ["collect", "env=maze2d-umaze", "steps=1750"]
-    assert pgd(monkeypatch, [*arguments, f"out={tmp_path}/whole.hdf5"]) == 0
+    first, second = (["collect", f"env={env}", "steps=1750"] for env in (interrupted, then))
+    assert pgd(monkeypatch, [*second, f"out={tmp_path}/whole.hdf5"]) == 0
     save, calls = np.savez, []
 
-    def interrupted(*args, **columns):
+    def twice(*args, **columns):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         save(*args, **columns)
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "savez", interrupted)
-        assert pgd(patch, [*arguments, f"out={tmp_path}/again.hdf5"]) != 0
+        patch.setattr(np, "savez", twice)
+        assert pgd(patch, [*first, f"out={tmp_path}/again.hdf5"]) != 0
     assert not (tmp_path / "again.hdf5").exists()
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", lambda *args, **columns: (calls.append(1), save(*args, **columns)))
-        assert pgd(patch, [*arguments, f"out={tmp_path}/again.hdf5"]) == 0
-    assert len(calls) == 3 + 2
+        assert pgd(patch, [*second, f"out={tmp_path}/again.hdf5"]) == 0
+    assert len(calls) == 3 + chunks
     with h5py.File(tmp_path / "whole.hdf5") as whole, h5py.File(tmp_path / "again.hdf5") as again:
         assert dict(whole.attrs) == dict(again.attrs)
-        for key in ("observations", "actions", "timeouts", "infos/goal"):
+        for key in ("observations", "actions", "timeouts", *(f"infos/{name}" for name in whole["infos"])):
             np.testing.assert_array_equal(whole[key][:], again[key][:])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.hdf5", "whole.hdf5"]

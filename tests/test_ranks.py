@@ -11,7 +11,7 @@ from helpers.commands import command, run_of, weights
 from helpers.processes import Spawned
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from pgd_lightning.commands.launch import _sentence, report
+from pgd_lightning.commands.launch import cause_of, report
 
 TWO = ["trainer=ddp", "trainer.devices=2"]
 
@@ -114,7 +114,7 @@ def test_group_reports_the_rank_that_took_the_others_along(tmp_path, monkeypatch
             kind, _, text = said.partition(": ")
             report(type(kind, (Exception,), {})(text))
         failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file=str(file))
-    assert str(_sentence(failures)).startswith(cause)
+    assert str(cause_of(failures)).startswith(cause)
 
 
 def keys(rows: list[dict]) -> list[tuple[int, int, int]]:

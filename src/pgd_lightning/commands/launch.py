@@ -33,10 +33,10 @@ from pgd_lightning.errors import Stopped, Unreachable, UserError
 from pgd_lightning.runs.ranks import environment, lost
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # what the launcher passes on
-LOST, ENDED = "lost", "ended by the launcher"
-CAUSES = {UserError.__name__: 0, LOST: 2, Stopped.__name__: 3, Unreachable.__name__: 4, ENDED: 5}  # before consequences
-OTHER = 1  # an error of any other class
 SILENT = "<NONE>"  # torch's message of a process that reported nothing
+OWN, STOPPED, UNREACHABLE = UserError.__name__, Stopped.__name__, Unreachable.__name__
+OTHER, LOST, ENDED = "an error of another class", "lost", "ended by the launcher"
+CAUSES = [OWN, OTHER, LOST, STOPPED, UNREACHABLE, ENDED]  # of two ranks, the earlier is why the later ended
 
 
 def per_node(config: DictConfig) -> int:
@@ -80,7 +80,7 @@ def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
         try:
             elastic_launch(settings, sys.executable)("-m", "pgd_lightning", verb)
         except ChildFailedError as error:
-            raise _sentence(error.failures) from None
+            raise cause_of(error.failures) from None
         except SignalException as error:
             name = signal.Signals(error.sigval).name
             raise Stopped(f"Stopped by {name}; the same command continues.", error.sigval) from None
@@ -88,19 +88,20 @@ def launch(verb: str, overrides: list[str], config: DictConfig) -> None:
             del os.environ[HANDED]
 
 
-def _sentence(failures: dict[int, ProcessFailure]) -> UserError | Stopped:
+def cause_of(failures: dict[int, ProcessFailure]) -> UserError | Stopped:
     """One error for the group: that of the rank whose end caused the others', which miss it, abort, or are ended."""
     said = {number: _said(failure) for number, failure in failures.items()}
-    number = min(failures, key=lambda number: (CAUSES.get(said[number][0], OTHER), number))
+    places = {number: CAUSES.index(kind if kind in CAUSES else OTHER) for number, (kind, _) in said.items()}
+    number = min(failures, key=lambda number: (places[number], number))
     kind, sentence = said[number]
     if kind in (LOST, ENDED):
         return UserError(
             f"Rank {number} was lost ({sentence}), so the others were ended; the same command continues from the last "
             "checkpoint."
         )
-    if kind == Stopped.__name__:
+    if kind == STOPPED:
         return Stopped(sentence)
-    return UserError(f"Rank {number} failed with {kind}: {sentence}" if kind not in CAUSES else sentence)
+    return UserError(sentence if kind in CAUSES else f"Rank {number} failed with {kind}: {sentence}")
 
 
 def _said(failure: ProcessFailure) -> tuple[str, str]:
