@@ -179,6 +179,22 @@ def test_a_job_with_gpus_that_torch_cannot_use_does_not_run_on_the_cpu(monkeypat
     assert "this job was given GPUs that torch does not use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        (["env=Pendulum-v1", "data.source=local"], "ok", "random actions in Pendulum-v1 are recorded"),
+        (["env=Pendulum-v1"], "error", "no recording is named"),
+        (["data.source=ogbench:none-v0", "data.download=true"], "ok", "looked at when the job starts"),
+        (["data.source=ogbench:none-v0", "data.download=false"], "error", "none-v0"),
+        (["data.source=minari:mujoco/hopper/none-v0", "data.download=true"], "ok", "looked at when the job starts"),
+    ],
+)
+def test_doctor_looks_for_the_data_as_the_job_does(settings, status, said):
+    (found,) = doctor.data(compose_config("doctor", settings))
+    assert found.status == status
+    assert said in f"{found.text} {found.fix}"
+
+
 def test_doctor_goes_on_after_a_check_that_fails(monkeypatch, capsys):
     """Without a simulator, and with a disk that cannot be asked, the rest is still said."""
 

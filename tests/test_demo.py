@@ -102,6 +102,7 @@ def test_the_story_runs_and_finds_its_prior_again(monkeypatch, tmp_path, capsys)
         (["demo.goal=[2,1]"], "demo.goal=[2, 1] is no free cell"),
         (["demo.goal=[9,9]"], "is no free cell"),
         (["generator=none"], "generator=none has nothing to show"),
+        (["out=/dev/null/demo"], "Cannot write /dev/null/demo: Not a directory. Choose a folder"),
     ],
 )
 def test_what_makes_no_demo_gets_a_sentence(monkeypatch, tmp_path, capsys, words, said):

@@ -173,6 +173,26 @@ def test_settings_of_the_page_are_not_ignored_for_one_run(runs, monkeypatch, cap
 
 
 @pytest.mark.usefixtures("drawn_by_nobody")
+def test_datasets_without_a_common_seed_are_not_pooled(tmp_path, monkeypatch):
+    make_run(tmp_path, "hopper-medium", "none", np.arange(5.0), seed=0)
+    make_run(tmp_path, "walker2d-medium", "none", np.arange(5.0), seed=7)
+    assert pgd(monkeypatch, f"runs={tmp_path}") == 0
+    (both,) = json.loads((tmp_path / "report" / "report.json").read_text())["aggregates"]
+    assert both["refused"].startswith("No seed of a method ran on all of hopper-medium, walker2d-medium")
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_selection_is_by_the_episodes_that_every_policy_has(runs, monkeypatch):
+    longer = make_run(runs, "hopper-medium", "none", np.full(5, 44.0), identity={"agent": {"name": "bc"}}, seed=1)
+    longer.update(agent="bc")
+    rows = [{**row, "index": row["index"] + 2} for row in longer.rows("ledger.jsonl") if row["purpose"] == "final"]
+    longer.append("ledger.jsonl", rows)
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    made = json.loads((runs / "report" / "report.json").read_text())["selections"]
+    assert [part["policies"] for part in made] == [20, 15]
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
 def test_settings_that_differ_make_methods(runs, monkeypatch):
     make_run(runs, "hopper-medium", "pgd", np.full(5, 50.0), identity={"build": {"guidance": {"coef": 2.0}}})
     assert pgd(monkeypatch, f"runs={runs}") == 0

@@ -169,13 +169,15 @@ def test_analyse(copied, recording, monkeypatch, capsys):
         *command(recording, copied)[1:],
         "analysis.windows=8",
         "analysis.rows=40",
-        "analysis.generators=[]",
+        "analysis.generators=[pgd]",
     ]
     assert pgd(monkeypatch, arguments) == 0
     (folder,) = (copied / "analysis" / "maze2d-umaze").glob("fidelity-iql-*/0")
     rows = json.loads((folder / "analysis.json").read_text())
     assert [(row["target"], row["label"]) for row in rows] == [
-        (target, label) for target in ("behaviour", "agent") for label in ("real", "unguided", "pgd x 1", "pgd x 2")
+        (target, label)
+        for target in ("behaviour", "agent")
+        for label in ("real", "unguided", "pgd x 1", "pgd x 2", "pgd")
     ]
     assert all(row["dynamics_error_median"] < 1e-9 for row in rows if row["label"] == "real")
     assert all(row["dynamics_error_median"] > 1e-6 for row in rows if row["label"] != "real")

@@ -177,7 +177,7 @@ def measured(
     analyst: Analyst, windows: Trajectory, policy: Policy, target: str, generator: str, coef: float | None = None
 ) -> WindowRow:
     """The row of one source of windows under one target."""
-    label = f"{generator} x {coef:g}" if generator == "pgd" else generator
+    label = f"{generator} x {coef:g}" if coef else generator
     return {
         "target": target, "generator": generator, "guidance_coef": coef, "label": label, **analyst.row(windows, policy)
     }  # fmt: skip

@@ -20,7 +20,7 @@ from torch import Tensor
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.config.build import build
-from pgd_lightning.data.outputs import require_own
+from pgd_lightning.data.outputs import expanded, make_folder, require_own
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import log_likelihood, persistence_error, step_errors
@@ -58,9 +58,10 @@ class Measured:
 def main(config: DictConfig, overrides: list[str]) -> None:
     """Train the prior if it is not trained yet, sample, draw, and say what can be seen."""
     torch.set_num_threads(config.demo.threads)
-    folder = Path(config.out).expanduser()
+    folder = expanded(config.out)
     require_own(folder, FILES, "demo.json", lambda content: "demo" in content, config.overwrite)
     maze, policy = target(build(config.env), config)
+    make_folder(folder)
     say("demo 1/3: recording a ball that a controller steers from one random goal of the maze to the next")
     dataset = open_dataset(config)
     say("demo 2/3: training a diffusion model on windows of the recording; the target policy takes no part")
@@ -73,7 +74,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     windows[POLICY] = rolled_out(policy, simulator, windows[GUIDED], maze, config.seed)
     found = {kind: measured(policy, part, simulator, dataset, config) for kind, part in windows.items()}
     still = persistence_error(windows[DATA], dataset.obs_std)
-    folder.mkdir(parents=True, exist_ok=True)
     draw(windows, found, policy, maze, config, folder)
     write(found, still, dataset, config, folder)
 

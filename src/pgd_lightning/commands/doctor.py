@@ -195,18 +195,21 @@ def data(config: DictConfig) -> Iterator[Finding]:
     """Whether the recording is here already; compute nodes often cannot download."""
     env: EnvSpec = build(config.env)
     source = config.data.source
-    if source == sources.PACKAGE or source.startswith(sources.MINARI):
-        yield Finding("data", "ok", f"{source} (looked at when the job starts)")
-    elif source not in ("auto", "d4rl", "local"):
-        path = expanded(source)
-        fix = "" if path.is_file() else "check data.source="
-        yield Finding("data", "error" if fix else "ok", f"{path}{' is not a file' if fix else ''}", fix)
-    else:
+    if source in ("auto", "d4rl", "local"):
         yield _published(config, env)
+        return
+    try:
+        sources.require(source, config.data.download)
+        yield Finding("data", "ok", f"{source} (looked at when the job starts)")
+    except UserError as error:
+        what, _, fix = str(error).partition(": ")
+        yield Finding("data", "error", what, fix)
 
 
 def _published(config: DictConfig, env: EnvSpec) -> Finding:
     folder = expanded(config.data.dir)
+    if config.data.source == "local" and env.registered:
+        return Finding("data", "ok", f"random actions in {env.name} are recorded when the job starts")
     if env.file is None:
         return Finding("data", "error", f"no recording is named for {env.name}", "data.source=… names it")
     name = Path(env.file.path).name

@@ -8,9 +8,8 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.data.outputs import expanded, make_folder, require_new
 from pgd_lightning.environment import EnvSpec
-from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed
@@ -41,9 +40,6 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     path = run.folder / f"evaluation-{config.seed}-{config.episodes}.json"
     if config.out is not None:
         path = expanded(config.out)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot write {path}: {error.strerror}. Choose a folder you may write to.") from error
+        make_folder(path.parent, path)
     write_atomic(path, json.dumps(result.ledger(env, settings.updates, "final"), indent=1))
     say(f"every episode: {path}")

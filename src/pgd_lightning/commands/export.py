@@ -14,7 +14,7 @@ from pgd_lightning.agents.onnx_policy import BATCH, INPUT, OUTPUT, onnx_policy
 from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.data.outputs import expanded, require_new
+from pgd_lightning.data.outputs import expanded, make_folder, require_new
 from pgd_lightning.environment import ActionBox, EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.actors import GaussianActor
@@ -42,10 +42,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     model = onnx_policy(module, config.seed, env.box)
     described = contract(module, run, settings, env, config.seed)
     described["file"] = {"name": out.name, "sha256": sha256(model).hexdigest()}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write {out}: {error.strerror}. Choose a folder you may write to.") from error
+    make_folder(out.parent, out)
     write_atomic(out, model)
     write_atomic(beside, json.dumps(described, indent=1))
     say(f"written: {out} and {beside}, learner {config.seed} of {run.record['method']}")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from pgd_lightning.commands.train import conditions
 from pgd_lightning.config.compose import combinations, compose_config
+from pgd_lightning.data.outputs import make_folder
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
@@ -60,8 +61,7 @@ def all_points(overrides: list[str]) -> list[Point]:
 def sweep_folder(config: DictConfig, points: list[Point]) -> Path:
     """Where the sweep is written down (``sweep.json``); its name comes from what it trains, however that is spelled."""
     agents = [[asdict(agent) for agent in point.agents] for point in points]
-    folder = Path(config.runs_dir) / "sweep" / digest(agents)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(config.runs_dir) / "sweep" / digest(agents))
     written = {"points": [point.overrides for point in points], "labels": [point.label for point in points]}
     write_atomic(folder / "sweep.json", json.dumps(written | {"agents": agents}, indent=2))
     return folder

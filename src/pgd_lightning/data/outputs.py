@@ -16,6 +16,16 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def make_folder(folder: Path, output: Path | None = None) -> Path:
+    """``folder``, made if it is new. Raises UserError, which names the ``output`` that goes there, if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = output or folder
+        raise UserError(f"Cannot write {what}: {error.strerror}. Choose a folder you may write to.") from error
+    return folder
+
+
 def require_new(path: Path, overwrite: bool, source: Path | None = None) -> None:
     """Raises UserError if ``path`` exists and ``overwrite`` is not set, or if it is the ``source`` that is read."""
     if not path.exists():

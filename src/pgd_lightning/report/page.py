@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pgd_lightning.data.outputs import require_own
+from pgd_lightning.data.outputs import expanded, make_folder, require_own
 from pgd_lightning.report.comparison import find_entries, mixable, tables
 from pgd_lightning.report.drawing import standalone
 from pgd_lightning.report.page_contents import Contents, SelectionSettings, contents
@@ -35,9 +35,9 @@ def write(
     """
     entries, refused = mixable(find_entries(runs, where))
     found = tables(entries)
-    folder = Path(out).expanduser() if out else default_folder(runs)
+    folder = expanded(out) if out else default_folder(runs)
     require_own(folder, PAGE, "report.json", lambda content: "tables" in content, overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = contents(runs, entries, found, resamples, selection)
     content["unfinished"] += [{"state": "refused", "what": what, "reason": why} for what, why in refused.items()]
     pictures = drawings(found, content, resamples)

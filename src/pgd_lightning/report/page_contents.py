@@ -144,6 +144,9 @@ def aggregates(agent: str, found: Tables, resamples: int) -> list[dict[str, Any]
     except UserError as error:
         return [{"agent": agent, "datasets": shared, "refused": str(error), "rows": []}]
     scores = {m.label: matrix([next(r for r in mine[d] if r.method == m) for d in shared]) for m in methods}
+    if any(not len(values) for values in scores.values()):
+        why = f"No seed of a method ran on all of {', '.join(shared)}: train with the same seed= and seeds= on each."
+        return [{"agent": agent, "datasets": shared, "refused": why, "rows": []}]
     bootstrap = partial(aggregate, resamples=resamples, seed=SEED)
     base = NAMES["none"]
     rows = [
@@ -172,7 +175,9 @@ def selections(found: Tables, resamples: int, settings: SelectionSettings) -> li
     """Budgeted selection among all policies of a dataset, where there are at least two."""
     made = []
     for dataset, pairs in grouped(found.items(), lambda item: item[0][0]).items():
-        policies = np.concatenate([row.scores.score for _, rows in pairs for row in rows])
+        found_scores = [row.scores.score for _, rows in pairs for row in rows]
+        episodes = min(scores.shape[1] for scores in found_scores)  # which every policy has
+        policies = np.concatenate([scores[:, :episodes] for scores in found_scores])
         if len(policies) < 2 or pairs[0][1][0].measure != "score":
             continue
         curve = budgeted_selection(

@@ -68,7 +68,7 @@ def drawings(found: Tables, content: Contents, resamples: int) -> dict[str, str]
             {part["dataset"]: (part["mean"], part["low"], part["high"]) for part in content["selections"]}
         )
     for number, analysis in enumerate(content["analyses"]):
-        measured = [row for row in analysis["rows"] if row["windows"] and row["dynamics_error_median"] is not None]
+        measured = [row for row in analysis["rows"] if row.get("dynamics_error_median") is not None]
         for target, windows in grouped(measured, lambda row: row["target"]).items():
             plane, by_row = fidelity_panels(windows)
             made |= {figure_name("plane", number, target): plane, figure_name("by-row", number, target): by_row}

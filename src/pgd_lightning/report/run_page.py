@@ -108,8 +108,8 @@ def write_short(run: Run, title: str, said: str, table: str, drawn: Mapping[str,
 def window_panels(windows: Measured, shown: Sequence[tuple[str, int, str]]) -> dict[str, str]:
     """``name -> SVG`` of ``windows`` and of their ``shown`` channels, drawn by the first call."""
     if not windows.panels:
-        measured = [row for row in windows.rows if row["windows"]]
-        if not windows.unresettable:
+        measured = [row for row in windows.rows if row.get("dynamics_error_median") is not None]
+        if measured and not windows.unresettable:
             windows.panels["plane"], windows.panels["by_row"] = fidelity_panels(measured)
         for channel in shown:
             windows.panels[channel[2]] = inline(channel_figure(windows.drawn, windows.replayed, channel))
