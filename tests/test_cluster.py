@@ -127,6 +127,29 @@ def test_what_is_in_the_queue_is_shown_with_slurms_reason(monkeypatch):
     assert slurm.queued("pgd-x") == {0: "job 1_0, PENDING (PartitionTimeLimit)", 3: "job 1_3, RUNNING n1"}
 
 
+def test_nothing_is_submitted_while_the_queue_cannot_be_read(monkeypatch):
+    asked = []
+
+    def refuses(command, **kwargs):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "slurm_load_jobs error: Unable to contact controller\n")
+
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", refuses)
+    with pytest.raises(UserError, match="cannot be read .slurm_load_jobs error: Unable to contact controller., so"):
+        slurm.queued("pgd-x")
+    assert "--me" in asked[0], "the jobs of others"
+
+
+def test_the_same_sweep_in_another_folder_is_another_job(monkeypatch, tmp_path):
+    names = []
+    monkeypatch.setattr(slurm, "queued", lambda name: (names.append(name), {})[1])
+    for folder in ("one", "two", "one"):
+        settings = ["env=maze2d-umaze", "compare=[]", "launcher.submit=false", f"runs_dir={tmp_path}/{folder}"]
+        assert pgd(monkeypatch, ["slurm", *settings]) == 0
+    assert names[0] == names[2] != names[1]
+
+
 # --- the doctor ---
 
 

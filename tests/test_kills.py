@@ -67,6 +67,19 @@ def test_second_process_in_one_run_refuses(tmp_path):
     assert re.search(r"Another process \(process \d+ on .*\) is working in", (tmp_path / "said").read_text())
 
 
+def test_what_two_processes_note_of_a_run_is_all_kept(tmp_path):
+    run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0)
+    writers = [forked(notes, run.folder, first) for first in (0, 1)]
+    for writer in writers:
+        writer.join(60)
+    assert run.record["settings"] == sorted(f"{number:03d}" for number in range(100))
+
+
+def notes(folder, first):
+    for number in range(first, 100, 2):
+        Run(folder).note("settings", f"{number:03d}")
+
+
 def begin(folder, said):
     try:
         with Run(folder).started("", {}):

@@ -47,10 +47,10 @@ def run_of_agent(config: DictConfig, dataset: Dataset, find: Callable[..., Run])
 def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     """The run of this config and its agent, with the weights of the newest checkpoint if it is finished."""
     run, file = run_of_agent(config, dataset, Run.at), dataset.file
-    settings = sorted({*run.record.get("settings", []), identity.asked(config)})
+    run.note("settings", identity.asked(config))
     run.update(
         comparison=identity.digest(identity.condition_free(config, file)), agent=config.agent.name,
-        generator=config.generator.name, settings=settings, learners=learner_seeds(config.seed, range(config.seeds)),
+        generator=config.generator.name, learners=learner_seeds(config.seed, range(config.seeds)),
         recording=str(dataset.path.absolute()) if dataset.path else None,
     )  # fmt: skip
     module = build_agent(config if run.finished else share_of(config), dataset)

@@ -26,6 +26,7 @@ from pgd_lightning.commands.sweep import all_points, sweep_folder
 from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.identity import digest
 from pgd_lightning.runs.points import Point
 from pgd_lightning.runs.provenance import SNAPSHOT, code_version
 
@@ -65,7 +66,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         )
     points = all_points(with_scale(config, overrides))
     folder = sweep_folder(config, points).absolute()
-    name = f"pgd-{folder.name}"
+    name = f"pgd-{digest(str(folder))}"
     waiting = queued(name)
     missing = [point for point in points if point.number not in waiting and not point.finished]
     say(f"slurm: {len(points)} points, {len(waiting)} in the queue, {len(missing)} to submit, in {folder}")
@@ -105,10 +106,16 @@ def seconds(time: str | int) -> int:
 
 
 def queued(name: str) -> dict[int, str]:
-    """The tasks of jobs called ``name`` that wait or run: their job, state and SLURM's reason."""
+    """The tasks of this user's jobs called ``name`` that wait or run: their job, state and SLURM's reason.
+
+    Raises UserError where SLURM does not answer: what it holds would be submitted twice.
+    """
     if shutil.which("squeue") is None:
         return {}
-    asked = subprocess.run(["squeue", "-h", "-r", "-n", name, "-o", "%K job %i, %T %R"], capture_output=True, text=True)
+    command = ["squeue", "--me", "-h", "-r", "-n", name, "-o", "%K job %i, %T %R"]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    if asked.returncode:
+        raise UserError(f"The queue cannot be read ({asked.stderr.strip()}), so nothing is submitted: try again later.")
     lines = (line.partition(" ") for line in asked.stdout.splitlines())
     return {int(task): state for task, _, state in lines if task.isdigit()}
 

@@ -65,6 +65,11 @@ class Run(RunFolder):
         with self._changing():
             self._write(**entries)
 
+    def note(self, name: str, entry: str) -> None:
+        """Add ``entry`` to the list ``name`` of run.json, whatever other commands add meanwhile."""
+        with self._changing():
+            self._write(**{name: sorted({*self.record.get(name, []), entry})})
+
     def _write(self, **entries: Any) -> None:
         if ranks.rank() == 0:
             write_atomic(self.folder / "run.json", json.dumps(self.record | entries, indent=2, default=str))
