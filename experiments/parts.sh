@@ -2,9 +2,12 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ ! -d .venv ] || PATH=$PWD/.venv/bin:$PATH
 
+# The learning rate that the prior of scale=laptop had until November 2026
+SLOWER="prior.learning_rate=2e-3"
+
 # The prior, the sampler and the guidance that scale=laptop had when most of the numbers were made
 EARLIER="scale=laptop network=temporal_unet sampler=dpmpp_2m prior.steps=10000 prior.muon=false prior.ema_ramp=null"
-EARLIER="$EARLIER guidance=literal guidance.coef=0.5"
+EARLIER="$EARLIER $SLOWER guidance=literal guidance.coef=0.5"
 
 newest() { # of several files or folders
   ls -td "$@" | head -n 1

@@ -38,14 +38,15 @@ sampler() {
 length() {
   local env
   for env in hopper-medium halfcheetah-medium walker2d-medium; do
-    python experiments/fidelity/length.py $OUT/length.jsonl $env data.source=local prior.steps=1200 ensemble.steps=12000
+    python experiments/fidelity/length.py $OUT/length.jsonl $env data.source=local prior.steps=1200 ensemble.steps=12000 \
+      $SLOWER
   done
   python experiments/fidelity/length.py $OUT/length.jsonl
 }
 
 strength() { # the defaults of now
   local env agent runs=$OUT/strength policies=() settings
-  settings="scale=laptop prior.steps=2000 runs_dir=$runs"
+  settings="scale=laptop prior.steps=2000 $SLOWER runs_dir=$runs"
   for env in hopper-medium maze2d-umaze; do
     pgd collect env=$env out=$OUT/$env.hdf5
     pgd prior env=$env data.source=$OUT/$env.hdf5 $settings

@@ -14,9 +14,9 @@ td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
 
 now() { pgd train env=hopper-medium data.source=local scale=laptop; }
-literal() { pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5; }
+literal() { pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5 $SLOWER; }
 literal_6000() {
-  pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5 prior.steps=6000
+  pgd train env=hopper-medium data.source=local scale=laptop guidance=literal guidance.coef=0.5 prior.steps=6000 $SLOWER
 }
 
 substitute() {
@@ -28,7 +28,7 @@ smaller() {
 }
 
 HALFCHEETAH="env=halfcheetah-random physics=d4rl data.source=local data.local_steps=1000000 agent=td3_bc scale=laptop seeds=3
-  updates=40000 learning.rate=3e-4 prior.steps=6000 synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
+  updates=40000 learning.rate=3e-4 prior.steps=6000 $SLOWER synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
 halfcheetah() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
 }
