@@ -22,6 +22,7 @@ from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed, learner_seeds
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.folder import LEDGER
 from pgd_lightning.runs.names import agent_name, label
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.evaluation import Evaluation
@@ -87,7 +88,7 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         say(f"{label}: training {config.seeds} seeds for {config.updates:,} updates, in {run.folder}")
         fit_agent(run, config, dataset, module, generator, behaviour)
         rows = final_episodes(config, dataset, module)
-        run.append("ledger.jsonl", rows)
+        run.append(LEDGER, rows)
         run.update(state="finished", **mean_outcome(rows, dataset.env))
         if ranks.rank() == 0 and rows:
             say(f"{label}: {dataset.env.measure} {seed_interval(scores_of(rows, 'final'))}")
@@ -114,14 +115,14 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
         module = build_agent(config, dataset)
         load_agent(module, run)
         more = rollout(env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there)
-        run.append("ledger.jsonl", more.ledger(env, config.updates, "final"))
+        run.append(LEDGER, more.ledger(env, config.updates, "final"))
         rows = final_rows(run, dataset)
     run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
 
 
 def final_rows(run: Run, dataset: Dataset) -> list[EpisodeRow]:
     """The episodes of the last checkpoint."""
-    return [row for row in episodes(run.rows("ledger.jsonl"), dataset.env) if row["purpose"] == "final"]
+    return [row for row in episodes(run.rows(LEDGER), dataset.env) if row["purpose"] == "final"]
 
 
 def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[EpisodeRow]:
@@ -198,7 +199,7 @@ def fit_agent(
         )
     evaluation = Evaluation(
         dataset.env, config.evaluation.every, config.evaluation.episodes, seeds,
-        derive_seed(config.seed, "monitor"), lambda rows: run.append("ledger.jsonl", of_all_ranks(rows, config)),
+        derive_seed(config.seed, "monitor"), lambda rows: run.append(LEDGER, of_all_ranks(rows, config)),
         episodes_here(config),
     )  # fmt: skip
     fit(

@@ -28,6 +28,7 @@ from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.checkpoints import newest_checkpoint
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.folder import LEDGER
 from pgd_lightning.runs.provenance import command_line
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
@@ -58,7 +59,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
         data = data_module(config, env, module)
         train(run, config, env, module, data, mirror)
         rows = final_episodes(config, env, module)
-        run.append("ledger.jsonl", rows)
+        run.append(LEDGER, rows)
         paths = report(run, config, env, module, data)
         run.update(state="finished", **mean_outcome(rows, env))
     mirror_figures(mirror, run, paths)
@@ -129,7 +130,7 @@ def train(
     turn = config.online.turn
 
     def record(rows: list[EpisodeRow]) -> None:
-        run.append("ledger.jsonl", [{**row, "step": row["step"] * turn} for row in rows])
+        run.append(LEDGER, [{**row, "step": row["step"] * turn} for row in rows])
 
     monitor = derive_seed(config.seed, "monitor")
     if newest_checkpoint(run.checkpoints) is None:
@@ -156,7 +157,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     """Table, learning curve, and the distribution of imagined actions under the last policy."""
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    rows = episodes(run.rows("ledger.jsonl"), env)
+    rows = episodes(run.rows(LEDGER), env)
     physics = make(env.task, env.physics).physics
     title = f"PolyGRAD, {config.online.learner.name}, {env.task}, seed {config.seed}, {physics}"
     final = figures.scores_of(rows, "final")

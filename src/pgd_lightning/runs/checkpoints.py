@@ -60,7 +60,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def last_checkpoint(run: RunFolder) -> Path:
     """What the finished ``run`` ended with. Raises UserError where that is damaged: one before it is not its result."""
     path, total = newest_checkpoint(run.checkpoints), run.heartbeat.get("total")
-    ended = max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else _checkpoint(run, total)
+    ended = (
+        max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else checkpoint_at(run.checkpoints, total)
+    )
     if path is None or path != ended:
         raise UserError(
             f"The last checkpoint of the finished {run.folder} is missing or damaged: restore it from a copy, or "
@@ -69,5 +71,6 @@ def last_checkpoint(run: RunFolder) -> Path:
     return path
 
 
-def _checkpoint(run: RunFolder, step: int) -> Path:
-    return run.checkpoints / f"step={step:09d}.ckpt"
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of this step lies: names sort by step."""
+    return folder / f"step={step:09d}.ckpt"

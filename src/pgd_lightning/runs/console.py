@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pgd_lightning.errors import Stopped
+from pgd_lightning.runs.process import SIGNALS
 
 LINE_EVERY = 20.0  # seconds
 
@@ -86,7 +87,6 @@ def progress_bar() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 received: list[int] = []  # signals of this command, the first that counts
 
 

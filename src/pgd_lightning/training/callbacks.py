@@ -11,7 +11,9 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import Progress
 
 from pgd_lightning.errors import Stopped
-from pgd_lightning.runs.console import LINE_EVERY, SIGNALS, duration, progress_bar, received, say, stop
+from pgd_lightning.runs.checkpoints import checkpoint_at
+from pgd_lightning.runs.console import LINE_EVERY, duration, progress_bar, received, say, stop
+from pgd_lightning.runs.process import SIGNALS
 
 NAMES = {"eval/return": "evaluation return", "eval/score": "evaluation score", "train/value": "mean value"}
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
@@ -132,7 +134,7 @@ class StopOnSignal(Callback):
     ) -> None:
         if not self._asked(trainer):
             return
-        trainer.save_checkpoint(self.checkpoints / f"step={trainer.global_step:09d}.ckpt")
+        trainer.save_checkpoint(checkpoint_at(self.checkpoints, trainer.global_step))
         number = received[0] if received else None
         name = signal.Signals(number).name if number else "a signal to another rank"
         raise Stopped(

@@ -17,7 +17,7 @@ from pgd_lightning.agents.agent import Agent
 from pgd_lightning.errors import UserError
 from pgd_lightning.networks.compiling import compile_networks
 from pgd_lightning.runs import ranks
-from pgd_lightning.runs.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from pgd_lightning.runs.checkpoints import AtomicCheckpointIO, checkpoint_at, newest_checkpoint
 from pgd_lightning.runs.console import say, stop_if_asked
 from pgd_lightning.runs.run import LOOK_EVERY, Run
 from pgd_lightning.training.callbacks import Heartbeat, ProgressReport, StopOnSignal
@@ -71,7 +71,7 @@ def fit(
     Raises UserError where the checkpoint is of a module of another shape.
     """
     if spread == ALONE and ranks.rank() > 0:
-        _take_from_first(module, run.checkpoints / f"step={steps:09d}.ckpt")
+        _take_from_first(module, checkpoint_at(run.checkpoints, steps))
         return
     compile_networks(module, trainer_settings.compile)
     if isinstance(module, Agent):
@@ -114,7 +114,7 @@ def fit(
         for log in logs:
             if isinstance(log, Mirror):
                 log.close()
-    trainer.save_checkpoint(run.checkpoints / f"step={trainer.max_steps:09d}.ckpt")
+    trainer.save_checkpoint(checkpoint_at(run.checkpoints, trainer.max_steps))
     stop_if_asked()  # in its last step
 
 
