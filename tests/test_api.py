@@ -1,5 +1,8 @@
 """The package from Python: it finds what commands made, gives their numbers, and takes anyone's data and policy."""
 
+import json
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -70,6 +73,28 @@ def test_a_run_folder_and_a_trained_agent_are_the_same_policy(data, prior, copie
     assert torch.equal(by_agent.obs, by_folder.obs)
     assert pgd.evaluate(trained.folder, data, episodes=2).returns.shape == (trained.scores.shape[0], 2)
     assert pgd.fidelity(by_agent, data, trained.policy, steps=100).windows == 8 * trained.scores.shape[0]
+
+
+def test_scores_are_of_the_episodes_that_were_asked_for(data, copied):
+    """As on the run's page: another command may have measured more."""
+    run = run_of(copied, "pgd")
+    asked = [row for row in run.rows("ledger.jsonl") if row["purpose"] == "final"]
+    run.append("ledger.jsonl", [{**row, "index": row["index"] + 2, "return": 1e6} for row in asked])
+    trained = pgd.train_agent(data)
+    assert trained.scores.tolist() == [[row["score"] for row in asked if row["seed"] == seed] for seed in (0, 1)]
+    summary = json.loads((run.folder / "report" / "summary.json").read_text())
+    assert trained.scores.mean() == pytest.approx(summary["scores"]["pgd"]["mean"])
+
+
+def test_an_agent_of_another_environment_is_refused(data, copied):
+    def of(**facts):
+        return replace(data, dataset=replace(data.dataset, env=replace(data.env, **facts)))
+
+    folder = run_of(copied, "pgd").folder
+    assert pgd.evaluate(folder, of(name="another recording there"), episodes=1).returns.shape == (2, 1)
+    for facts in ({"task": "hopper"}, {"obs_dim": 5}, {"action_low": [-2, -2], "action_high": [2, 2]}):
+        with pytest.raises(UserError, match=f"^The agent in {folder} was trained in maze2d-umaze .*, but the data are"):
+            pgd.evaluate(folder, of(**facts), episodes=1)
 
 
 def test_arrays_are_a_recording(recording, copied):

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "pgd_lightning"
 CONF = ROOT / "conf"
 
 FLOORS = [  # from the ground up: a room may import of this package what lies below its floor
-    {"trajectory", "environment", "errors", "randomness", "channels"},
+    {"trajectory", "environment", "errors", "randomness", "channels", "locks"},
     {"diffusion", "networks", "data", "simulators", "runs"},
     {"agents", "generators", "evaluation", "config"},
     {"training", "imagination"},

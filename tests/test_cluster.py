@@ -16,6 +16,7 @@ from helpers.processes import UNDRAWING
 from pgd_lightning.commands import doctor, slurm, sweep
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
+from pgd_lightning.runs.points import AgentOfPoint, Point
 from pgd_lightning.runs.run import Run
 
 # --- the file that sbatch gets ---
@@ -281,6 +282,54 @@ def test_ls_tells_the_states_apart(tmp_path, monkeypatch, capsys):
     assert "1 failed, 1 finished, 1 killed, 1 running, 1 stale" in said
     assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}", "state=stale"]) == 0
     assert "killed-" not in capsys.readouterr().out
+
+
+OUTCOMES = [
+    ({"score": 12.34}, "score 12.3"),
+    ({"success": 75.0}, "success rate 75.0 %"),
+    ({"return": -1234.56}, "return -1234.6"),
+    ({"return": 3.0, "success": 50.0}, "success rate 50.0 %"),  # measured again, otherwise
+    ({}, ""),
+]
+
+
+@pytest.mark.parametrize(("measured", "said"), OUTCOMES)
+def test_ls_and_sweep_name_what_was_measured(tmp_path, monkeypatch, capsys, measured, said):
+    run = Run.at(str(tmp_path), "agent", "some-env", "iql-none", {}, 0)
+    run.update(state="finished", settings=["these"], **measured)
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "  iql-none-" in line]
+    shown = " ".join(line.split()[1:-2])  # between the state and the age
+    sweep.summarise([Point(0, [], "seed=0", tmp_path, [AgentOfPoint("some-env", 0, "these")])])
+    summary = " ".join(capsys.readouterr().out.split())
+    assert (shown, summary) == (said, f"finished {said} seed=0".replace("  ", " "))
+
+
+def test_a_damaged_run_is_named_once_by_ls_and_sweep(tmp_path, monkeypatch, capsys):
+    """However often they look at it."""
+    broken, whole = (Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {"of": of}, 0) for of in "ab")
+    settings = ["sweep", "env=maze2d-umaze", "agent=iql,td3_bc", "compare=[]", f"runs_dir={tmp_path}"]
+    (broken.folder / "run.json").write_text("{")
+    monkeypatch.setattr(sweep, "train", lambda point: 1)
+    for arguments, code in ((settings, 1), (["ls", f"runs_dir={tmp_path}"], 0)):
+        assert pgd(monkeypatch, arguments) == code
+        said = capsys.readouterr()
+        assert said.out.count(f"{broken.folder / 'run.json'} is damaged") == 1
+    assert whole.folder.parent.name in said.out
+    assert said.out.endswith("2 missing, 1 new\n")
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"agents": []}', '{"points": [[]], "labels": [], "agents": [[]]}',
+                                  '{"points": [[]], "labels": [""], "agents": [[{}]]}'])  # fmt: skip
+def test_a_damaged_sweep_is_named_and_the_runs_are_listed(tmp_path, monkeypatch, capsys, text):
+    Run.at(str(tmp_path), "agent", "maze2d-umaze", "iql-none", {}, 0)
+    file = tmp_path / "sweep" / "0" / "sweep.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"warning: {file} is damaged (") == 1
+    assert said.endswith("1 new\n")
 
 
 # --- sweeps ---

@@ -305,8 +305,9 @@ class TestWithoutReferenceReturns:
         assert pgd(monkeypatch, ["report", "runs=runs"]) == 0
         assert "return [95 %]" in capsys.readouterr().out
         assert pgd(monkeypatch, ["report", f"run={run}"]) == 0
+        capsys.readouterr()
         assert pgd(monkeypatch, ["ls"]) == 0
-        assert "finished" in capsys.readouterr().out
+        assert f"  return {json.loads((run / 'run.json').read_text())['return']:.1f} " in capsys.readouterr().out
 
     def test_synthetic_data_are_in_the_environments_units(self, trained, monkeypatch):
         folder, run = trained

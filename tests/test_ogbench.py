@@ -341,8 +341,8 @@ class TestRecording:
         assert {row["score"] for row in rows} <= {0, 100}
         assert all(row["success"] == (row["score"] == 100) for row in rows)
         table = (run / "report" / "table.txt").read_text()
-        assert "success [95 % interval]" in table
-        assert "success is the share of episodes" in table
+        assert "success rate [95 % interval]" in table
+        assert "a success rate is the share of episodes" in table
         assert json.loads((run / "run.json").read_text())["success"] == np.mean(
             [r["score"] for r in rows if r["purpose"] == "final"]
         )
@@ -350,4 +350,6 @@ class TestRecording:
         assert pgd(monkeypatch, ["evaluate", f"run={run}", "episodes=1"]) == 0
         assert "success " in capsys.readouterr().out
         assert pgd(monkeypatch, ["report", "runs=runs"]) == 0
-        assert "success [95 %]" in capsys.readouterr().out
+        assert "success rate [95 %]" in capsys.readouterr().out
+        assert pgd(monkeypatch, ["ls"]) == 0
+        assert "  success rate " in capsys.readouterr().out

@@ -16,10 +16,10 @@ from pgd_lightning.commands import generate, report
 from pgd_lightning.commands.convert import main as convert
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.data import d4rl, minari, minari_writer
-from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import known
 from pgd_lightning.data.outputs import require_own
 from pgd_lightning.errors import UserError
+from pgd_lightning.locks import alone
 from pgd_lightning.report import page
 from pgd_lightning.simulators.substitutes import recipes
 
@@ -36,6 +36,11 @@ def recording(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "maze.hdf5"
     collect.record(ENV, path, 300, 0)
     return path
+
+
+def written(path: Path) -> tuple[int, int]:
+    """What changes if a file is written again, or another put in its place; the time of reading does as well."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
 
 
 class TestCollect:
@@ -59,12 +64,12 @@ class TestCollect:
         assert "recorded already" not in capsys.readouterr().out
 
     def test_a_recording_that_is_there_is_found_and_another_is_refused(self, recording):
-        before = recording.stat()
+        before = written(recording)
         assert not collect.record(ENV, recording, 300, 0)
         for steps, seed in ((400, 0), (300, 1)):
             with pytest.raises(UserError, match=f"holds 300 steps of maze2d-umaze with seed 0 and not {steps} steps"):
                 collect.record(ENV, recording, steps, seed)
-        assert recording.stat() == before
+        assert written(recording) == before
 
     def test_a_file_whose_name_says_otherwise_is_not_trained_on(self, recording, tmp_path):
         """As an older version left it: 300 steps under the name of 20,000."""
@@ -109,7 +114,7 @@ class TestTwoAtOnce:
             waits.set()
 
         monkeypatch.setattr(collect, "say", said)
-        monkeypatch.setattr("pgd_lightning.data.locks.LOOK_EVERY", 0.01)
+        monkeypatch.setattr("pgd_lightning.locks.LOOK_EVERY", 0.01)
         monkeypatch.setitem(collect.RECIPES, "maze2d-umaze", recipes.Recipe(2, 50, "slow", "maze2d-umaze", slow))
         path, made = tmp_path / "maze.hdf5", []
         (tmp_path / ".maze.hdf5.123.part").write_text("what a killed process left")
@@ -127,7 +132,7 @@ class TestTwoAtOnce:
 
     def test_the_lock_of_a_killed_process_is_free(self, tmp_path):
         code = (
-            "import sys, time; from pathlib import Path; from pgd_lightning.data.locks import alone\n"
+            "import sys, time; from pathlib import Path; from pgd_lightning.locks import alone\n"
             "with alone(Path(sys.argv[1]), lambda: None): print('held', flush=True); time.sleep(60)"
         )
         holder = subprocess.Popen(

@@ -1,47 +1,28 @@
 """The page over many runs: its numbers, what it refuses and names, and that it needs no network."""
 
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.finished_runs import make_run, measured_by
 from omegaconf import OmegaConf
 
 from pgd_lightning.__main__ import main
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.statistics import Interval
+from pgd_lightning.report.run_report import siblings
+from pgd_lightning.runs.console import stopping_on_signals
+from pgd_lightning.runs.folder import STALE_AFTER
 from pgd_lightning.runs.run import Run
-
-ENV = compose_config("train", ["env.ref_min_score=0", "env.ref_max_score=100"]).env  # a return is its own score
-SETTINGS = {"env": ENV, "seeds": 5, "updates": 5000, "evaluation": {"final_episodes": 2}}
-
-
-def make_run(root: Path, env: str, generator: str, scores: np.ndarray, label="a <stand-in>", **changes) -> Run:
-    """A finished agent run whose seeds scored ``scores [S]``, two episodes each."""
-    identity = {"agent": {"name": "iql"}, "generator": generator, "updates": 5000, **changes.pop("identity", {})}
-    run = Run.at(str(root), "agent", env, f"iql-{generator}", identity, changes.pop("seed", 0))
-    start = {"command": "pgd train", "machine": "x86_64, 2 cores", "code": "0.1.0", "time": "2026-11-21T00:00:00+0000"}
-    run.update(
-        state="finished", agent="iql", generator=generator, starts=[start],
-        provenance={"label": label, "kind": "local recipe"}, **changes,
-    )  # fmt: skip
-    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(SETTINGS)))
-    run.append(
-        "ledger.jsonl",
-        [
-            {"purpose": purpose, "step": step, "seed": seed, "index": i, "return": s + i, "score": s + i,
-             "length": 5, "simulator": "mujoco 3.4.0, Hopper-v5"}
-            for purpose, step in (("monitor", 2500), ("monitor", 5000), ("final", 5000))
-            for seed, s in enumerate(scores)
-            for i in range(2)
-        ],
-    )  # fmt: skip
-    return run
 
 
 @pytest.fixture
@@ -140,6 +121,98 @@ def test_what_did_not_end_is_named(runs, monkeypatch):
     assert len(content["runs"]) == 6
 
 
+def without(name: str):
+    """Damage to a run: its run.json or config.yaml is no longer there, or lacks a part."""
+
+    def damage(run):
+        file, _, part = name.partition(":")
+        path = run.folder / file
+        if not part:
+            path.unlink()
+        elif file == "run.json":
+            path.write_text(json.dumps({key: value for key, value in run.record.items() if key != part}))
+        else:
+            OmegaConf.save({key: value for key, value in OmegaConf.load(path).items() if key != part}, path)
+
+    return damage
+
+
+DAMAGES = {
+    "run.json": lambda run: (run.folder / "run.json").write_text("{"),
+    "run.json, a folder": lambda run: (without("run.json")(run), (run.folder / "run.json").mkdir()),
+    "run.json:starts": without("run.json:starts"),
+    "run.json:provenance": without("run.json:provenance"),
+    "config.yaml": without("config.yaml"),
+    "config.yaml:env": without("config.yaml:env"),
+    "config.yaml:updates": without("config.yaml:updates"),
+    "ledger.jsonl": without("ledger.jsonl"),
+}
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_named_once_and_the_others_are_reported(runs, monkeypatch, capsys, damage):
+    run = make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=7, score=0.5)
+    sweep = runs / "sweep" / "0"
+    sweep.mkdir(parents=True)
+    agents = [[{"env": "hopper-medium", "seed": 7, "settings": str(number)}] for number in range(2)]
+    points = {"points": [["seed=7"]] * 2, "labels": ["a", "b"], "agents": agents}  # two more that look at the run
+    (sweep / "sweep.json").write_text(json.dumps(points))
+    DAMAGES[damage](run)
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert said.startswith(f"warning: {run.folder / damage.split(':')[0].split(',')[0]} is damaged (")
+    assert said.endswith("It is left out.")
+    assert len(json.loads((runs / "report" / "report.json").read_text())["runs"]) == 6
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_sibling_is_named_and_the_others_stand_beside_the_run(tmp_path, capsys, damage):
+    all_equal = {"comparison": "0", "score": 0.5}
+    first, _, other = (
+        make_run(tmp_path, "hopper-medium", g, np.zeros(5), **all_equal) for g in ("pgd", "none", "pets")
+    )
+    assert [run.record["generator"] for run in siblings(first)] == ["pgd", "none", "pets"]
+    DAMAGES[damage](other)
+    with stopping_on_signals():  # as a command
+        found = [run.record["generator"] for run in siblings(first)]
+    # A page of a run reads the settings of that run alone.
+    spared = damage.startswith("config.yaml")
+    assert found == (["pgd", "none", "pets"] if spared else ["pgd", "none"])
+    assert capsys.readouterr().out.count("It is left out.") == (not spared)
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+@pytest.mark.parametrize("text", [None, "["])
+def test_a_damaged_analysis_is_named_and_left_out(runs, monkeypatch, capsys, text):
+    for seed, rows in enumerate(["[]", text]):
+        run = Run.at(str(runs), "analysis", "hopper-medium", "fidelity-iql", {}, seed)
+        run.update(state="finished", provenance={"label": "some data"})
+        if rows:
+            (run.folder / "analysis.json").write_text(rows)
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    assert capsys.readouterr().out.count(f"{run.folder / 'analysis.json'} is damaged") == 1
+    (kept,) = json.loads((runs / "report" / "report.json").read_text())["analyses"]
+    assert kept["folder"] == str(run.folder.with_name("0"))
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_a_run_whose_process_is_gone_is_not_called_running(runs, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    pids = {"running": os.getpid(), "killed": gone.pid}
+    for seed, pid in enumerate(pids.values(), 7):
+        run = make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=seed)
+        run.update(state="running")
+        beat = {"host": platform.node(), "pid": pid, "time": time.time()}
+        (run.folder / "heartbeat.json").write_text(json.dumps(beat))
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    content = json.loads((runs / "report" / "report.json").read_text())
+    assert [part["state"] for part in content["unfinished"]] == list(pids)
+    assert compose_config("ls", []).stale_after == STALE_AFTER, "pgd ls would call other runs stale"
+
+
 @pytest.mark.usefixtures("drawn_by_nobody")
 def test_unlike_runs_are_refused_and_all_others_reported(runs, monkeypatch, capsys):
     make_run(runs, "hopper-medium", "pets", np.zeros(5), label="the official file")
@@ -198,6 +271,50 @@ def test_settings_that_differ_make_methods(runs, monkeypatch):
     assert pgd(monkeypatch, f"runs={runs}") == 0
     content = json.loads((runs / "report" / "report.json").read_text())
     assert "real + policy-guided · coef=2.0" in [row["method"] for row in content["tables"][0]["rows"]]
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+@pytest.mark.parametrize(
+    ("facts", "name", "head", "full", "meaning"),
+    [
+        ({}, "score", "Scores", "Normalised score [%]", "scores 0 and 100 are returns of 0 and 100"),
+        ({"success": True}, "success rate", "Success rates", "Success rate [%]", "a success rate is the share of"),
+        ({"ref_min_score": None}, "return", "Returns", "Return", "returns are not normalised"),
+    ],
+)
+def test_the_page_names_what_it_shows(tmp_path, monkeypatch, capsys, facts, name, head, full, meaning):
+    for generator in ("none", "pgd"):
+        run = make_run(tmp_path, "some-env", generator, np.arange(5.0))
+        measured_by(run, **facts).update(provenance={"label": "some data", "kind": "own environment"})
+    assert pgd(monkeypatch, f"runs={tmp_path}") == 0
+    assert f"{name} [95 %]" in capsys.readouterr().out
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert f"<h2>{head}</h2>" in page
+    assert f"{full} of the last checkpoint" in page
+    assert f"<th>{name}</th>" in page
+    assert meaning in page
+    (curve,) = (tmp_path / "report").glob("learning-*.svg")
+    assert full.lower() in curve.read_text().lower()
+    said = re.sub(r"env\.ref_\w+", "", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).lower()
+    assert {word for word in ("score", "success") if word in said} == {name.split()[0]} - {"return"}
+    (table,) = json.loads((tmp_path / "report" / "report.json").read_text())["tables"]
+    assert table["rows"][0]["score"]["mean"] == pytest.approx(50 if facts.get("success") else 2.5)
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_a_page_of_several_measures_names_each(runs, monkeypatch):
+    measured_by(make_run(runs, "some-maze", "none", np.zeros(5)), success=True)
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    page = (runs / "report" / "index.html").read_text()
+    assert "<h2>Scores, success rates</h2>" in page
+    assert "Normalised score [%] or success rate [%] of the last checkpoint" in page
+
+
+@pytest.mark.usefixtures("drawn_by_nobody")
+def test_runs_measured_otherwise_are_refused(runs, monkeypatch, capsys):
+    measured_by(make_run(runs, "hopper-medium", "pgd", np.zeros(5), seed=3), success=True)
+    assert pgd(monkeypatch, f"runs={runs}") == 0
+    assert "two kinds of measure, 'score'" in capsys.readouterr().out
 
 
 def test_nothing_to_report(tmp_path, monkeypatch, capsys):

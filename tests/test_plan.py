@@ -31,6 +31,7 @@ def test_the_plan_has_every_training_in_its_order(recording, tmp_path):
     ]  # fmt: skip
     assert [stage.steps for stage in planned] == [20, 60, 60, 60, 60]
     assert all(stage.done == 0 and stage.seconds > 0 for stage in planned)
+    assert plan.text(planned, "there").startswith("plan: 5 training runs, about ")
     assert not list(tmp_path.glob("*/*/*"))  # nothing is made by looking
 
 
@@ -38,7 +39,9 @@ def test_the_plan_says_how_much_is_left(recording, copied):
     planned = stages_of(recording, copied, "compare=[none,unguided,pets]", "ensemble.steps=20")
     assert [stage.finished for stage in planned] == [True, True, True, True, True, False, False]
     text = plan.text(planned, "there")
-    assert text.startswith("plan: 7 training runs, about ") and text.count("trained already") == 5
+    assert text.startswith("plan: 7 training runs, at least ") and text.count("trained already") == 5
+    assert [stage.at_least for stage in planned] == [False] * 6 + [True]  # of real + PETS, of which nothing is sampled
+    assert text.endswith("; sampling is not timed")
     assert "results will be in there" in text
     run_of(copied, "pgd").update(state="stopped")
     (stage,) = [stage for stage in stages_of(recording, copied) if stage.title.endswith("guided")][:1]
@@ -97,6 +100,19 @@ def test_times_that_others_disturbed_are_not_told(monkeypatch, others, timed):
     (stage,) = plan.planned([], None, None)
     assert stage.seconds == (4.0 if timed else None)
     assert ("about 4 s" in plan.text([stage], "there")) == timed
+
+
+@pytest.mark.parametrize(
+    ("other", "total"),
+    [
+        (plan.Stage("b", "", 0, 10, 5.0), "about 9 s"),
+        (plan.Stage("b", "", 0, 10, 5.0, at_least=True), "at least 9 s"),
+        (plan.Stage("b", "", 0, 10, None), "at least 4 s"),
+        (plan.Stage("b", "", 10, 10, None, at_least=True), "about 4 s"),  # trained already
+    ],
+)
+def test_what_is_not_timed_is_not_counted_as_nothing(other, total):
+    assert f"2 training runs, {total} on this machine" in plan.text([plan.Stage("a", "", 0, 10, 4.0), other], "there")
 
 
 def test_processor_time_of_others_grows_with_theirs_alone():

@@ -8,14 +8,14 @@ import mujoco
 import numpy as np
 import pytest
 
-from pgd_lightning.evaluation.statistics import paired_interval
+from pgd_lightning.evaluation.statistics import Interval, paired_interval
 from pgd_lightning.report import figures
 from pgd_lightning.report.analysis_figure import analysis_figure, draw_error_by_row, draw_plane
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.report.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline, panel, plt, standalone
-from pgd_lightning.report.run_page import losses_of
-from pgd_lightning.report.summary import reading, readings
-from pgd_lightning.report.templates import render
+from pgd_lightning.report.run_page import Measured, losses_of, window_panels
+from pgd_lightning.report.summary import Difference, reading, readings
+from pgd_lightning.report.templates import render, score_row
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make, rendering
 from pgd_lightning.simulators.channel_names import channels
@@ -44,26 +44,35 @@ ROWS = [row("real", 4e-15), row("unguided", 0.011), row("guided", 0.012, -1.5)]
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        (10.0, "Guided data scored higher than real data alone: difference 10.0 ["),
-        (-10.0, "Guided data scored lower than real data alone: difference -10.0 ["),
-        (0.4, "No significant difference between guided data and real data alone: difference 0.4 ["),
+        (10.0, "Guided data gave a higher score than real data alone: difference 10.0 ["),
+        (-10.0, "Guided data gave a lower score than real data alone: difference -10.0 ["),
+        (0.4, "No significant difference in score between guided data and real data alone: difference 0.4 ["),
     ],
 )
 def test_the_reading_is_what_the_interval_allows(gain, said):
     luck = np.array([-4.0, -2.0, 0.0, 2.0, 4.0])[:, None]
-    assert reading("pgd", "none", paired_interval(50 + gain + luck, 50 + 0 * luck)).startswith(said)
+    assert reading("pgd", "none", paired_interval(50 + gain + luck, 50 + 0 * luck), "score").startswith(said)
 
 
 def test_two_seeds_allow_no_reading():
     two = np.array([[40.0], [60.0]])
-    assert reading("pgd", "none", paired_interval(two, two - 5)) == (
-        "2 seeds are too few to compare guided data with real data alone (at least 3): difference 5.0."
+    assert reading("pgd", "none", paired_interval(two, two - 5), "success rate") == (
+        "2 seeds are too few to compare guided data with real data alone (at least 3): difference in success rate 5.0."
     )
 
 
-def test_a_run_that_is_compared_with_nothing_says_its_score():
-    score = {"mean": 5.0, "low": 4.0, "high": 6.0, "num_seeds": 5, "num_episodes": 2}
-    assert readings({"differences": {}, "scores": {"none": score}}) == ["Real data alone: score 5.0 [4.0, 6.0]."]
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ("score", "score 5.0 [4.0, 6.0]"),
+        ("success", "success rate 5.0 [4.0, 6.0] %"),
+        ("return", "return 5.0 [4.0, 6.0]"),
+    ],
+)
+def test_a_run_that_is_compared_with_nothing_says_what_was_measured(measure, said):
+    interval = {"mean": 5.0, "low": 4.0, "high": 6.0, "num_seeds": 5, "num_episodes": 2}
+    summary = {"measure": measure, "differences": {}, "scores": {"none": interval}}
+    assert readings(summary) == [f"Real data alone: {said}."]
 
 
 def test_losses_come_from_all_starts(tmp_path):
@@ -204,7 +213,7 @@ def test_without_pictures_the_cause_is_said(monkeypatch):
 CONTENT = {
     "measure": "score", "not_evaluated": "", "not_stepped": "",
     "title": "iql on hopper-medium", "notice": "The data are a substitute", "substitute": True,
-    "label": "a <substitute>", "what": "iql was trained.", "readings": ["Guided data scored higher."],
+    "label": "a <substitute>", "what": "iql was trained.", "readings": ["Guided data gave a higher score."],
     "rows": [], "conditions": "", "minari": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],
     "model": {"section": "prior", "method": "edm", "losses": [], "verdict": "warning: poor", "errors": None},
     "windows": ROWS, "num_drawn": 2, "simulated": "the simulator", "channels": ["torso height [m]"], "differences": [],
@@ -255,3 +264,34 @@ def test_a_page_of_real_data_alone_has_no_model():
     )
     assert "real data alone" in page
     assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+    ("measure", "head", "full", "name"),
+    [
+        ("score", "Scores", "Normalised score [%]", "score"),
+        ("success", "Success rates", "Success rate [%]", "success rate"),
+        ("return", "Returns", "Return", "return"),
+    ],
+)
+def test_the_page_names_what_it_shows(measure, head, full, name):
+    interval = Interval(5.0, 4.0, 6.0, 5, 2)
+    differences = [Difference("guided minus real", interval)]
+    shown = CONTENT | {"measure": measure, "differences": differences, "readings": [], "notice": "", "windows": []}
+    page = render("run_page.html", dict.fromkeys(("learning", "losses"), "<svg/>"),
+                  **shown | {"rows": [score_row("real", interval, {}, -7.0)]})  # fmt: skip
+    assert f"<h2>{head}</h2>" in page
+    assert f"{full} of the last checkpoint" in page
+    assert f"<th>{name}</th>" in page
+    assert f"Differences of the {name}s above" in page
+    assert f"<th>{name} [95 %]</th>" in page
+    assert f"{name.capitalize()} of the monitored checkpoints" in page
+    assert ("score" in page.lower()) == (measure == "score")
+    assert ("success" in page) == (measure == "success")
+    assert page.count("<th>return</th>") == 1  # as the measure, or beside it
+
+
+@pytest.mark.parametrize("error, unresettable", [(None, None), (0.1, "a state cannot be set")])
+def test_windows_of_which_no_step_could_be_tried_get_no_panels_of_errors(error, unresettable):
+    rows = [{"generator": "pgd", "target": "agent", "factor": 1.0, "dynamics_error_median": error}]
+    assert window_panels(Measured(rows, {}, {}, np.zeros((0, 0)), unresettable), []) == {}

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,21 @@ def test_every_setting_of_every_file_is_declared_and_its_value_fits(path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_defaults_that_fit(verb):
     compose_config(verb, NEEDED.get(verb, []))
+
+
+def nodes(node: dict, prefix: str) -> Iterator[str]:
+    """Settings and groups of settings, by their full names."""
+    for name, value in node.items():
+        yield f"{prefix}.{name}"
+        if isinstance(value, dict):
+            yield from nodes(value, f"{prefix}.{name}")
+
+
+def test_every_entry_is_of_a_setting():
+    there = {key for path in files() for key in nodes(content(path), f".{path.stem}")}
+    entries = {name.partition(".")[2] if name.split(".")[0] in VERBS else name for name in ranges.declarations()}
+    gone = {name for name in entries if not any(fnmatchcase(key, f"*.{name}") for key in there)}
+    assert gone == {"env.success"}, "that one is found out where the environment is made"
 
 
 def test_every_entry_can_be_read():

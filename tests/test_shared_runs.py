@@ -1,5 +1,6 @@
 """Several processes that write down what they do with one run, and with which code."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from helpers.processes import forked
 
+from pgd_lightning.errors import UserError
 from pgd_lightning.runs import provenance
+from pgd_lightning.runs.console import stopping_on_signals
 from pgd_lightning.runs.provenance import code_version
 from pgd_lightning.runs.run import Run
 
@@ -37,6 +40,31 @@ def test_a_second_process_does_not_make_a_running_run_new(tmp_path):
     run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
     run.update(state="running")
     assert Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0).record["state"] == "running"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_run_on_a_file_system_without_locks_is_trained_with_a_warning(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr("fcntl.flock", refusing(number))
+    run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
+    with stopping_on_signals(), run.started("", {}):  # as a command
+        run.update(score=1.0)
+    assert run.record["score"] == 1.0
+    assert capsys.readouterr().out.count(f"the file system of {run.folder} has no locks") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_another_process_holds_is_a_sentence(tmp_path, monkeypatch, number):
+    run = Run.at(str(tmp_path), "agent", "maze2d-umaze", "bc", {"a": 1}, 0)
+    monkeypatch.setattr("fcntl.flock", refusing(number))
+    with pytest.raises(UserError, match=f"^Another process is working in {run.folder}"), run.started("", {}):
+        pass
+
+
+def refusing(number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    return flock
 
 
 def repository(root: Path, *tracked: str) -> str:

@@ -105,7 +105,8 @@ def test_aggregates_keep_order(rows):
 
 CONDITIONS = {
     "data": "a", "kind of data": "d4rl", "simulator": "mujoco 3.4.0, Hopper-v5", "MuJoCo": "mujoco 3.4.0",
-    "physics": "today", "step limit": "1000", "score constants": "-20 to 3234", "updates": "5000", "episodes": "2",
+    "physics": "today", "step limit": "1000", "measure": "score", "score constants": "-20 and 3234", "updates": "5000",
+    "episodes": "2",
 }  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_collected_takes_the_last_step_of_a_purpose():
     np.testing.assert_array_equal(scores.score, [[3, 4], [1, 2]])
 
 
-@pytest.mark.parametrize("name", ["data", "simulator", "step limit", "score constants", "updates"])
+@pytest.mark.parametrize("name", ["data", "simulator", "step limit", "measure", "score constants", "updates"])
 def test_unlike_runs_do_not_share_a_row(name):
     with pytest.raises(UserError, match=f"two kinds of {name}, .*runs/0.*runs/1"):
         require_alike([ledger(0, {1: [1.0]}), ledger(1, {1: [1.0]}, **{name: "other"})])

@@ -20,6 +20,7 @@ from pgd_lightning.commands import dashboard
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.baselines.ensemble import Ensemble
 from pgd_lightning.generators.polygrad.world import WorldModel
+from pgd_lightning.report.how_to_repeat import wandb_note
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training import loggers as tracking
 from pgd_lightning.training.loggers import loggers, wandb_mode
@@ -56,6 +57,21 @@ def test_a_mirror_that_a_stop_left_open_is_not_written_into(config, run, tmp_pat
     _, mirror = loggers(mirror_settings(config, {}), other)
     assert mirror.wandb.experiment.id.endswith("-1") and Path(mirror.wandb.experiment.dir).is_relative_to(other.folder)
     mirror.close()
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["run-20261201_100000-a", "offline-run-20261130_235959-b"], "is online"),
+        (["run-20261130_235959-a", "offline-run-20261201_100000-b"], "is offline; upload it with"),
+        (["offline-run-20261130_235959-a", "run-20261201_100000-b"], "is online"),
+        (["logs"], "There is no W&B run"),
+    ],
+)
+def test_the_page_speaks_of_the_last_mirror(run, folders, said):
+    for folder in folders:
+        (run.folder / "wandb" / folder).mkdir(parents=True)
+    assert said in wandb_note(run)
 
 
 @pytest.mark.parametrize("where", ["start", "middle"])

@@ -46,7 +46,7 @@ def test_windows_in_which_nothing_moves_err_by_what_a_step_changes(recorded):
     still.obs[:] = still.obs[:, :1].clone()
     found = judged(recorded, still)
     assert found.persistence / 5 < found.error < 5 * found.persistence
-    assert "may lower an agent's score" in found.sentence(0.01)
+    assert "may harm an agent" in found.sentence(0.01)
 
 
 def test_windows_that_are_not_finite_are_harmful(recorded):

@@ -45,7 +45,7 @@ def run_of_agent(config: DictConfig, dataset: Dataset, find: Callable[..., Run])
     return find(config.runs_dir, "agent", config.env.name, method, what, config.seed)
 
 
-def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
+def run_and_agent(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
     """The run of this config and its agent, with the weights of the newest checkpoint if it is finished."""
     run, file = run_of_agent(config, dataset, Run.at), dataset.file
     run.note("settings", identity.asked(config))
@@ -62,7 +62,7 @@ def agent_run(config: DictConfig, dataset: Dataset) -> tuple[Run, Agent]:
 
 def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
     """A behaviour-cloned policy of the dataset, trained once and kept like any agent."""
-    run, module = agent_run(clone, dataset)
+    run, module = run_and_agent(clone, dataset)
 
     def make() -> None:
         fit_agent(run, clone, dataset, module, None, None)
@@ -73,7 +73,7 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
 
 def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared: bool = False) -> Run:
     """The finished run of this config's agent: found, continued or trained; ``shared``: also by other commands."""
-    run, module = agent_run(config, dataset)
+    run, module = run_and_agent(config, dataset)
     if run.finished:
         say(f"{agent_label(config)}: trained already, in {run.folder}")
         measure(run, config, dataset)

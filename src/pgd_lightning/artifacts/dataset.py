@@ -157,14 +157,14 @@ def read_recording(config: DictConfig, env: EnvSpec) -> tuple[Recording, origin.
         provenance = d4rl.provenance(path, env)
         read = partial(load_file, path, env)
     said = tuple(origin.compared(env, provenance))
-    make = partial(of_its_body, read, reading, env, provenance, path)
+    load = partial(of_its_body, read, reading, env, provenance, path)
     if data.cache is None:
-        recording = make()
+        recording = load()
     else:
         facts = [env.task, env.obs_dim, env.action_dim, env.max_episode_steps, env.terminates]
         facts += [] if env.box is None else [vars(env.box)]
         key = cache_key([provenance["sha256"], provenance["kind"] == "minari", vars(reading), facts])
-        recording = cached(expanded(data.cache), key, make, lambda text: say(f"data: {text}"))
+        recording = cached(expanded(data.cache), key, load, lambda text: say(f"data: {text}"))
     if env.registered:
         said += steps_reproduced(recording, env, provenance, path, data.mismatch)
     return replace(recording, notes=(*said, *recording.notes)), provenance, path

@@ -16,9 +16,12 @@ from pgd_lightning.config.build import build
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.evaluation.verdict import Verdict
+from pgd_lightning.runs.folder import damaged
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Generator, Policy
+
+NEEDED = ("env", "seeds", "updates", "evaluation")  # settings that every table reads
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class FinishedAgent:
 
     @cached_property
     def _config(self) -> DictConfig:
-        return settings_of(self.run)
+        config = settings_of(self.run)
+        if missing := [name for name in NEEDED if name not in config]:
+            raise damaged(self.run.folder / "config.yaml", f"it lacks {', '.join(missing)}")
+        return config
 
     @cached_property
     def env(self) -> EnvSpec:

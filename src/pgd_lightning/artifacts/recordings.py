@@ -14,10 +14,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from pgd_lightning.data import d4rl
-from pgd_lightning.data.locks import alone
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
+from pgd_lightning.locks import alone
 from pgd_lightning.runs.console import Counter, say
 from pgd_lightning.simulators.substitutes.recipes import RECIPES, Chunk, Recipe, random_actions
 

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from pgd_lightning.agents.online import OnlinePolicy
-from pgd_lightning.artifacts.agent_modules import trained_agent
+from pgd_lightning.artifacts.agent_modules import trained_for
 from pgd_lightning.artifacts.agents import behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.artifacts.generators import ready_generator
@@ -110,9 +110,7 @@ def target_policy(name: str, config: DictConfig, overrides: list[str], dataset: 
     else:
         run = finished_agent(name)
     settings = settings_of(run)
-    if settings.env.name != dataset.env.name:
-        raise UserError(f"The agent in {name} was trained on {settings.env.name}, not on {dataset.env.name}.")
-    module = trained_agent(run, settings)
+    module = trained_for(dataset.env, run, settings)
     return module.to(accelerator(config.trainer.accelerator)).policy, settings.seeds
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pgd_lightning.agents.adapters import as_policy
 from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.artifacts import agents
-from pgd_lightning.artifacts.agent_modules import trained_agent
+from pgd_lightning.artifacts.agent_modules import trained_agent, trained_for
 from pgd_lightning.artifacts.models import ready_prior
 from pgd_lightning.commands.api_data import Data, Settings, typed
 from pgd_lightning.commands.api_data import load as load
@@ -36,7 +36,7 @@ from pgd_lightning.config.saved import settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
-from pgd_lightning.evaluation.ledgers import outcome
+from pgd_lightning.evaluation.ledgers import final_scores
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed
@@ -98,7 +98,7 @@ def as_target(policy: Any, data: Data) -> Policy:
     """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
     if isinstance(policy, str | Path):
         run = finished_agent(str(policy))
-        trained: Policy = trained_agent(run, settings_of(run)).policy
+        trained: Policy = trained_for(data.env, run, settings_of(run)).policy
         return trained
     box = data.env.box
     bounds = () if box is None else (torch.tensor(box.low), torch.tensor(box.high))
@@ -212,8 +212,8 @@ def train_agent(
     run = agents.train_agent(config, data.dataset, behaviour)
     module = trained_agent(run, config)
     rows = agents.final_rows(run, data.dataset)
-    scores = [[outcome(row) for row in rows if row["seed"] == number] for number in range(config.seeds)]
-    return Trained(module.to(accelerator(config.trainer.accelerator)).policy, run.folder, np.array(scores))
+    scores = final_scores(rows, config.evaluation.final_episodes).reshape(config.seeds, -1)
+    return Trained(module.to(accelerator(config.trainer.accelerator)).policy, run.folder, scores)
 
 
 def to_numpy(windows: Trajectory, data: Data) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,10 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
 
 SECTIONS: dict[str, dict[str, list[str]]] = {  # section: {panel: metrics}
-    "Score": {"normalised score": ["eval/score"], "return in the simulator": ["eval/return", "online/return"]},
+    "Score": {
+        "normalised score, or success rate [%]": ["eval/score", "eval/success"],
+        "return in the simulator": ["eval/return", "online/return"],
+    },
     "Agent": {
         "value of the data's actions": ["train/value"],
         "losses": ["train/actor_loss", "train/critic_loss", "train/value_loss"],

@@ -1,4 +1,4 @@
-"""``pgd ls``: every run below ``runs_dir`` with its state, progress, score, and when it was last heard of."""
+"""``pgd ls``: every run below ``runs_dir`` with its state, progress, outcome, and when it was last heard of."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     else:
         chosen = list(zip(runs, states, strict=True))
     for folder in sorted({run.folder.parents[1] for run, _ in chosen}):
-        say(f"\n{folder}\n  {'state':<9}{'steps':>17}{'score':>8}{'heard':>7}  run")
+        say(f"\n{folder}\n  {'state':<9}{'steps':>17}{'outcome':>21}{'heard':>7}  run")
         for run, state in chosen:
             if run.folder.parents[1] == folder:
                 say(line(run, state))
@@ -60,11 +60,11 @@ def point_line(sweep: Path, point: Point) -> str:
 
 
 def line(run: RunFolder, state: str) -> str:
-    """State, steps, score, age and folder of one run; of a failed one also its sentence."""
+    """State, steps, outcome, age and folder of one run; of a failed one also its sentence."""
     record, beat = run.record, run.heartbeat
     steps = f"{beat['step']}/{beat['total']}" if "total" in beat else ""
-    score = f"{record['score']:.1f}" if "score" in record else f"r {record['return']:.4g}" if "return" in record else ""
-    row = f"  {state:<9}{steps:>17}{score:>8}{age(run.last_heard):>7}  {run.folder.parent.name}/{run.folder.name}"
+    named = f"{run.folder.parent.name}/{run.folder.name}"
+    row = f"  {state:<9}{steps:>17}{run.outcome:>21}{age(run.last_heard):>7}  {named}"
     return row + (f"\n           {record['reason']}" if state == "failed" else "")
 
 

@@ -37,7 +37,10 @@ CROWDED = 0.25  # cores beyond the spare ones that others use: from there on tim
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a command. ``seconds``: what is left of it, None where it was not timed."""
+    """One training of a command. ``seconds``: what is left of it, None where it was not timed.
+
+    ``at_least``: they are without the sampling of synthetic data, which was not timed.
+    """
 
     title: str
     work: str
@@ -45,6 +48,7 @@ class Stage:
     steps: int
     seconds: float | None
     untimed: str = "not timed"
+    at_least: bool = False
 
     @property
     def finished(self) -> bool:
@@ -57,7 +61,9 @@ class Stage:
         elif self.seconds is None:
             left = self.untimed
         else:
-            left = f"about {duration(self.seconds)}" + (f", from step {self.done:,}" if self.done else "")
+            left = f"{'at least' if self.at_least else 'about'} {duration(self.seconds)}"
+            left += f", from step {self.done:,}" if self.done else ""
+            left += "; sampling is not timed" if self.at_least else ""
         return f"  {number}  {self.title:<{title_width}}  {self.work:<{work_width}}  {left}"
 
 
@@ -65,8 +71,10 @@ def text(stages: list[Stage], results: str) -> str:
     """The plan as a table."""
     title_width, work_width = (max(len(getattr(stage, key)) for stage in stages) for key in ("title", "work"))
     lines = [stage.line(number + 1, title_width, work_width) for number, stage in enumerate(stages)]
-    known = [stage.seconds for stage in stages if stage.seconds is not None and not stage.finished]
-    total = f", about {duration(sum(known))} on this machine without evaluation" if known else ""
+    left = [stage for stage in stages if not stage.finished]
+    known = [stage.seconds for stage in left if stage.seconds is not None]
+    about = "at least" if len(known) < len(left) or any(stage.at_least for stage in left) else "about"
+    total = f", {about} {duration(sum(known))} on this machine without evaluation" if known else ""
     return "\n".join([f"plan: {len(stages)} training runs{total}; results will be in {results}", *lines])
 
 
@@ -159,14 +167,15 @@ def agent_pace(config: DictConfig, dataset: Dataset) -> float | None:
 def agent_stage(
     config: DictConfig, dataset: Dataset, title: str, of_an_update: float | None, of_a_window: float | None
 ) -> Stage:
-    """Training of an agent, from the seconds of an update and of generating a synthetic window."""
+    """Training of an agent, from the seconds of an update and of generating a synthetic window; None: not timed."""
     learners = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
     work = f"{learners}, {config.updates:,} updates, batch size {config.synthetic.batch_size}"
     seconds = of_an_update
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds
         seconds += windows * of_a_window / config.updates
-    return stage_of(title, work, run_of_agent(config, dataset, Run.named), config.updates, seconds)
+    stage = stage_of(title, work, run_of_agent(config, dataset, Run.named), config.updates, seconds)
+    return replace(stage, at_least=seconds is not None and of_a_window is None)
 
 
 def behaviour_stage(config: DictConfig, dataset: Dataset) -> Stage:

@@ -176,7 +176,7 @@ def report(run: Run, config: DictConfig, env: EnvSpec, module: ImaginationLearne
     write_atomic(folder / "summary.json", json.dumps(facts | {"strength": float(module.strength)}, indent=2))
     label = f"policy's standard deviation {facts['policy_std']:.2f}"
     curve = figures.learning_curves(
-        {"polygrad": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
+        {"PolyGRAD": rows}, title, folder / "learning_curve.png", xlabel="steps of the environment"
     )
     actions = action_figure.standardised_actions({label: z.flatten().cpu().numpy()}, title, folder / "actions.png")
     said = f"One learner, {final.shape[1]} episodes: return {first:.1f} before training, {last:.1f} of the last policy"

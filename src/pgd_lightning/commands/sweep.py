@@ -23,7 +23,7 @@ from pgd_lightning.errors import Stopped, UserError
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.identity import asked, digest
-from pgd_lightning.runs.points import Made, Point
+from pgd_lightning.runs.points import AgentOfPoint, Point
 
 SAY_EVERY = 10.0  # seconds without a word
 
@@ -49,7 +49,7 @@ def all_points(overrides: list[str]) -> list[Point]:
     points, said = [], time.monotonic()
     for number, command in enumerate(commands):
         config = compose_config("train", command)
-        agents = [Made(each.env.name, each.seed, asked(each)) for each in conditions(config, command)]
+        agents = [AgentOfPoint(each.env.name, each.seed, asked(each)) for each in conditions(config, command)]
         label = " ".join(o for o in command if o in varied) or "the only point"
         points.append(Point(number, command, label, Path(config.runs_dir), agents))
         if time.monotonic() - said > SAY_EVERY:
@@ -86,9 +86,8 @@ def summarise(points: list[Point]) -> None:
     """One line a point. Raises UserError that names those that are not trained."""
     say("")
     for point in points:
-        records = [run.record for run in point.runs() if run is not None and run.finished]
-        scores = [f"{record[key]:.1f}" for record in records for key in ("score", "return") if key in record]
-        say(f"  {'finished' if point.finished else 'MISSING':<10}{' '.join(scores):<20}{point.label}")
+        outcomes = ", ".join(run.outcome for run in point.runs() if run is not None and run.finished and run.outcome)
+        say(f"  {'finished' if point.finished else 'MISSING':<10}{outcomes:<20}  {point.label}")
     missing = [_named(point) for point in points if not point.finished]
     if missing:
         raise UserError(f"{len(missing)} of {len(points)} points are not trained: {'; '.join(missing)}.")

@@ -7,7 +7,7 @@ import time
 
 from omegaconf import DictConfig
 
-from pgd_lightning.artifacts.agents import agent_run, behaviour_clone, train_agent
+from pgd_lightning.artifacts.agents import behaviour_clone, run_and_agent, train_agent
 from pgd_lightning.artifacts.dataset import open_dataset
 from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import plan
@@ -28,7 +28,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
     began = time.monotonic()
     dataset = open_dataset(config)
     configs, clone = conditions(config, overrides), clone_config(overrides, config)
-    run, _ = agent_run(config, dataset)
+    run, _ = run_and_agent(config, dataset)
     if ranks.rank() == 0:
         say(plan.text(plan.planned(configs, clone, dataset), str(run.folder / "report")))
     runs, windows = [], None

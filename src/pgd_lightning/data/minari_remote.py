@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgd_lightning.data.locks import alone
 from pgd_lightning.data.sources import MINARI, minari_folder, minari_root
 from pgd_lightning.errors import UserError
+from pgd_lightning.locks import alone
 
 ROOT = "MINARI_DATASETS_PATH"  # environment variable: where the package keeps and puts its datasets
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from pgd_lightning.data.d4rl.hdf5 import DAMAGE, column
 from pgd_lightning.data.d4rl.reader import Reading, read
-from pgd_lightning.data.locks import alone
 from pgd_lightning.data.origin import Provenance
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.sources import OGBENCH, ogbench_file, ogbench_root, single_task
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
+from pgd_lightning.locks import alone
 
 Arrays = Mapping[str, NDArray[Any]]
 Relabel = Callable[[Arrays], tuple[NDArray[Any], NDArray[np.bool_]]]  # states [N, …] -> reward, success [N]

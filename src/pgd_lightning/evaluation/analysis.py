@@ -33,6 +33,8 @@ from pgd_lightning.evaluation.fidelity import (
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
+RESAMPLES = 500  # of a bootstrap
+
 
 class WindowRow(Ends, total=False):
     """What is measured of one set of windows under one policy, see :meth:`Analyst.row`; a line of ``analysis.json``.
@@ -216,8 +218,8 @@ def error_summary(errors: StepErrors, rows: int, seed: int) -> WindowRow:
     }
 
 
-def bootstrap(values: NDArray[np.float64], statistic: Any, seed: int, resamples: int = 500) -> list[float]:
+def bootstrap(values: NDArray[np.float64], statistic: Any, seed: int) -> list[float]:
     """95 % percentile interval of ``statistic`` over ``values [N]``."""
-    index = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    index = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     low, high = np.quantile(statistic(values[index], axis=1), [0.025, 0.975])
     return [float(low), float(high)]

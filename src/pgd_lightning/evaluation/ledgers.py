@@ -33,7 +33,7 @@ EpisodeRow = TypedDict(  # a row of a ledger; as a call, for return is no name o
 )
 Key = tuple[int, int]  # (seed of the run, the learner's own): what pairs one method's row with another's
 
-WITHIN = ("data", "simulator", "step limit", "score constants", "updates")  # alike in all rows of one table
+WITHIN = ("data", "simulator", "step limit", "measure", "score constants", "updates")  # alike in all rows of one table
 ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all datasets of one aggregate
 
 
@@ -50,7 +50,7 @@ def outcome(row: EpisodeRow) -> float:
 
 
 def mean_outcome(rows: Sequence[EpisodeRow], env: EnvSpec) -> dict[str, float]:
-    """Mean ``score`` of episodes, or ``return``, for the record of a run; nothing of none."""
+    """Mean of episodes under the name of the measure of ``env``, for the record of a run; nothing of none."""
     return {env.measure: fmean(map(outcome, rows))} if rows else {}
 
 
@@ -64,6 +64,11 @@ def scores_of(rows: Sequence[EpisodeRow], purpose: str, step: int | None = None)
     chosen = sorted((r for r in chosen if r["step"] == last), key=lambda r: (r["seed"], r["index"]))
     seeds = len({row["seed"] for row in chosen})
     return np.array([outcome(row) for row in chosen]).reshape(max(seeds, 1), -1)
+
+
+def final_scores(rows: Sequence[EpisodeRow], episodes: int) -> Array:
+    """:func:`scores_of` the last checkpoint by each learner's first ``episodes``: a ledger may have more than asked."""
+    return scores_of([row for row in rows if row["index"] < episodes], "final")
 
 
 @dataclass(frozen=True)

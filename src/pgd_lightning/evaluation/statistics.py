@@ -85,21 +85,17 @@ def probability_of_improvement(a: Array, b: Array) -> Array:
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean((-3, -2, -1))  # type: ignore[no-any-return]
 
 
-def aggregate(statistic: Statistic, *scores: Array, resamples: int, seed: int, paired: bool = False) -> Interval:
+def aggregate(statistic: Statistic, *scores: Array, resamples: int, seed: int) -> Interval:
     """``statistic`` of score matrices ``[S, D]`` (seed means, datasets in columns) and its bootstrap interval.
 
     The seeds of each dataset are resampled on their own: the interval is about other seeds on these datasets.
-    ``paired`` resamples several matrices alike, because their rows are the same seeds.
     """
     num_seeds = min(len(matrix) for matrix in scores)
     value = float(statistic(*scores))
     if num_seeds < FEWEST:
         return Interval(value, None, None, num_seeds, None)
     rng = np.random.default_rng(seed)
-    drawn = resampled(scores[0], resamples, rng) if paired else None
-    low, high = np.quantile(
-        statistic(*(take(m, resampled(m, resamples, rng) if drawn is None else drawn) for m in scores)), TAILS
-    )
+    low, high = np.quantile(statistic(*(take(m, resampled(m, resamples, rng)) for m in scores)), TAILS)
     return Interval(value, float(low), float(high), num_seeds, None)
 
 

@@ -33,7 +33,7 @@ class Verdict:
         if not self.error <= highest:
             return (
                 f"warning: median one-step error {self.error:.2g} exceeds the limit of {highest:.2g} {beside}. "
-                "Synthetic data from this prior may lower an agent's score. Train the prior longer (prior.steps) or "
+                "Synthetic data from this prior may harm an agent. Train the prior longer (prior.steps) or "
                 "use generator=none"
             )
         return f"median one-step error {self.error:.2g}, within the limit of {highest:.2g} {beside}"

@@ -16,6 +16,7 @@ from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.ledgers import Ledger, Scores, collected, common_seeds, episodes, oracle, require_alike
 from pgd_lightning.evaluation.statistics import Interval, paired_interval, seed_interval
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.folder import undamaged
 from pgd_lightning.runs.names import NAMES, label
 from pgd_lightning.runs.run import Run, readable
 
@@ -23,16 +24,20 @@ from pgd_lightning.runs.run import Run, readable
 # budget is), and what follows from the task.
 NO_METHOD = {"seed", "num_seeds", "file", "updates", "total_steps", "physics", "obs_dim", "action_dim", "channels"}
 CONDITIONS = {"env", "evaluation"}  # sections of an identity that are none of the method either
-# Sections that have nothing to do with the generator.
+# Sections that have nothing to do with the generator; "reading", like "evaluation" above, is one of older runs.
 COMMON = {"agent", "data", "reading", "batch_size", "trainer", "behaviour"}
 BASELINES = ("none", "unguided")
-NONE, SUCCESS = "none", "success"  # in place of the constants of a score
-MEASURED = {NONE: "return", SUCCESS: "success"}
 
 
 @dataclass(frozen=True)
 class Entry(FinishedAgent):
     """A finished agent run with the episodes of its last checkpoint."""
+
+    def whole(self) -> Entry:
+        """Itself. Raises UserError where something is lost that tables and pages read of it."""
+        self.run.whole()
+        self.ledger  # noqa: B018 (read here, with the settings that it needs)
+        return self
 
     @property
     def dataset(self) -> str:
@@ -59,6 +64,7 @@ class Entry(FinishedAgent):
             "MuJoCo": " and ".join(sorted({name.split(",")[0] for name in simulators})),
             "physics": env.physics,
             "step limit": env.max_episode_steps,
+            "measure": env.measure,
             "score constants": score_constants(env),
             "updates": self.updates,
         }
@@ -68,10 +74,8 @@ class Entry(FinishedAgent):
 
 
 def score_constants(env: EnvSpec) -> str:
-    """The returns that count as scores 0 and 100, or one of ``MEASURED`` where tables show something else."""
-    if env.success or not env.scored:
-        return SUCCESS if env.success else NONE
-    return f"{env.ref_min_score:g} to {env.ref_max_score:g}"
+    """The returns that count as scores 0 and 100, where tables show scores: elsewhere they tell no runs apart."""
+    return f"{env.ref_min_score:g} and {env.ref_max_score:g}" if env.measure == "score" else ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Row:
     @property
     def measure(self) -> str:
         """What the table shows, see :attr:`EnvSpec.measure`."""
-        return MEASURED.get(self.ledgers[0].conditions["score constants"], "score")
+        return self.ledgers[0].conditions["measure"]
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -127,11 +131,13 @@ def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Ent
 
     Raises UserError if there is none.
     """
-    entries = [e for e in map(Entry, runs_below(patterns)) if e.record["stage"] == "agent" and e.run.finished]
+    finished = (e for e in map(Entry, runs_below(patterns)) if e.record["stage"] == "agent" and e.run.finished)
+    entries = list(undamaged(Entry.whole, finished))
     named = ", ".join(patterns)
     if without := [e for e in entries if not e.env.simulated]:
         say(f"{len(without)} runs without an environment (env=none) are left out: there is nothing to compare")
-    entries = [e for e in entries if has_final(e)]
+    # A clone that only measures likelihood was never rolled out.
+    entries = [e for e in entries if any(row["purpose"] == "final" for row in e.ledger.rows)]
     if not entries:
         raise UserError(f"There is no finished agent run in '{named}': give their folder or a glob, e.g. RUNS=runs.")
     wanted = dict(flat(chosen))
@@ -141,19 +147,10 @@ def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Ent
     return kept
 
 
-def runs_below(patterns: Sequence[str], named: bool = True) -> list[Run]:
-    """The runs below folders or globs, each once; what cannot be read is left out and, if ``named``, said."""
+def runs_below(patterns: Sequence[str]) -> list[Run]:
+    """The :func:`undamaged` runs below folders or globs, each once."""
     folders = {folder for pattern in patterns for folder in glob.glob(pattern) or [glob.escape(pattern)]}
-    return list(readable(sorted({path for folder in folders for path in Path(folder).rglob("run.json")}), named))
-
-
-def has_final(entry: Entry) -> bool:
-    """A clone that only measures likelihood was never rolled out; a run with a damaged ledger is named."""
-    try:
-        return any(row["purpose"] == "final" for row in entry.ledger.rows)
-    except UserError as error:
-        say(f"warning: {error} It is left out.")
-        return False
+    return list(readable(sorted({path for folder in folders for path in Path(folder).rglob("run.json")})))
 
 
 def methods(entries: Sequence[Entry]) -> dict[Entry, Method]:

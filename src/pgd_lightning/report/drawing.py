@@ -107,9 +107,9 @@ def save(figure: Any, title: str, path: Path) -> Path:
 
 
 @styled
-def panel(draw: Callable[[Any], None], size: tuple[float, float] = PANEL, **labels: Any) -> str:
+def panel(draw: Callable[[Any], None], **labels: Any) -> str:
     """What ``draw(axis)`` draws, for a page: see :func:`inline`."""
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = plt.subplots(figsize=PANEL, layout="constrained")
     draw(axis)
     axis.set(**labels)
     legend_below(figure, [axis])

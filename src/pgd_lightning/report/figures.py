@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from pgd_lightning.evaluation.ledgers import EpisodeRow, scores_of
 from pgd_lightning.evaluation.statistics import Interval, seed_interval
 from pgd_lightning.report.drawing import COLOURS, INK, LIGHT, colours, legend_below, markers, panel, plt, save, styled
-from pgd_lightning.runs.names import NAMES
+from pgd_lightning.runs.names import MEASURES
 
 Windows = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]  # kind -> obs [n, T, O], action [n, T, A]
 LINES: Any = ("-", "--", "-.", (0, (1, 1)))  # of the windows of one kind, and the marks of what is simulated from them
 MARKS = "os^x"
 SIMULATED = "the simulator, given the window's first state and its actions"
-SCORE = "normalised score [%]"
-MEASURES = {"score": SCORE, "return": "return", "success": "success rate [%]"}  # axes of what tables show of an episode
 
 
 class Curve(NamedTuple):
@@ -54,17 +52,17 @@ def learning_curves(
     ledgers: Mapping[str, Sequence[EpisodeRow]], title: str, path: Path, xlabel: str = "agent updates",
     measure: str = "score",
 ) -> Path:  # fmt: skip
-    """Score, or return, against the ledger's steps for each generator."""
+    """The measure against the steps of each ledger, by what it is called."""
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    draw_curves(axis, {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()})
-    axis.set(xlabel=xlabel, ylabel=MEASURES[measure])
+    draw_curves(axis, {name: curve_of(rows) for name, rows in ledgers.items()})
+    axis.set(xlabel=xlabel, ylabel=MEASURES[measure].full)
     legend_below(figure, [axis])
     return save(figure, title, path)
 
 
 def curves_panel(curves: Mapping[str, Curve], measure: str) -> str:
     """The same of any ``label -> curve``, for a page."""
-    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure])
+    return panel(lambda axis: draw_curves(axis, curves), xlabel="agent updates", ylabel=MEASURES[measure].full)
 
 
 def draw_losses(axis: Any, losses: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:

@@ -45,7 +45,11 @@ def files_beside(folder: Path) -> list[str]:
 
 def wandb_note(run: Run) -> str:
     """What W&B has of the run."""
-    kept = [path for path in sorted((run.folder / "wandb").glob("*run-*")) if path.is_dir()]
+    # Their names are offline-run-TIME-ID and run-TIME-ID.
+    kept = sorted(
+        (path for path in (run.folder / "wandb").glob("*run-*") if path.is_dir()),
+        key=lambda path: path.name.partition("run-")[2],
+    )
     if not kept:
         return "There is no W&B run: it was disabled (logger.wandb=disabled) or failed."
     if kept[-1].name.startswith("offline"):

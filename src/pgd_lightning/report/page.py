@@ -20,6 +20,7 @@ from pgd_lightning.report.page_figures import drawings, figure_name, photographs
 from pgd_lightning.report.templates import interval_text, render
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
+from pgd_lightning.runs.names import MEASURES
 
 PAGE = ("index.html", "report.json", "report.txt")
 
@@ -73,7 +74,7 @@ def text(content: Contents) -> str:
             "",
             f"{table['agent']} on {table['conditions']['data']}",
             f"{table['conditions']['updates']} updates, last checkpoint, {table['conditions']['simulator']}",
-            f"{'experience':<40}{table['measure'] + ' [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
+            f"{'experience':<40}{MEASURES[table['measure']].name + ' [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
         ]
         for row in table["rows"]:
             score, mark = row["score"], " *" if row["bold"] else ""

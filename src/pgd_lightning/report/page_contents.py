@@ -23,10 +23,13 @@ from pgd_lightning.evaluation.ledgers import ACROSS, require_alike
 from pgd_lightning.evaluation.selection import budgeted_selection
 from pgd_lightning.evaluation.statistics import aggregate, average, iqm, optimality_gap, probability_of_improvement
 from pgd_lightning.report.comparison import Entry, Row, Tables, grouped, runs_below
+from pgd_lightning.report.summary import meaning
 from pgd_lightning.report.templates import ScoreRow, each_once, notice, score_row
+from pgd_lightning.runs.folder import damaged, undamaged
 from pgd_lightning.runs.names import NAMES
 from pgd_lightning.runs.points import recorded
 from pgd_lightning.runs.provenance import command_line
+from pgd_lightning.runs.run import Run
 
 Array = NDArray[np.float64]
 SEED = 0  # of the bootstrap: the same runs give the same page
@@ -48,6 +51,7 @@ class ScoreTable(TypedDict):
     dataset: str
     agent: str
     measure: str  # see :attr:`EnvSpec.measure`
+    meaning: str  # of its numbers
     conditions: dict[str, str]
     rows: list[ScoreRow]
 
@@ -123,6 +127,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> ScoreTable:
         "dataset": dataset,
         "agent": agent,
         "measure": rows[0].measure,
+        "meaning": meaning(rows[0].measure, conditions["score constants"]),
         "conditions": {name: conditions[name] for name in ("data", "simulator", "updates", "score constants")},
         "rows": [
             score_row(row.method.label, row.score, row.against, float(row.scores.returns.mean()), row.oracle)
@@ -190,16 +195,20 @@ def selections(found: Tables, resamples: int, settings: SelectionSettings) -> li
 
 def analyses(runs: Sequence[str]) -> list[Analysis]:
     """The finished fidelity analyses below the folders."""
-    return [
-        {
-            "dataset": run.record["env"],
-            "data": run.record["provenance"]["label"],
-            "folder": str(run.folder),
-            "rows": json.loads((run.folder / "analysis.json").read_text()),
-        }
-        for run in runs_below(runs, named=False)
-        if run.record.get("stage") == "analysis" and run.finished
-    ]
+    finished = (run for run in runs_below(runs) if run.record["stage"] == "analysis" and run.finished)
+    return list(undamaged(analysis, finished))
+
+
+def analysis(run: Run) -> Analysis:
+    """What a finished analysis found. Raises UserError where that is lost."""
+    path = run.folder / "analysis.json"
+    try:
+        rows = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    return {
+        "dataset": run.record["env"], "data": run.provenance["label"], "folder": str(run.folder), "rows": rows
+    }  # fmt: skip
 
 
 def ran(entry: Entry) -> dict[str, Any]:
@@ -216,11 +225,10 @@ def ran(entry: Entry) -> dict[str, Any]:
 def unfinished(runs: Sequence[str]) -> list[Unfinished]:
     """Agent runs that did not end, and points of sweeps of which there is no run: nothing is left out silently."""
     named: list[Unfinished] = []
-    found = runs_below(runs, named=False)
+    found = runs_below(runs)
     for run in found:
-        record = run.record
-        if record.get("stage") == "agent" and record["state"] != "finished":
-            named.append({"what": str(run.folder), "state": record["state"], "reason": record.get("reason") or ""})
+        if run.record["stage"] == "agent" and (state := run.state()) != "finished":
+            named.append({"what": str(run.folder), "state": state, "reason": run.record.get("reason") or ""})
     folders = {run.folder.parents[3] for run in found if len(run.folder.parents) > 3}
     for sweep in sorted({file for folder in folders for file in folder.glob("sweep/*/sweep.json")}):
         for point in recorded(sweep):

@@ -14,9 +14,10 @@ from pgd_lightning.evaluation.statistics import profile, profile_band, seed_inte
 from pgd_lightning.report.analysis_figure import fidelity_panels
 from pgd_lightning.report.comparison import Entry, Row, Tables, grouped
 from pgd_lightning.report.drawing import colours, panel
-from pgd_lightning.report.figures import SCORE, Curve, curves_panel
+from pgd_lightning.report.figures import Curve, curves_panel
 from pgd_lightning.report.page_contents import SEED, Contents
 from pgd_lightning.report.templates import photograph
+from pgd_lightning.runs.names import MEASURES
 
 Array = NDArray[np.float64]
 PICTURES = {
@@ -37,7 +38,7 @@ def profiles(scores: Mapping[str, Array], resamples: int, seed: int) -> str:
             low, high = profile_band(scores[label], thresholds, resamples, seed)
             axis.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
 
-    return panel(draw, xlabel=SCORE, ylabel="share of runs above it")
+    return panel(draw, xlabel=MEASURES["score"].full, ylabel="share of runs above it")
 
 
 def selections(curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> str:

@@ -29,7 +29,7 @@ from pgd_lightning.report.figures import SIMULATED, channel_figure, curve_of, cu
 from pgd_lightning.report.how_to_repeat import how_to_repeat
 from pgd_lightning.report.templates import ScoreRow, notice, photograph, render, score_row
 from pgd_lightning.runs.atomic import write_atomic
-from pgd_lightning.runs.names import NAMES, agent_name
+from pgd_lightning.runs.names import agent_name, label
 from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators.channel_names import channels_of
 
@@ -60,7 +60,7 @@ def write(
 ) -> None:
     """Write the page of ``runs[0]``, which is ``agent`` and the others are compared with."""
     model = agent.model
-    curves = {NAMES.get(name, name): curve_of(rows) for name, rows in ledgers.items()}
+    curves = {label(name): curve_of(rows) for name, rows in ledgers.items()}
     pictures = {}
     if ledgers:
         pictures["learning"] = curves_panel(curves, summary["measure"])
@@ -133,7 +133,7 @@ def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow
     against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
     return [
         score_row(
-            NAMES.get(name, name), Interval(**score), against if number == 0 else {},
+            label(name), Interval(**score), against if number == 0 else {},
             fmean(row["return"] for row in ledgers[name] if row["purpose"] == "final"),
         )
         for number, (name, score) in enumerate(summary["scores"].items())
@@ -143,12 +143,13 @@ def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow
 def data_facts(dataset: Dataset) -> list[tuple[str, str]]:
     """The summary of the recording, line by line."""
     summary, held = dataset.recording.summary(), len(dataset.validation) if dataset.validation else 0
+    scored = dataset.env.measure == "score"
     return [
         ("data", dataset.label),
         ("episodes", f"{summary['episodes']:,} of {summary['length_min']} to {summary['length_max']} steps, "
                      f"{summary['steps']:,} steps in all"),
         ("return", f"mean {summary['return_mean']:.1f}, {summary['return_min']:.1f} to {summary['return_max']:.1f}"
-                   + (f"; mean score {dataset.env.score(summary['return_mean']):.1f}" if dataset.env.scored else "")),
+                   + (f"; mean score {dataset.env.score(summary['return_mean']):.1f}" if scored else "")),
         ("episode boundaries", f"{summary['terminals']} terminals, {summary['timeouts']} timeouts"),
         ("reward", f"{summary['reward_min']:.4g} to {summary['reward_max']:.4g}"),
         ("windows", f"{len(dataset.train):,} to train on, {held:,} held out"),

@@ -20,8 +20,9 @@ from pgd_lightning.report import figures, run_page
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.summary import summarise, table
 from pgd_lightning.runs.atomic import write_atomic
-from pgd_lightning.runs.names import agent_name
-from pgd_lightning.runs.run import Run
+from pgd_lightning.runs.folder import undamaged
+from pgd_lightning.runs.names import agent_name, label
+from pgd_lightning.runs.run import Run, readable
 from pgd_lightning.simulators import make
 from pgd_lightning.simulators.channel_names import channels_of
 from pgd_lightning.simulators.rendering import render
@@ -31,13 +32,10 @@ from pgd_lightning.trajectory import Policy, Trajectory
 def siblings(run: Run) -> list[Run]:
     """``run`` first, then the newest finished run of each other generator with all else equal."""
     record = run.record
-    found = {record["generator"]: run}
-    for path in sorted(run.folder.parents[1].glob(f"*/{run.folder.name}/run.json"), key=lambda p: p.stat().st_mtime):
-        other = Run(path.parent)
-        same = other.finished and other.record.get("comparison") == record["comparison"]
-        if same and other.record["generator"] != record["generator"]:
-            found[other.record["generator"]] = other
-    return list(found.values())
+    paths = sorted(run.folder.parents[1].glob(f"*/{run.folder.name}/run.json"), key=lambda p: p.stat().st_mtime)
+    equal = (r for r in readable(paths) if r.finished and r.record.get("comparison") == record["comparison"])
+    others = undamaged(Run.whole, (r for r in equal if r.record.get("generator") != record["generator"]))
+    return list({record["generator"]: run, **{other.record["generator"]: other for other in others}}.values())
 
 
 def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) -> list[Path]:
@@ -58,7 +56,8 @@ def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) 
     write_atomic(folder / "table.txt", table(summary, title))
     paths = []
     if ledgers:
-        paths.append(figures.learning_curves(ledgers, title, folder / "learning_curves.png", measure=env.measure))
+        named = {label(name): rows for name, rows in ledgers.items()}
+        paths.append(figures.learning_curves(named, title, folder / "learning_curves.png", measure=env.measure))
     if windows is None or not windows.figures:
         (folder / "rollout.png").unlink(missing_ok=True)  # of an earlier report: this machine may be unable to draw it
     if windows:

@@ -11,9 +11,9 @@ from typing import Any, NotRequired, TypedDict
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.data.origin import Provenance, minari_references, score_constants
-from pgd_lightning.evaluation.ledgers import EpisodeRow, scores_of
+from pgd_lightning.evaluation.ledgers import EpisodeRow, final_scores
 from pgd_lightning.evaluation.statistics import FEWEST, Interval, paired_interval, seed_interval
-from pgd_lightning.runs.names import NAMES
+from pgd_lightning.runs.names import MEASURES, label
 
 NOT_EVALUATED = "Evaluation: not available, because there is no environment (env=none)."
 EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}
@@ -65,10 +65,7 @@ def summarise(
 
     Of each learner the first ``final_episodes`` count.
     """
-    found = {
-        name: scores_of([row for row in rows if row["index"] < final_episodes], "final")
-        for name, rows in ledgers.items()
-    }
+    found = {name: final_scores(rows, final_episodes) for name, rows in ledgers.items()}
     fewest = min((scores.shape[1] for scores in found.values()), default=0)
     finals = {name: scores[:, :fewest] for name, scores in found.items()}
     (first, *others) = finals or [""]
@@ -99,7 +96,8 @@ def table(summary: Summary, title: str) -> str:
     if not summary["scores"]:
         return f"{title}\n{summary['updates']} updates\n{NOT_EVALUATED}\n"
     measured = f"{summary['updates']} updates, last checkpoint, {', '.join(summary['simulators'])}"
-    lines = [title, measured, constants(summary), "", *score_lines(summary["scores"], summary["measure"]), ""]
+    lines = [title, measured, meaning(summary["measure"], summary["score_constants"]), ""]
+    lines += [*score_lines(summary["scores"], summary["measure"]), ""]
     if own := summary.get("minari"):
         said = f"scores 0 and 100 are returns of {own['score_constants']}"
         lines += [said, "", *score_lines(own["scores"], "score"), ""]
@@ -108,34 +106,34 @@ def table(summary: Summary, title: str) -> str:
 
 
 def score_lines(scores: Intervals, measure: str) -> list[str]:
-    """A header, and the score or return of each condition."""
-    lines = [f"{'experience':<24}{measure + ' [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
+    """A header, and the measured interval of each condition."""
+    lines = [f"{'experience':<24}{MEASURES[measure].name + ' [95 % interval]':<34}{'seeds':>6}{'episodes/seed':>15}"]
     for name, entry in scores.items():
         interval = Interval(**entry)
-        label = NAMES.get(name, name)
-        lines.append(f"{label:<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
+        lines.append(f"{label(name):<24}{interval!s:<34}{interval.num_seeds:>6}{interval.num_episodes:>15}")
     return lines
 
 
 def differences(summary: Summary) -> list[Difference]:
     """The paired differences under the names of tables."""
     return [
-        Difference(" minus ".join(NAMES.get(part, part) for part in name.split(" - ", 1)), Interval(**values))
+        Difference(" minus ".join(label(part) for part in name.split(" - ", 1)), Interval(**values))
         for name, values in summary["differences"].items()
     ]
 
 
 def conditions(summary: Summary) -> str:
     """Under which the scores were measured."""
-    return f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · {constants(summary)}"
+    said = meaning(summary["measure"], summary["score_constants"])
+    return f"{summary['updates']:,} updates · {' and '.join(summary['simulators'])} · {said}"
 
 
-def constants(summary: Summary) -> str:
-    """What scores mean, or why there are none."""
-    if summary["measure"] == "score":
-        return f"scores 0 and 100 are returns of {summary['score_constants']}"
-    if summary["measure"] == "success":
-        return "success is the share of episodes, in percent, in which the task was done before the time limit"
+def meaning(measure: str, constants: str) -> str:
+    """What the numbers of a table of this measure mean; ``constants`` are those of scores."""
+    if measure == "score":
+        return f"scores 0 and 100 are returns of {constants}"
+    if measure == "success":
+        return "a success rate is the share of episodes, in percent, in which the task was done before the time limit"
     return "returns are not normalised: the environment has no reference returns (env.ref_min_score, env.ref_max_score)"
 
 
@@ -144,34 +142,36 @@ def minari_scores(summary: Summary) -> str:
     own = summary.get("minari")
     if own is None:
         return ""
-    scores = ", ".join(f"{NAMES.get(name, name)} {Interval(**entry)}" for name, entry in own["scores"].items())
+    scores = ", ".join(f"{label(name)} {Interval(**entry)}" for name, entry in own["scores"].items())
     return f"Where scores 0 and 100 are returns of {own['score_constants']}: {scores}."
 
 
 def readings(summary: Summary) -> list[str]:
-    """A sentence for each comparison, or the score where there is nothing to compare."""
+    """A sentence for each comparison, or the measured interval where there is nothing to compare."""
     if not summary["scores"]:
         return []
+    measure = MEASURES[summary["measure"]]
     if not summary["differences"]:
         name, score = next(iter(summary["scores"].items()))
-        return [f"{_capital(experience(name))}: {summary.get('measure', 'score')} {Interval(**score)}."]
+        return [f"{_capital(experience(name))}: {measure.name} {Interval(**score)}{measure.unit}."]
     return [
-        reading(first, other, Interval(**values))
+        reading(first, other, Interval(**values), measure.name)
         for name, values in summary["differences"].items()
         for first, other in [name.split(" - ", 1)]
     ]
 
 
-def reading(first: str, other: str, difference: Interval) -> str:
-    """What the paired ``difference`` of the scores of two generators allows one to say."""
+def reading(first: str, other: str, difference: Interval, measure: str) -> str:
+    """What the paired ``difference`` of two generators, in what is called ``measure``, allows one to say."""
     a, b = experience(first), experience(other)
     if difference.low is None:
         seeds = "1 seed is" if difference.num_seeds == 1 else f"{difference.num_seeds} seeds are"
-        return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): difference {difference.mean:.1f}."
+        found = f"difference in {measure} {difference.mean:.1f}"
+        return f"{seeds} too few to compare {a} with {b} (at least {FEWEST}): {found}."
     found = f"difference {difference} over {difference.num_seeds} seeds"
     if not difference.excludes_zero:
-        return f"No significant difference between {a} and {b}: {found}."
-    return f"{_capital(a)} scored {'higher' if difference.mean > 0 else 'lower'} than {b}: {found}."
+        return f"No significant difference in {measure} between {a} and {b}: {found}."
+    return f"{_capital(a)} gave a {'higher' if difference.mean > 0 else 'lower'} {measure} than {b}: {found}."
 
 
 def experience(name: str) -> str:

@@ -6,16 +6,22 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from pgd_lightning.errors import UserError
+from pgd_lightning.runs.console import say
+from pgd_lightning.runs.names import MEASURES
 
 LEDGER = "ledger.jsonl"
 EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
 WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
+OF_AGENTS = (("agent", str), ("generator", str), ("starts", list), ("provenance", dict))  # in that of a finished agent
+STALE_AFTER = 900.0  # seconds without a sign of life, for those who are not told (stale_after of conf/ls.yaml)
+T = TypeVar("T")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class RunFolder:
             return {}
         try:
             record = json.loads(path.read_text())
-        except ValueError as error:  # no JSON, or no text
+        except (OSError, ValueError) as error:  # a failing disk, no JSON, or no text
             raise damaged(path, str(error)) from error
         if not isinstance(record, dict):
             raise damaged(path, "it is no record of a run")
@@ -47,9 +53,24 @@ class RunFolder:
             raise damaged(self.folder / "run.json", "it lacks provenance")
         return found
 
+    def whole(self) -> Self:
+        """This finished agent run. Raises UserError where something is lost that a report reads of it."""
+        record = self.record
+        if missing := [name for name, kind in OF_AGENTS if not isinstance(record.get(name), kind)]:
+            raise damaged(self.folder / "run.json", f"it lacks {', '.join(missing)}")
+        if not self.rows(LEDGER) and self.outcome:
+            raise damaged(self.folder / LEDGER, f"it lacks the episodes of the {self.outcome}")
+        return self
+
     @property
     def finished(self) -> bool:
         return self.record.get("state") == "finished"
+
+    @property
+    def outcome(self) -> str:
+        """The success rate, score or return of the last checkpoint, by its name; empty where there is none yet."""
+        record = self.record
+        return next((measure.said(record[key]) for key, measure in MEASURES.items() if key in record), "")
 
     @property
     def checkpoints(self) -> Path:
@@ -73,7 +94,7 @@ class RunFolder:
         """Seconds since the epoch of the last sign of life or change of state."""
         return max(self.heartbeat.get("time", 0.0), (self.folder / "run.json").stat().st_mtime)
 
-    def state(self, stale_after: float) -> str:
+    def state(self, stale_after: float = STALE_AFTER) -> str:
         """What run.json says, unless that is ``running`` and its process is gone (killed) or silent (stale)."""
         state: str = self.record["state"]
         if state != "running":
@@ -91,7 +112,7 @@ class RunFolder:
         try:
             lines = dict.fromkeys(line for line in path.read_text().split("\n")[:-1] if line)
             rows = [json.loads(line) for line in lines]
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise damaged(path, str(error)) from error
         needed = EPISODE if name == LEDGER else ()
         for number, row in enumerate(rows, 1):
@@ -111,21 +132,28 @@ def _alive(pid: int) -> bool:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}): restore it from a copy, or remove its folder to train again.")
+    return UserError(f"{path} is damaged ({why}): restore it from a copy, or move its folder away to train again.")
 
 
-def readable(records: Iterable[Path], named: bool = True) -> Iterator[RunFolder]:
-    """The runs whose ``run.json`` these are; one that cannot be read is passed over and, if wanted, ``named``."""
-    for path in records:
-        run = RunFolder(path.parent)
+def undamaged(read: Callable[[T], Found], things: Iterable[T]) -> Iterator[Found]:
+    """What ``read`` finds of each of ``things``; one that it cannot read is named, once a command, and left out."""
+    for thing in things:
         try:
-            known = run.record
+            found = read(thing)
         except UserError as error:
-            if named:
-                print(f"warning: {error} It is left out.")
+            say(f"warning: {error} It is left out.", once=True)
         else:
-            if known:
-                yield run
+            yield found
+
+
+def readable(records: Iterable[Path]) -> Iterator[RunFolder]:
+    """The :func:`undamaged` runs whose ``run.json`` these are."""
+    return filter(None, undamaged(_run_of, records))
+
+
+def _run_of(record: Path) -> RunFolder | None:
+    run = RunFolder(record.parent)
+    return run if run.record else None
 
 
 def require_run(folder: str | Path) -> None:

@@ -1,4 +1,26 @@
-"""Agents and sources of experience in words, as tables, figures and progress lines call them."""
+"""Agents, sources of experience and measures in words, as tables, figures and progress lines call them."""
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """What stands for an episode, or for many, in words."""
+
+    name: str  # in a sentence and above a column; with an s there are several
+    full: str  # at an axis
+    unit: str = ""  # after a number in a sentence
+
+    def said(self, value: float) -> str:
+        """``value`` by its name."""
+        return f"{self.name} {value:.1f}{self.unit}"
+
+
+# Under the names that ``EnvSpec.measure`` and ``run.json`` have for them.
+MEASURES = {
+    "success": Measure("success rate", "success rate [%]", " %"),
+    "score": Measure("score", "normalised score [%]"),
+    "return": Measure("return", "return"),
+}
 
 AGENTS = {
     "iql": "IQL",

@@ -11,7 +11,7 @@ from pgd_lightning.runs.folder import RunFolder, readable
 
 
 @dataclass(frozen=True)
-class Made:
+class AgentOfPoint:
     """An agent that a point trains: where its run will be, and the settings by which it is known."""
 
     env: str
@@ -32,7 +32,7 @@ class Point:
     overrides: list[str]
     label: str  # what tells it from the others
     runs_dir: Path
-    agents: list[Made]
+    agents: list[AgentOfPoint]
 
     def runs(self) -> list[RunFolder | None]:
         """Of each of its agents the run, None where there is none yet."""
@@ -54,11 +54,15 @@ def recorded(sweep: Path) -> list[Point]:
     """The points of a ``sweep.json``, whose agents lie in the same runs folder; none of one of an earlier version."""
     try:
         found = json.loads(sweep.read_text())
-    except ValueError as error:
-        say(f"warning: {sweep} is damaged ({error}): start the sweep again to write a new one.")
+        if "agents" not in found:
+            return []
+        rows = zip(found["points"], found["labels"], found["agents"], strict=True)
+        runs_dir = sweep.parents[2]
+        return [
+            Point(n, p, label, runs_dir, [AgentOfPoint(**agent) for agent in made])
+            for n, (p, label, made) in enumerate(rows)
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        why = f"{type(error).__name__}: {error}"
+        say(f"warning: {sweep} is damaged ({why}): start the sweep again to write a new one.", once=True)
         return []
-    if "agents" not in found:
-        return []
-    rows = zip(found["points"], found["labels"], found["agents"], strict=True)
-    runs_dir = sweep.parents[2]
-    return [Point(n, p, label, runs_dir, [Made(**agent) for agent in made]) for n, (p, label, made) in enumerate(rows)]

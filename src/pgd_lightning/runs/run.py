@@ -13,7 +13,6 @@ finds the folder, and continues or says that it is finished. Everything printed 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -25,9 +24,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from pgd_lightning.errors import Stopped, UserError
+from pgd_lightning.locks import taken
 from pgd_lightning.runs import folder as run_folder
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.atomic import write_atomic
+from pgd_lightning.runs.console import say
 from pgd_lightning.runs.folder import RunFolder, require_run
 from pgd_lightning.runs.identity import digest
 from pgd_lightning.runs.provenance import start_record
@@ -78,7 +79,7 @@ class Run(RunFolder):
     def _changing(self) -> Iterator[None]:
         """Alone with run.json: two commands that share a run both write down that they do."""
         with self._opened(".record.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            taken(lock, wait=True)
             yield
 
     def _opened(self, name: str) -> IO[str]:
@@ -118,13 +119,20 @@ class Run(RunFolder):
 
     def _take(self, lock: IO[str], shared: bool) -> None:
         waiting = False
-        while not ranks.decided(lambda: _locked(lock)):
+        while not ranks.decided(lambda: self._alone(lock)):
             if not shared:
                 raise UserError(f"{self._other()} is working in {self.folder}; wait for it, or choose another seed=.")
             if not waiting:
                 print(f"waiting for another process that trains {self.folder}", flush=True)
             waiting = True
             time.sleep(LOOK_EVERY)
+
+    def _alone(self, lock: IO[str]) -> bool:
+        """Whether no other process is known to work here; it cannot be known without locks, which is said."""
+        held = taken(lock)
+        if held is None:
+            say(f"warning: the file system of {self.folder} has no locks: work in it with one command at a time.", True)
+        return held is not False
 
     def _other(self) -> str:
         beat = self.heartbeat
@@ -171,18 +179,9 @@ class Run(RunFolder):
             os.fsync(file.fileno())
 
 
-def readable(records: Iterable[Path], named: bool = True) -> Iterator[Run]:
+def readable(records: Iterable[Path]) -> Iterator[Run]:
     """As :func:`pgd_lightning.runs.folder.readable`, of runs that may be changed."""
-    return (Run(found.folder) for found in run_folder.readable(records, named))
-
-
-def _locked(file: IO[str]) -> bool:
-    """Whether the file could be locked."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return (Run(found.folder) for found in run_folder.readable(records))
 
 
 def open_run(folder: str | Path) -> Run:

@@ -13,9 +13,11 @@ from rich.progress import Progress
 from pgd_lightning.errors import Stopped
 from pgd_lightning.runs.checkpoints import checkpoint_at
 from pgd_lightning.runs.console import LINE_EVERY, duration, progress_bar, received, say, stop
+from pgd_lightning.runs.names import MEASURES
 from pgd_lightning.runs.process import SIGNALS
 
-NAMES = {"eval/return": "evaluation return", "eval/score": "evaluation score", "train/value": "mean value"}
+EVALUATED = {f"eval/{key}": f"evaluation {measure.name}" for key, measure in reversed(MEASURES.items())}
+NAMES = {**EVALUATED, "train/value": "mean value"}
 AGREE_EVERY = 8  # steps between the questions whether another rank was asked to stop
 
 
@@ -77,7 +79,7 @@ def _shown(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     Lightning's own ``prog_bar=True`` reads each number at every step from then on, and so waits for a GPU.
     """
     logged = trainer.callback_metrics
-    names = (*getattr(module, "shown", ()), "eval/return", "eval/score")
+    names = (*getattr(module, "shown", ()), *EVALUATED)
     return {name: logged[name] for name in names if name in logged}
 
 

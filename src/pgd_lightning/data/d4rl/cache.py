@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgd_lightning.data.locks import alone
 from pgd_lightning.data.recording import ARRAYS, Recording
+from pgd_lightning.locks import alone
 
 VERSION = 3  # of what is stored; a change in how files are read needs a new one
 INDEX = "index.json"

@@ -13,9 +13,9 @@ from rich.progress import Progress
 
 from pgd_lightning.data import sources
 from pgd_lightning.data.d4rl.hdf5 import opened
-from pgd_lightning.data.locks import alone
 from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
+from pgd_lightning.locks import alone
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 LOOK_EVERY = 0.5  # seconds between two tries
 
@@ -18,19 +19,19 @@ def alone(path: Path, waiting: Callable[[], object]) -> Iterator[bool]:
     be written.
     """
     with path.open("w") as lock:
-        held = _taken(lock.fileno())
+        held = taken(lock)
         if held is False:
             waiting()
         while held is False:
             time.sleep(LOOK_EVERY)
-            held = _taken(lock.fileno())
+            held = taken(lock)
         yield bool(held)
 
 
-def _taken(descriptor: int) -> bool | None:
-    """Whether the lock could be taken; None if there are no locks here."""
+def taken(file: IO[str], wait: bool = False) -> bool | None:
+    """Whether the lock of ``file`` could be taken, None if there are no locks here; ``wait`` until it is free."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # EACCES is what NFS may answer for a lock that is held
         return False
     except OSError:
