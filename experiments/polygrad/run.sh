@@ -8,7 +8,7 @@ PARTS='online         1 to 2 h: 50,000 steps of hopper, seed 0
 model_free     a minute for PPO, and TRPO and A2C; needs pip install stable-baselines3 sb3-contrib
 entropy        not noted: imagined actions at several standard deviations of the policy; after online
 horizon        30 min: error by row of PolyGRAD and five other world models
-ablations      not noted: the same without single parts of PolyGRAD; after horizon
+ablations      7 min: the same without single parts of PolyGRAD; after horizon
 offline        30 min: the guidance of PolyGRAD and of PGD on the same prior, IQL on hopper
 offline_world  not noted: the world model of PolyGRAD as generator, IQL on hopper'
 
