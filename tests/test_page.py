@@ -75,6 +75,9 @@ def test_the_page_says_what_the_ledgers_say(runs, monkeypatch, capsys):
     (both,) = content["aggregates"]
     assert both["datasets"] == ["hopper-medium", "walker2d-medium"]
     assert both["rows"][2]["improvement"]["mean"] > 0.8
+    assert re.findall(r"<h[23]>(.*? (?:on|over) .*?)<", page) == [
+        "IQL on hopper-medium", "IQL on walker2d-medium", "IQL over 2 datasets"
+    ]  # fmt: skip
     assert "real + policy-guided *" in capsys.readouterr().out
 
 

@@ -20,7 +20,7 @@ from pgd_lightning.report.page_figures import drawings, figure_name, photographs
 from pgd_lightning.report.templates import interval_text, render
 from pgd_lightning.runs.atomic import write_atomic
 from pgd_lightning.runs.console import say
-from pgd_lightning.runs.names import MEASURES
+from pgd_lightning.runs.names import MEASURES, agent_name
 
 PAGE = ("index.html", "report.json", "report.txt")
 
@@ -72,7 +72,7 @@ def text(content: Contents) -> str:
     for table in content["tables"]:
         lines += [
             "",
-            f"{table['agent']} on {table['conditions']['data']}",
+            f"{agent_name(table['agent'])} on {table['conditions']['data']}",
             f"{table['conditions']['updates']} updates, last checkpoint, {table['conditions']['simulator']}",
             f"{'experience':<40}{MEASURES[table['measure']].name + ' [95 %]':<26}{'n':>3}{'episodes':>9}  minus real",
         ]
@@ -83,7 +83,7 @@ def text(content: Contents) -> str:
                 f"{score['num_episodes']:>9}  {interval_text(row['against'].get('none'))}"
             )
     for part in content["aggregates"]:
-        lines += ["", f"{part['agent']} over {', '.join(part['datasets'])}"]
+        lines += ["", f"{agent_name(part['agent'])} over {', '.join(part['datasets'])}"]
         lines += [part["refused"]] if part["refused"] else []
         for row in part["rows"]:
             lines.append(

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pgd_lightning.evaluation.statistics import Interval
-from pgd_lightning.runs.names import MEASURES
+from pgd_lightning.runs.names import MEASURES, agent_name
 
 NOTICES = {  # by the kind of a recording's provenance
     "local recipe": "The data are a substitute recorded by this project, not D4RL's: scores cannot be compared with "
@@ -45,7 +45,12 @@ def render(template: str, pictures: Mapping[str, str], **content: Any) -> str:
         loader=PackageLoader("pgd_lightning", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    room.filters |= {"interval": interval_text, "compact": compact, "measure": MEASURES.__getitem__}
+    room.filters |= {
+        "interval": interval_text,
+        "compact": compact,
+        "measure": MEASURES.__getitem__,
+        "agent": agent_name,
+    }
     drawn = {name: Markup(drawing) for name, drawing in pictures.items()}
     return room.get_template(template).render(**content, pictures=drawn)
 
