@@ -343,6 +343,7 @@ class TestRecording:
         table = (run / "report" / "table.txt").read_text()
         assert "success rate [95 % interval]" in table
         assert "a success rate is the share of episodes" in table
+        assert any("eval/success" in file.read_text() for file in run.rglob("metrics.csv"))
         assert json.loads((run / "run.json").read_text())["success"] == np.mean(
             [r["score"] for r in rows if r["purpose"] == "final"]
         )

@@ -21,6 +21,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.generators.baselines.ensemble import Ensemble
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.report.how_to_repeat import wandb_note
+from pgd_lightning.runs.names import MEASURES
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training import loggers as tracking
 from pgd_lightning.training.loggers import loggers, wandb_mode
@@ -113,6 +114,7 @@ def test_dashboard_shows_what_runs_log(finished, online):
         for name in next(csv.reader(file.open()))
     }
     logged |= {name.replace("prior/", f"{model.name}/") for name in logged for model in (Ensemble, WorldModel)}
+    logged |= {f"eval/{measure}" for measure in MEASURES}  # a run logs that of its environment
     shown = {metric for panels in dashboard.SECTIONS.values() for metrics in panels.values() for metric in metrics}
     assert shown <= logged
     drawn = {path.stem for runs in (finished, online) for path in runs.rglob("report/*.png")}
