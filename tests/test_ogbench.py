@@ -34,7 +34,7 @@ SMALL = [
     "prior.steps=20", "prior.batch_size=16", "updates=20", "seeds=2", "synthetic.lifetime=20", "compare=[none]",
     "synthetic.num_windows=8", "evaluation.every=10", "evaluation.episodes=1", "evaluation.final_episodes=2",
     "sampler.num_steps=2", "behaviour.updates=5", "health.rows=20", "report.windows=8", "prior.verdict.windows=8",
-    "prior.verdict.rows=20", "trainer.accelerator=cpu", "plan.seconds=0", "data.cache=null", "env.max_episode_steps=20",
+    "prior.verdict.rows=20", "trainer.accelerator=cpu", "plan.seconds=0", "data.cache=null", "env.max_episode_steps=20", "agent.log_every=10",
 ]  # fmt: skip
 
 
