@@ -10,6 +10,8 @@ substitute           16 min without PETS: the earlier prior
 smaller              16 min: a tenth and a hundredth of the recording
 halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, twelve seeds
 halfcheetah_first    an hour for three seeds of a condition: unguided, twelve seeds; the literal rule, three
+maze2d_dense         50 min a condition: TD3+BC on the maze with dense rewards, real and guided data, three seeds
+medium_replay        50 min a condition: TD3+BC on policies of all stages up to the medium one, the same
 td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
 
@@ -27,8 +29,9 @@ smaller() {
   for rows in 10000 1000; do pgd train env=hopper-medium data.source=local data.local_steps=$rows $EARLIER; done
 }
 
-HALFCHEETAH="env=halfcheetah-random physics=d4rl data.source=local data.local_steps=1000000 agent=td3_bc scale=laptop seeds=3
-  updates=40000 learning.rate=3e-4 prior.steps=6000 $SLOWER synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
+LONGER="physics=d4rl data.source=local agent=td3_bc scale=laptop seeds=3 updates=40000 learning.rate=3e-4 prior.steps=6000
+  synthetic.lifetime=2500 evaluation.every=10000 evaluation.episodes=10"
+HALFCHEETAH="env=halfcheetah-random data.local_steps=1000000 $LONGER $SLOWER"
 halfcheetah() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed compare=[none]; done
 }
@@ -36,6 +39,12 @@ halfcheetah_first() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed generator=unguided compare=[]; done
   pgd train $HALFCHEETAH guidance=literal guidance.coef=2 compare=[]
 }
+maze2d_dense() {
+  local dense="env=maze2d-umaze-dense data.local_steps=1000000 $LONGER"
+  pgd train $dense compare=[]
+  pgd train $dense generator=none compare=[] agent.value_alarm=warn
+}
+medium_replay() { pgd train env=halfcheetah-medium-replay data.local_steps=200000 $LONGER compare=[none]; }
 
 td3_bc() { pgd train env=hopper-medium agent=td3_bc data.source=local $EARLIER compare=[none,unguided]; }
 td3_bc_maze2d() {

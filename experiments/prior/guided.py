@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=512)
     parser.add_argument("--scale", default="laptop")
+    parser.add_argument("--set", nargs="*", default=[], help="more settings, as prior.learning_rate=2e-3")
     parser.add_argument("--samplers", nargs="+", default=["euler_ancestral", "dpmpp_2m"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--plan", type=Path, default=HERE / "plan.yaml")
@@ -50,7 +51,8 @@ def main() -> None:
     for body in options.body:
         path = next(p for p in (folder / f"{body}.hdf5" for folder in options.data) if p.exists())
         env, *more = plan["data"][body]
-        settings = {"scale": options.scale, "runs_dir": str(options.runs)} | dict(o.split("=") for o in more)
+        settings = {"scale": options.scale, "runs_dir": str(options.runs)}
+        settings |= dict(setting.split("=") for setting in (*more, *options.set))
         data = pgd.load(path, env=env.removeprefix("env="), settings=settings)
         prior = pgd.train_prior(data)
         for agent in options.agent:

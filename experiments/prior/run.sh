@@ -7,7 +7,7 @@ OUT=runs/experiments/prior
 PARTS='recordings  not noted: the five substitute datasets, which the others need
 headline    5 min a run: the default and the published network, three seeds of each recording
 compare     5 min a run: all that plan.yaml lists
-guided      15 min a policy: TD3+BC on halfcheetah-random, IQL on hopper-medium'
+guided      15 min a policy: TD3+BC on halfcheetah-random and maze2d, IQL on hopper-medium and walker2d-medium'
 
 planned() { # plan.yaml with the recordings that can be made here
   sed '/pen-expert/d; s/-local/-own/g' experiments/prior/plan.yaml > $OUT/plan.yaml
@@ -31,8 +31,10 @@ compare() {
 guided() {
   local ledger="--plan $OUT/plan.yaml --ledger $OUT/guided.jsonl"
   planned
-  python experiments/prior/guided.py --data $OUT --body halfcheetah-random-own --agent td3_bc $ledger
-  python experiments/prior/guided.py --data $OUT --body hopper-medium-own --agent iql $ledger
+  python experiments/prior/guided.py --data $OUT --body halfcheetah-random-own --agent td3_bc $ledger --set $SLOWER
+  python experiments/prior/guided.py --data $OUT --body hopper-medium-own --agent iql $ledger --set $SLOWER
+  python experiments/prior/guided.py --data $OUT --body maze2d-umaze-own --agent td3_bc $ledger
+  python experiments/prior/guided.py --data $OUT --body walker2d-medium-own --agent iql $ledger
 }
 
 choose "$@"

@@ -1,4 +1,7 @@
-"""What processes that run one command together tell each other; alone, a process is the first and only rank."""
+"""What processes that run one command together tell each other; alone, a process is the first and only rank.
+
+:mod:`pgd_lightning.commands.launch` says what each of them does.
+"""
 
 from __future__ import annotations
 
