@@ -55,6 +55,12 @@ def test_the_learners_of_polygrad_are_found_where_they_were(room, name):
     assert get_object(place(f"pgd_lightning.{room}.actor_critic.{name}")).__name__ == name
 
 
+@pytest.mark.parametrize("module", ["ensemble", "baselines.ensemble"])
+@pytest.mark.parametrize("name", ["PETS", "Ensemble"])
+def test_pets_is_found_where_it_was(module, name):
+    assert get_object(place(f"pgd_lightning.generators.{module}.{name}")).__name__ == name
+
+
 @pytest.mark.parametrize("kind", ["grad", "sample"])
 def test_polygrads_guidance_of_before_is_built(kind):
     """Its settings had another name and seven more entries, of which an ablation changed one."""

@@ -18,7 +18,7 @@ from helpers.commands import pgd
 from pgd_lightning.artifacts.training_settings import mirror_settings
 from pgd_lightning.commands import dashboard
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.generators.baselines.ensemble import Ensemble
+from pgd_lightning.generators.baselines.pets import Ensemble
 from pgd_lightning.generators.polygrad.world import WorldModel
 from pgd_lightning.report.how_to_repeat import wandb_note
 from pgd_lightning.runs.names import MEASURES

@@ -14,7 +14,11 @@ TARGETS = ("pgd_lightning.", "lightning.pytorch.")
 MOVED = {
     **{
         f"pgd_lightning.generators.{name}": f"pgd_lightning.generators.baselines.{name}"
-        for name in ("autoregressive", "ensemble", "rssm", "synther", "transformer", "vae")
+        for name in ("autoregressive", "rssm", "synther", "transformer", "vae")
+    },
+    **{
+        f"pgd_lightning.generators.{name}": "pgd_lightning.generators.baselines.pets"
+        for name in ("ensemble", "baselines.ensemble")
     },
     "pgd_lightning.generators.polygrad": "pgd_lightning.generators.polygrad.imagination",
     "pgd_lightning.generators.world": "pgd_lightning.generators.polygrad.world",

@@ -5,7 +5,7 @@ import torch
 
 from pgd_lightning.data.windows import split_steps
 from pgd_lightning.errors import UserError
-from pgd_lightning.generators.baselines.ensemble import PETS, Ensemble
+from pgd_lightning.generators.baselines.pets import PETS, Ensemble
 from pgd_lightning.trajectory import Transition
 
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]])
