@@ -364,6 +364,11 @@ def test_value_alarm(value_alarm: str, generated: bool, way_out: str, monkeypatc
         fit(agent, [make_batch(2, 8)] * 5, 5)
         assert way_out in heard[0]
         assert generated or "generator=none" not in heard[0]
+        fit(agent, [make_batch(2, 8)] * 10, 10)
+        assert len(heard) == 1
+        agent.learner.critic.pair.layers[-1].bias.data[1] += 2000
+        fit(agent, [make_batch(2, 8)] * 5, 5)
+        assert len(heard) == 2
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-4])

@@ -70,6 +70,7 @@ class Agent(LightningModule):
         self.normalise_obs = normalise_obs
         self.learning_rate, self.adam_eps, self.polyak = learning_rate, adam_eps, polyak
         self.lr_schedule, self.total_steps, self.log_every = lr_schedule, total_steps, log_every
+        self.warned_of = 0.0  # the mean value that the last warning named
         self.value_alarm, self.value_alarm_factor = value_alarm, value_alarm_factor
         self.value_alarm_floor = value_alarm_floor
         self.weight_decay, self.rewards, self.matmul_precision = weight_decay, rewards, matmul_precision
@@ -191,7 +192,9 @@ class Agent(LightningModule):
         message = value_warning(values, self.largest_return, limit, self.name, step, self.first, self.generated)
         if message and self.value_alarm == "stop":
             raise UserError(message + " (agent.value_alarm=warn goes on from the last checkpoint.)")
-        if message:
+        worst = values.abs().max().item() if message else 0.0
+        if message and not worst <= 2 * self.warned_of:  # once, and again wherever they have doubled or are no number
+            self.warned_of = worst
             rank_zero_warn(message)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
