@@ -21,7 +21,6 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.evaluation.statistics import Interval
 from pgd_lightning.report.run_report import siblings
 from pgd_lightning.runs.console import stopping_on_signals
-from pgd_lightning.runs.folder import STALE_AFTER
 from pgd_lightning.runs.run import Run
 
 
@@ -213,7 +212,9 @@ def test_a_run_whose_process_is_gone_is_not_called_running(runs, monkeypatch):
     assert pgd(monkeypatch, f"runs={runs}") == 0
     content = json.loads((runs / "report" / "report.json").read_text())
     assert [part["state"] for part in content["unfinished"]] == list(pids)
-    assert compose_config("ls", []).stale_after == STALE_AFTER, "pgd ls would call other runs stale"
+    assert compose_config("ls", []).stale_after == compose_config("report", []).stale_after, (
+        "pgd ls would say otherwise"
+    )
 
 
 @pytest.mark.usefixtures("drawn_by_nobody")

@@ -23,7 +23,7 @@ from pgd_lightning.randomness import derive_seed, learner_seeds
 from pgd_lightning.runs import identity, ranks
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.folder import LEDGER
-from pgd_lightning.runs.names import agent_name, label
+from pgd_lightning.runs.names import MEASURES, agent_name, label
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, ROWS, SEEDS, accelerator, fit
@@ -91,7 +91,7 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         run.append(LEDGER, rows)
         run.update(state="finished", **mean_outcome(rows, dataset.env))
         if ranks.rank() == 0 and rows:
-            say(f"{label}: {dataset.env.measure} {seed_interval(scores_of(rows, 'final'))}")
+            say(f"{label}: {MEASURES[dataset.env.measure].said(seed_interval(scores_of(rows, 'final')))}")
     return run
 
 

@@ -26,6 +26,7 @@ def main(config: DictConfig, overrides: list[str]) -> None:
             overwrite=config.overwrite,
             resamples=config.resamples,
             selection=page.SelectionSettings(**config.selection),
+            stale_after=config.stale_after,
         )
         return
     for name in ("where", "out"):

@@ -67,7 +67,7 @@ def scores_of(rows: Sequence[EpisodeRow], purpose: str, step: int | None = None)
 
 
 def final_scores(rows: Sequence[EpisodeRow], episodes: int) -> Array:
-    """:func:`scores_of` the last checkpoint by each learner's first ``episodes``: a ledger may have more than asked."""
+    """Scores ``[S, E]`` of the last checkpoint by each learner's first ``episodes``; a ledger may have more."""
     return scores_of([row for row in rows if row["index"] < episodes], "final")
 
 

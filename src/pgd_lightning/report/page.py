@@ -27,19 +27,20 @@ PAGE = ("index.html", "report.json", "report.txt")
 
 def write(
     runs: Sequence[str], where: Mapping[str, Any], out: str | None, *, overwrite: bool, resamples: int,
-    selection: SelectionSettings,
+    selection: SelectionSettings, stale_after: float,
 ) -> None:  # fmt: skip
     """Write ``index.html``, ``report.json``, ``report.txt`` and the figures as SVG into ``out``.
 
     ``runs`` are folders or globs, whose finished agent runs with the settings ``where`` are compared, ``resamples``
-    are those of the bootstrap over datasets. Raises UserError as comparison.
+    are those of the bootstrap over datasets; after ``stale_after`` seconds without a sign of life a run does not
+    count as running. Raises UserError as comparison.
     """
     entries, refused = mixable(find_entries(runs, where))
     found = tables(entries)
     folder = expanded(out) if out else default_folder(runs)
     require_own(folder, PAGE, "report.json", lambda content: "tables" in content, overwrite)
     make_folder(folder)
-    content = contents(runs, entries, found, resamples, selection)
+    content = contents(runs, entries, found, resamples, selection, stale_after)
     content["unfinished"] += [{"state": "refused", "what": what, "reason": why} for what, why in refused.items()]
     pictures = drawings(found, content, resamples)
     for name, drawing in pictures.items():

@@ -89,8 +89,9 @@ class Contents(TypedDict):
 
 
 def contents(
-    runs: Sequence[str], entries: Sequence[Entry], found: Tables, resamples: int, selection: SelectionSettings
-) -> Contents:
+    runs: Sequence[str], entries: Sequence[Entry], found: Tables, resamples: int, selection: SelectionSettings,
+    stale_after: float,
+) -> Contents:  # fmt: skip
     """Every number of the page."""
     agents = dict.fromkeys(agent for _, agent in found)
     return {
@@ -103,7 +104,7 @@ def contents(
         "selections": selections(found, resamples, selection),
         "analyses": analyses(runs),
         "runs": [ran(entry) for entry in entries],
-        "unfinished": unfinished(runs),
+        "unfinished": unfinished(runs, stale_after),
     }
 
 
@@ -222,12 +223,12 @@ def ran(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def unfinished(runs: Sequence[str]) -> list[Unfinished]:
+def unfinished(runs: Sequence[str], stale_after: float) -> list[Unfinished]:
     """Agent runs that did not end, and points of sweeps of which there is no run: nothing is left out silently."""
     named: list[Unfinished] = []
     found = runs_below(runs)
     for run in found:
-        if run.record["stage"] == "agent" and (state := run.state()) != "finished":
+        if run.record["stage"] == "agent" and (state := run.state(stale_after)) != "finished":
             named.append({"what": str(run.folder), "state": state, "reason": run.record.get("reason") or ""})
     folders = {run.folder.parents[3] for run in found if len(run.folder.parents) > 3}
     for sweep in sorted({file for folder in folders for file in folder.glob("sweep/*/sweep.json")}):

@@ -153,7 +153,7 @@ def readings(summary: Summary) -> list[str]:
     measure = MEASURES[summary["measure"]]
     if not summary["differences"]:
         name, score = next(iter(summary["scores"].items()))
-        return [f"{_capital(experience(name))}: {measure.name} {Interval(**score)}{measure.unit}."]
+        return [f"{_capital(experience(name))}: {measure.said(Interval(**score))}."]
     return [
         reading(first, other, Interval(**values), measure.name)
         for name, values in summary["differences"].items()

@@ -48,8 +48,8 @@ def render(template: str, pictures: Mapping[str, str], **content: Any) -> str:
     room.filters |= {
         "interval": interval_text,
         "compact": compact,
-        "measure": MEASURES.__getitem__,
-        "agent": agent_name,
+        "in_words": MEASURES.__getitem__,
+        "agent_name": agent_name,
     }
     drawn = {name: Markup(drawing) for name, drawing in pictures.items()}
     return room.get_template(template).render(**content, pictures=drawn)

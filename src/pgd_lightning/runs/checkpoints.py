@@ -60,9 +60,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def last_checkpoint(run: RunFolder) -> Path:
     """What the finished ``run`` ended with. Raises UserError where that is damaged: one before it is not its result."""
     path, total = newest_checkpoint(run.checkpoints), run.heartbeat.get("total")
-    ended = (
-        max(run.checkpoints.glob("*.ckpt"), default=None) if total is None else checkpoint_at(run.checkpoints, total)
-    )
+    last = max(run.checkpoints.glob("*.ckpt"), default=None)
+    ended = last if total is None else checkpoint_at(run.checkpoints, total)
     if path is None or path != ended:
         raise UserError(
             f"The last checkpoint of the finished {run.folder} is missing or damaged: restore it from a copy, or "

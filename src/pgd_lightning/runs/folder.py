@@ -19,7 +19,6 @@ LEDGER = "ledger.jsonl"
 EPISODE = ("purpose", "step", "seed", "index", "return", "simulator")  # what each of its rows has
 WRITTEN = ("state", "stage", "env", "method", "seed", "identity")  # in a run.json from its beginning
 OF_AGENTS = (("agent", str), ("generator", str), ("starts", list), ("provenance", dict))  # in that of a finished agent
-STALE_AFTER = 900.0  # seconds without a sign of life, for those who are not told (stale_after of conf/ls.yaml)
 T = TypeVar("T")
 Found = TypeVar("Found")
 
@@ -70,7 +69,7 @@ class RunFolder:
     def outcome(self) -> str:
         """The success rate, score or return of the last checkpoint, by its name; empty where there is none yet."""
         record = self.record
-        return next((measure.said(record[key]) for key, measure in MEASURES.items() if key in record), "")
+        return next((measure.said(f"{record[key]:.1f}") for key, measure in MEASURES.items() if key in record), "")
 
     @property
     def checkpoints(self) -> Path:
@@ -94,7 +93,7 @@ class RunFolder:
         """Seconds since the epoch of the last sign of life or change of state."""
         return max(self.heartbeat.get("time", 0.0), (self.folder / "run.json").stat().st_mtime)
 
-    def state(self, stale_after: float = STALE_AFTER) -> str:
+    def state(self, stale_after: float) -> str:
         """What run.json says, unless that is ``running`` and its process is gone (killed) or silent (stale)."""
         state: str = self.record["state"]
         if state != "running":

@@ -10,9 +10,9 @@ class Measure(NamedTuple):
     full: str  # at an axis
     unit: str = ""  # after a number in a sentence
 
-    def said(self, value: float) -> str:
-        """``value`` by its name."""
-        return f"{self.name} {value:.1f}{self.unit}"
+    def said(self, value: object) -> str:
+        """``value``, a number as text or an interval, by its name."""
+        return f"{self.name} {value}{self.unit}"
 
 
 # Under the names that ``EnvSpec.measure`` and ``run.json`` have for them.
