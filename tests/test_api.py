@@ -95,6 +95,10 @@ def test_an_agent_of_another_environment_is_refused(data, copied):
     for facts in ({"task": "hopper"}, {"obs_dim": 5}, {"action_low": [-2, -2], "action_high": [2, 2]}):
         with pytest.raises(UserError, match=f"^The agent in {folder} was trained in maze2d-umaze .*, but the data are"):
             pgd.evaluate(folder, of(**facts), episodes=1)
+    policy = pgd.train_agent(data).policy
+    for facts in ({"obs_dim": 5}, {"action_dim": 3}):
+        with pytest.raises(UserError, match="^The agent does not belong to these data: in maze2d-umaze there are"):
+            pgd.as_target(policy, of(**facts))
 
 
 def test_arrays_are_a_recording(recording, copied):

@@ -21,18 +21,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgd_lightning.agents.adapters import as_policy
-from pgd_lightning.agents.policy import StackedPolicy
 from pgd_lightning.artifacts import agents
-from pgd_lightning.artifacts.agent_modules import trained_agent, trained_for
+from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.models import ready_prior
 from pgd_lightning.commands.api_data import Data, Settings, typed
 from pgd_lightning.commands.api_data import load as load
+from pgd_lightning.commands.api_policy import as_target, seed_axes
 from pgd_lightning.commands.generate import chunks, write
 from pgd_lightning.commands.train import clone_config
 from pgd_lightning.config.build import build
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.config.saved import settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
@@ -42,7 +40,6 @@ from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs.console import quieten
 from pgd_lightning.runs.process import keep_memory
-from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Policy, Trajectory
@@ -89,25 +86,9 @@ def generate(
     config = data.composed("train", "generator=pgd", *given, *typed(settings or {}))
     target = None if policy is None else as_target(policy, data)
     device = accelerator(config.trainer.accelerator) if target is None else target.device
-    starts = torch.zeros(*_seeds(target), windows, config.env.obs_dim, device=device)
+    starts = torch.zeros(*seed_axes(target), windows, config.env.obs_dim, device=device)
     made: Trajectory = build(config.generator.build)(prior).generate(target, starts, seed)
     return made.cpu()
-
-
-def as_target(policy: Any, data: Data) -> Policy:
-    """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
-    if isinstance(policy, str | Path):
-        run = finished_agent(str(policy))
-        trained: Policy = trained_for(data.env, run, settings_of(run)).policy
-        return trained
-    box = data.env.box
-    bounds = () if box is None else (torch.tensor(box.low), torch.tensor(box.high))
-    return as_policy(policy, data.env.action_dim, *bounds)
-
-
-def _seeds(target: Policy | None) -> tuple[int, ...]:
-    """The leading axes of windows for ``target``: ``(S,)`` for an agent of ours, none for another policy."""
-    return (target.num_seeds,) if isinstance(target, StackedPolicy) else ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +154,7 @@ def evaluate(policy: Any, data: Data, episodes: int = 10, seed: int = 0) -> Epis
     Episodes begin as those of ``pgd evaluate`` with the same ``seed``.
     """
     target = as_target(policy, data)
-    (num_seeds,) = _seeds(target) or (1,)
+    (num_seeds,) = seed_axes(target) or (1,)
     return rollout(data.dataset.env, target, num_seeds, episodes, derive_seed(seed, "evaluate"))
 
 

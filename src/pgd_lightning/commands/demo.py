@@ -236,11 +236,11 @@ def page(content: Mapping[str, Any], config: DictConfig, picture: Path) -> str:
     """The page, with everything it shows inside."""
     return render(
         "demo.html", {}, **content, picture=photograph(picture), titles=TITLES, next=next_command(),
-        settings=config.demo, guidance=strength(config), steps=config.prior.steps,
+        settings=config.demo, guidance=strength(config), weaker=strength(config, 0.3), steps=config.prior.steps,
     )  # fmt: skip
 
 
-def strength(config: DictConfig) -> str:
-    """How strong guidance is, as it is typed."""
+def strength(config: DictConfig, share: float = 1) -> str:
+    """How strong guidance is, or a ``share`` of that, as it is typed."""
     name = "strength" if "strength" in config.guidance else "coef"
-    return f"guidance.{name}={config.guidance[name]}"
+    return f"guidance.{name}={share * config.guidance[name]:g}"
