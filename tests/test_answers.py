@@ -97,11 +97,20 @@ def test_each_example_of_a_verb_is_a_command(verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_a_verb_shows_of_its_settings_is_there_and_means_something(verb):
-    config, chosen, meant = composed_config(verb, []), choices(verb, []), manual.meanings(verb)
+    config, chosen = composed_config(verb, []), choices(verb, [])
+    meant = manual.meanings(verb, chosen.files)
     for key in (key for topic in manual.MANUALS[verb].settings.values() for key in topic):
-        assert key in chosen or OmegaConf.is_missing(config, key) or exists(config, key), f"{verb} has no {key}"
+        assert key in chosen.options or OmegaConf.is_missing(config, key) or exists(config, key), f"{verb} has no {key}"
         assert meant.get(key), f"conf says nothing of {key} of pgd {verb}: a comment beside it"
         assert manual.allowed(verb, key), f"{key} of pgd {verb} may be nothing"
+
+
+def test_settings_mean_what_the_chosen_options_say():
+    meant = manual.meanings("train", choices("train", ["guidance=on_policy", "agent=td3_bc"]).files)
+    for key in ("guidance.clip", "guidance.noise", "agent.learner.q_weight"):
+        assert meant[key]
+    usual = manual.meanings("train", choices("train", []).files)
+    assert meant["guidance.coef"] != usual["guidance.coef"]
 
 
 def exists(config, key):

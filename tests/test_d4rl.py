@@ -327,10 +327,14 @@ class Server:
         self.cut: int | None = None  # bytes of the file after which every connection breaks
         self.pieces: int | None = None  # bytes that one connection lasts
         self.length = True
+        self.chunked = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self):
+                self.close_connection = True
                 wanted = self.headers.get("Range")
                 server.requests.append(wanted)
                 if server.status != 200:
@@ -339,10 +343,15 @@ class Server:
                 start = int(wanted[6:-1]) if wanted and server.ranges else 0
                 body = server.content[start:]
                 self.send_response(206 if start else 200)
-                if server.length:
+                if server.chunked:
+                    self.send_header("Transfer-Encoding", "chunked")
+                elif server.length:
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(server.content[start : server.cut][: server.pieces])
+                sent = server.content[start : server.cut][: server.pieces]
+                if server.chunked:
+                    sent = b"%x\r\n%s\r\n" % (len(sent), sent) + (b"0\r\n\r\n" if sent == body else b"")
+                self.wfile.write(sent)
 
             def log_message(self, *args):
                 pass
@@ -393,8 +402,9 @@ def test_broken_connection_keeps_what_came(server, tmp_path):
     assert server.requests[-1] is not None
 
 
-def test_any_number_of_broken_connections_that_bring_something_are_forgiven(server, tmp_path):
-    server.pieces = len(server.content) // 4
+@pytest.mark.parametrize("chunked", [False, True])
+def test_any_number_of_broken_connections_that_bring_something_are_forgiven(server, tmp_path, chunked):
+    server.pieces, server.chunked = len(server.content) // 4, chunked
     assert locate(server, tmp_path).read_bytes() == server.content
     assert len(server.requests) >= 4  # with retries=1
 

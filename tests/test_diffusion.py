@@ -12,7 +12,7 @@ from torch import nn
 
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
-from pgd_lightning.diffusion.samplers import dpmpp_2m, euler, euler_ancestral, heun
+from pgd_lightning.diffusion.samplers import ancestral, dpmpp_2m, euler, euler_ancestral, heun, stepped
 from pgd_lightning.networks.muon import Muon, orthogonal
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
@@ -344,3 +344,21 @@ def test_hidden_weights_touch_neither_channels_nor_the_label(network):
         part in name for name in hidden for part in ("time", "head", "inlet", "position", "modulation", "bias")
     )
     assert all(min(p.shape[:2]) >= 16 for p in network.hidden_weights())
+
+
+def test_a_correction_knows_the_noise_that_churn_added():
+    settings, seen = churn(False), []
+
+    def look(step):
+        torch.testing.assert_close(
+            step.mean, stepped(step.x, step.denoised, step.sigma, ancestral(step.sigma, step.sigma_next)[0])
+        )
+        seen.append(step)
+        return step.mean
+
+    sigmas = EDM_1.schedule(8)
+    euler_ancestral(lambda x, sigma: 0.3 * x, torch.randn(3), sigmas, churn=settings, correct=look)
+    for number, step in enumerate(seen):
+        gamma = settings.gamma(float(sigmas[number]), 8)
+        torch.testing.assert_close(step.sigma, sigmas[number] * (1 + gamma))
+    assert any(step.sigma > sigmas[step.number] for step in seen)

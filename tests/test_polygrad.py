@@ -57,7 +57,7 @@ def test_schedule_and_posterior(temperature, level, alphabar, deviation, c1, c2)
     process = cosine(temperature=temperature)
     assert process.alphabar[level].item() == pytest.approx(alphabar, rel=1e-6)
     sigmas = process.sigmas.flip(0)[127 - level :]
-    step = Step(0, sigmas, torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.randn_like, sigmas.tolist())
+    step = Step(0, *sigmas[:2], torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.randn_like, sigmas.tolist())
     assert step.posterior_std.item() == pytest.approx(deviation, rel=1e-6)
     down = ancestral(sigmas[0], sigmas[1])[0]
     scale, scale_next = ((1 + sigma**2).rsqrt() for sigma in sigmas[:2])
@@ -200,7 +200,7 @@ def test_the_posterior_mean_is_ddpms():
     expected = (before.sqrt() * (1 - alpha) * x0 + alpha.sqrt() * (1 - before) * vp) / (1 - bar)
     sigmas = ((1 - torch.stack([bar, before])) / torch.stack([bar, before])).sqrt()
     mean = stepped(vp / bar.sqrt(), x0, sigmas[0], ancestral(*sigmas)[0])
-    step = Step(0, sigmas, vp / bar.sqrt(), x0, mean, torch.randn_like, sigmas.tolist())
+    step = Step(0, *sigmas[:2], vp / bar.sqrt(), x0, mean, torch.randn_like, sigmas.tolist())
     torch.testing.assert_close(posterior_mean(step, codec), expected)
 
 

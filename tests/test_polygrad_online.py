@@ -157,6 +157,17 @@ def test_agents_learn_what_is_rewarded(kind):
         assert optimizers[0].param_groups[0]["lr"] <= 1e-2
 
 
+def test_ppo_learns_nothing_of_windows_that_ended_where_they_began():
+    """As an untrained world model may imagine them; the mean of no loss is not a number."""
+    agent = PPO(epochs=2, minibatch=16, clip=0.2, **SETTINGS)
+    windows = random_windows(1, 1)
+    windows.terminated[:, 0] = True
+    before = [p.clone() for p in agent.parameters()]
+    told = agent.update(agent.optimizers(), windows)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.parameters(), strict=True))
+    assert float(told["actor_loss"]) == float(told["critic_loss"]) == float(told["policy_change"]) == 0
+
+
 def test_networks_have_the_published_sizes():
     """G9 for Hopper: 70,662 of the actor with its deviation, 70,145 of the critic; the deviation starts at 1."""
     actor, critic = FlooredActor(11, 3, [256, 256], 1.0, 0.1), elu_mlp(11, [256, 256], 1)

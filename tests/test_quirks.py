@@ -1,5 +1,7 @@
 """What is peculiar to each family of D4RL's files, each on a file made by hand, and what the loader says about it."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -261,6 +263,16 @@ def test_returns_that_the_task_cannot_reach_are_said(load, name, reward, scores)
     data = load(env.task, raw, env=env)
     expected = [f"returns of {reward * 30} to {reward * 30} are scores of {scores}, which {env.task} cannot reach"]
     assert [note.partition(":")[0] for note in said(data, "cannot reach")] == (expected if scores else [])
+
+
+def test_without_a_known_limit_returns_are_what_they_are_and_lengths_say_nothing(load):
+    """env=none: there is nobody to say how long an episode may be."""
+    env = replace(spec("hopper"), task="none", max_episode_steps=None, ref_min_score=0.0, ref_max_score=1000.0)
+    ends = np.cumsum([51, 151, 51, 80, 151, 30]) - 1
+    raw = rows("hopper", ends[-1] + 1, timeouts=marked(ends[-1] + 1, *ends), rewards=np.full(ends[-1] + 1, 100.0))
+    data = load("none", raw, env=env)
+    assert said(data, "returns of 3000 to 15100 are scores of 300 to 1510, which none cannot reach")
+    assert not said(data, "as if")
 
 
 @pytest.mark.parametrize(("name", "reward"), [("maze2d-umaze", 1), ("kitchen-mixed", 4), ("antmaze-umaze", 0)])

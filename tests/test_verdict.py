@@ -55,6 +55,14 @@ def test_windows_that_are_not_finite_are_harmful(recorded):
     assert "warning: median one-step error inf" in judged(recorded, broken).sentence(0.01)
 
 
+def test_windows_without_a_step_that_can_be_tried_are_not_judged(recorded):
+    ended = recorded[0].clone()
+    ended.terminated[:] = True
+    found = judged(recorded, ended)
+    assert found.error is None
+    assert found.sentence(0.01) == "one-step error: not available, because no row could be restored"
+
+
 def test_a_simulator_that_is_not_that_of_the_data_judges_nothing():
     said = Verdict(error=0.5, persistence=1.0, floor=0.2).sentence(0.01)
     assert "does not reproduce the data" in said

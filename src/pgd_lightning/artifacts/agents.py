@@ -25,6 +25,7 @@ from pgd_lightning.runs.console import say
 from pgd_lightning.runs.folder import LEDGER
 from pgd_lightning.runs.names import MEASURES, agent_name, label
 from pgd_lightning.runs.run import Run
+from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, ROWS, SEEDS, accelerator, fit
 from pgd_lightning.training.health import HealthCards
@@ -64,10 +65,11 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
     """A behaviour-cloned policy of the dataset, trained once and kept like any agent."""
     run, module = run_and_agent(clone, dataset)
 
-    def make() -> None:
+    def train() -> None:
         fit_agent(run, clone, dataset, module, None, None)
+        run.update(unevaluated=True)
 
-    find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), make)
+    find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), train)
     return module.to(accelerator(clone.trainer.accelerator)).policy
 
 
@@ -96,28 +98,49 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
 
 
 def measure(run: Run, config: DictConfig, dataset: Dataset) -> None:
-    """Measure a finished run as ``config`` asks, if that is not how it was asked for before."""
-    if not ranks.decided(lambda: asked_as(run, config)):
+    """Measure a finished run as ``config`` asks, if that was not done before; a behaviour clone never was measured."""
+
+    def done() -> bool:
+        enough = not dataset.env.simulated or evaluated(run, config, dataset) >= config.evaluation.final_episodes
+        return enough and asked_as(run, config) and not run.record.get("unevaluated")
+
+    if not ranks.decided(done):
         with run.started(as_text(config), dataset.provenance, shared=True):
             complete(run, config, dataset)
 
 
 def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
-    """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``."""
-    if ranks.rank() > 0 or not dataset.env.simulated:
+    """Add the final episodes that a finished run lacks, and compute its score by the constants of ``config.env``.
+
+    If there are some of another simulator (MuJoCo was updated since), all are run again and take their place.
+    """
+    if ranks.rank() > 0:
+        return
+    run.update(unevaluated=None)
+    if not dataset.env.simulated:
         return
     wanted, env = config.evaluation.final_episodes, dataset.env
-    rows = final_rows(run, dataset)
-    counts = Counter(row["seed"] for row in rows)
-    there = min(counts[number] for number in range(config.seeds))
+    there = evaluated(run, config, dataset)
     if there < wanted:
-        say(f"evaluation: each learner has {there} final episodes; running {wanted - there} more")
+        now = make(env.task, env.physics).physics
+        others = {row["simulator"] for row in final_rows(run, dataset)} - {now}
+        if others:
+            say(f"evaluation: the final episodes were of {' and '.join(others)}; running all {wanted} in {now}")
+            there = 0
+        else:
+            say(f"evaluation: each learner has {there} final episodes; running {wanted - there} more")
         module = build_agent(config, dataset)
         load_agent(module, run)
         more = rollout(env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there)
         run.append(LEDGER, more.ledger(env, config.updates, "final"))
-        rows = final_rows(run, dataset)
-    run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
+    rows = [row for row in final_rows(run, dataset) if row["index"] < wanted]
+    run.update(**mean_outcome(rows, env))
+
+
+def evaluated(run: Run, config: DictConfig, dataset: Dataset) -> int:
+    """How many final episodes each learner has."""
+    counts = Counter(row["seed"] for row in final_rows(run, dataset))
+    return min(counts[number] for number in range(config.seeds))
 
 
 def final_rows(run: Run, dataset: Dataset) -> list[EpisodeRow]:

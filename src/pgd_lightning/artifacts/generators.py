@@ -1,5 +1,6 @@
 """From a config to its generator, with the model behind it: found in its run folder, or trained now."""
 
+from glob import escape
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -42,7 +43,7 @@ def model_behind(run: Run, settings: DictConfig) -> Run:
     wanted = run.record["identity"][section]
     roots = {run.folder.absolute().parents[3]: None, Path(settings.runs_dir).absolute(): None}
     for root in roots:
-        for found in readable(sorted(root.glob(f"{section}/{env}/*/{settings.seed}/run.json"))):
+        for found in readable(sorted(root.glob(f"{section}/{escape(env)}/*/{settings.seed}/run.json"))):
             if found.finished and found.record["identity"] == wanted:
                 return found
     raise UserError(

@@ -7,16 +7,15 @@ value is that of the composed config. Only which settings are worth a first look
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pgd_lightning.config import ranges
-from pgd_lightning.config.compose import GROUPS
+from pgd_lightning.config.compose import GROUPS, Chosen, group_of
 from pgd_lightning.config.ranges import CONF, of_group, shown
 
 SIZES = ("scale", "online")  # their files give other settings values, and say why, but mean nothing themselves
@@ -121,19 +120,20 @@ MANUALS = {
 }
 
 
-def text(verb: str, about: str, config: DictConfig, chosen: Mapping[str, str], everything: bool) -> str:
-    """The help of ``verb``, whose settings have the values of ``config`` and whose groups the options ``chosen``.
+def text(verb: str, about: str, config: DictConfig, chosen: Chosen, everything: bool) -> str:
+    """The help of ``verb``, whose settings have the values of ``config``, which was composed of what is ``chosen``.
 
     ``everything``: all settings instead of those that are changed most.
     """
     said = [f"pgd {verb}: {about}", "", *(f"  {example}" for example in MANUALS[verb].examples)]
     settings: Any = OmegaConf.to_container(config)
-    topics = _all_topics(verb, settings, chosen) if everything else MANUALS[verb].settings
-    meant = meanings(verb)
+    options = chosen.options
+    topics = _all_topics(verb, settings, options) if everything else MANUALS[verb].settings
+    meant = meanings(verb, chosen.files)
     for topic, keys in topics.items():
         said += ["", topic]
         for key in keys:
-            value = chosen[key] if key in chosen else shown(_select(settings, key))
+            value = options[key] if key in options else shown(_select(settings, key))
             said += entry(verb, key, meant.get(key, ""), value)
     more = f"pgd {verb} --help all shows every setting, pgd {verb} --cfg the whole config as YAML."
     return "\n".join([*said, "", *([] if everything else [more])]).rstrip()
@@ -163,12 +163,6 @@ def _select(node: Any, key: str) -> Any:
     return "…" if node == ranges.UNSET else node
 
 
-def group_of(verb: str, key: str) -> str:
-    """The folder of ``conf`` among whose files ``key`` chooses; empty where it takes a value."""
-    name = GROUPS.get(verb, {}).get(key, key).partition("@")[0]
-    return name if (CONF / name).is_dir() else ""
-
-
 def _all_topics(verb: str, settings: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, list[str]]:
     topics: dict[str, list[str]] = {"files of conf that are chosen": list(chosen)}
     for key, _ in ranges.leaves(verb, settings):
@@ -177,42 +171,16 @@ def _all_topics(verb: str, settings: Mapping[str, Any], chosen: Mapping[str, str
     return topics
 
 
-def meanings(verb: str) -> dict[str, str]:
-    """The comment beside every setting of ``verb`` by its name, from the files that its config is composed of."""
+def meanings(verb: str, files: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The comment beside every setting of ``verb`` by its name, in the ``files`` of which its config is composed."""
     found: dict[str, str] = {}
-    for file, place in _files(CONF / f"{verb}.yaml", ""):
-        for key, comment in comments(file.read_text(encoding="utf-8")):
-            found.setdefault(f"{place}.{key}".lstrip("."), comment)
+    for path, place in files:
+        if path.partition("/")[0] not in SIZES:
+            for key, comment in comments((CONF / f"{path}.yaml").read_text(encoding="utf-8")):
+                found[f"{place}.{key}".lstrip(".")] = comment
     for short, name in GROUPS.get(verb, {}).items():
         found.setdefault(short, found.get(name, ""))
     return found
-
-
-def _defaults(file: Traversable) -> list[tuple[str, Any]]:
-    """The entries of a file's list of defaults, ``(group, option)``; ``(file, None)`` for another file."""
-    node = yaml.safe_load(file.read_text(encoding="utf-8"))
-    entries = node.get("defaults", []) if isinstance(node, dict) else []
-    pairs = [(item, None) if isinstance(item, str) else next(iter(item.items())) for item in entries]
-    return [(str(name).removeprefix("override ").lstrip("/"), option) for name, option in pairs if name != "_self_"]
-
-
-def _files(file: Traversable, place: str) -> Iterator[tuple[Traversable, str]]:
-    """``file`` and those of its defaults, with the place of their settings in the whole config."""
-    yield file, place
-    folder = "" if not place else f"{place}/"
-    for name, option in _defaults(file):
-        group, _, at = name.partition("@")
-        for one in option if isinstance(option, list) else [option]:
-            where = at.replace("_here_", place).rstrip(".") or (place if one is None else group)
-            path = f"{folder}{group}" if one is None else f"{group}/{one}"
-            if (CONF / f"{path}.yaml").is_file() and group not in SIZES:
-                yield from _files(CONF / f"{path}.yaml", _package(CONF / f"{path}.yaml") or where)
-
-
-def _package(file: Traversable) -> str:
-    """The place that a file names for its settings itself; empty where it is that of its group."""
-    found = re.match(r"# @package (\w+)", file.read_text(encoding="utf-8"))
-    return found[1] if found else ""
 
 
 def comments(text: str) -> Iterator[tuple[str, str]]:

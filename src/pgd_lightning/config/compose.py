@@ -6,6 +6,9 @@ Neither torch nor Lightning is loaded for it.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,8 +51,7 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
 
 def composed_config(verb: str, overrides: list[str]) -> DictConfig:
     """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra():
         try:
             config = compose(verb, overrides=composed(verb, overrides))
             _check_typed(verb, config, overrides)
@@ -64,14 +67,33 @@ def composed_config(verb: str, overrides: list[str]) -> DictConfig:
     return config
 
 
-def choices(verb: str, overrides: list[str]) -> dict[str, str]:
-    """The option of every group in the config of ``verb``, by the name that the group is typed under."""
+@contextmanager
+def hydra() -> Iterator[GlobalHydra]:
+    """Hydra over ``conf``."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(verb, overrides=composed(verb, overrides), return_hydra_config=True)
+        yield GlobalHydra.instance()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a config was composed of."""
+
+    options: dict[str, str]  # of every group, by the name that the group is typed under
+    files: list[tuple[str, str]]  # of conf, without .yaml, and the place of their settings; a later one overrides
+
+
+def choices(verb: str, overrides: list[str]) -> Chosen:
+    """What the config of ``verb`` is composed of."""
+    with hydra() as state:
+        found = state.config_loader().compute_defaults_list(verb, composed(verb, overrides), RunMode.RUN)
     typed = {name: short for short, name in GROUPS.get(verb, {}).items()}
-    found = {typed.get(name, name): option for name, option in config.hydra.runtime.choices.items()}
-    return {name: str(option) for name, option in found.items() if _group(verb, name)}
+    options = {typed.get(name, name): str(option) for name, option in found.overrides.known_choices.items()}
+    files = [(str(part.config_path), str(part.package)) for part in found.defaults]
+    return Chosen(
+        {name: option for name, option in options.items() if group_of(verb, name)},
+        [(path, place) for path, place in files if (CONF / f"{path}.yaml").is_file()],
+    )
 
 
 def handed() -> tuple[list[str], DictConfig] | None:
@@ -96,7 +118,7 @@ def _of_environment(verb: str, override: str, overrides: list[str]) -> list[str]
     """
     key, _, value = override.partition("=")
     name = unquoted(value)
-    if key != "env" or _group(verb, key) != "env" or name in options("env"):
+    if key != "env" or group_of(verb, key) != "env" or name in options("env"):
         return [override]
     given = verb == "collect" or any(o.startswith("data.source=") for o in overrides)
     found = environments.named(name, options("env")) or [override]
@@ -113,7 +135,7 @@ def _for_hydra(verb: str, override: str) -> str:
     for short, name in GROUPS.get(verb, {}).items():
         if key == name.partition("@")[2] != short:
             raise UserError(f"{override} is written {short}={value}.")
-    if group := _group(verb, key):
+    if group := group_of(verb, key):
         if value.strip("'\"") not in options(group):
             raise UserError(unknown_option(f"'{group}/{value}'"))
     elif {"text", "path"} & _kinds(verb, key) and value != "null":
@@ -121,7 +143,7 @@ def _for_hydra(verb: str, override: str) -> str:
     return f"{GROUPS.get(verb, {}).get(key, key)}{equals}{value}"
 
 
-def _group(verb: str, key: str) -> str:
+def group_of(verb: str, key: str) -> str:
     """The folder of ``conf`` whose options ``key=`` chooses among; empty where it is a setting."""
     name = GROUPS.get(verb, {}).get(key, key).partition("@")[0].lstrip("+")
     return name if name and (CONF / name).is_dir() else ""
@@ -161,7 +183,7 @@ def _check_typed(verb: str, config: DictConfig, overrides: list[str]) -> None:
     """
     settings: Any = OmegaConf.to_container(config)
     typed = (o.partition("=")[0].lstrip("+") for o in overrides)
-    for key in (key for key in typed if not _group(verb, key)):
+    for key in (key for key in typed if not group_of(verb, key)):
         allowed = ranges.declared(verb, key)
         value: Any = OmegaConf.select(config, key)
         if OmegaConf.is_config(value):

@@ -28,23 +28,23 @@ class Step:
     """One step of :func:`euler_ancestral` before its noise, as a correction sees it."""
 
     number: int
-    sigmas: Tensor
+    sigma: Tensor  # that it steps from, above the schedule's where churn added noise
+    sigma_next: Tensor
     x: Tensor  # where it began
     denoised: Tensor
     mean: Tensor  # where it leads
     noise: Noise
-    levels: Sequence[float]  # the sigmas as numbers
+    levels: Sequence[float]  # the schedule as numbers
 
     @property
     def last(self) -> bool:
         """Whether it ends the schedule."""
-        return self.number == len(self.sigmas) - 2
+        return self.number == len(self.levels) - 2
 
     @property
     def posterior_std(self) -> Tensor:
         """Deviation of the noise to come, of a state scaled to unit variance (DDPM's posterior)."""
-        sigma, sigma_next = self.sigmas[self.number], self.sigmas[self.number + 1]
-        return ancestral(sigma, sigma_next)[1] * (1 + sigma_next**2).rsqrt()
+        return ancestral(self.sigma, self.sigma_next)[1] * (1 + self.sigma_next**2).rsqrt()
 
 
 Correct = Callable[[Step], Tensor]  # what takes the place of ``mean``
@@ -157,7 +157,7 @@ def euler_ancestral(
         sigma_down, sigma_up = ancestral(sigma, sigma_next)
         denoised = denoise(x, sigma)
         mean = stepped(x, denoised, sigma, sigma_down)
-        mean = correct(Step(step, sigmas, x, denoised, mean, noise, levels)) if correct else mean
+        mean = correct(Step(step, sigma, sigma_next, x, denoised, mean, noise, levels)) if correct else mean
         x = mean + sigma_up * noise(mean) if levels[step + 1] > 0 else mean
     return x
 

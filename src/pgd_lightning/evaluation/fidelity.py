@@ -188,10 +188,9 @@ class DataDistance:
     """
 
     def __init__(self, real: Transition, max_rows: int, seed: int) -> None:
-        chosen = real[torch.as_tensor(np.random.default_rng(seed).permutation(len(real))[:max_rows])]
-        rows = pairs(chosen)
+        self.real = real[torch.as_tensor(np.random.default_rng(seed).permutation(len(real))[:max_rows])]
+        rows = pairs(self.real)
         self.scale = in_own_units(mean_and_std(torch.as_tensor(rows))[1]).numpy()
-        self.persistence = error_of_no_change(chosen.obs, chosen.next_obs, mean_and_std(chosen.obs)[1])
         self.tree = cKDTree(rows / self.scale)
 
     def __call__(self, steps: Transition) -> Array:

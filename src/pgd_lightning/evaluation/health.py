@@ -9,6 +9,7 @@ from torch import Tensor
 from pgd_lightning.evaluation.fidelity import (
     DataDistance,
     ends_judged,
+    error_of_no_change,
     finite,
     log_likelihood,
     median,
@@ -55,7 +56,7 @@ def health_summary(
         "log_likelihood_target": target_likelihood,
         "log_likelihood_behaviour": float(likelihood.mean()) if len(kept) else None,
         "dynamics_error": median(errors.dynamics),
-        "persistence_error": distance.persistence,
+        "persistence_error": error_of_no_change(distance.real.obs, distance.real.next_obs, obs_std),
         "reward_error": median(errors.reward),
         "rows_not_resettable": float(errors.skipped),
         "data_distance": median(distance(sample[picked])) if len(sample) else None,

@@ -39,7 +39,7 @@ ACROSS = ("kind of data", "MuJoCo", "physics", "updates")  # alike in all datase
 
 def episodes(rows: Iterable[Mapping[str, Any]], env: EnvSpec) -> list[EpisodeRow]:
     """Each episode of a ledger once, as it was written last, its score (or None) by the constants of ``env``."""
-    found = {(row["purpose"], row["step"], row["seed"], row["index"], row["simulator"]): row for row in rows}
+    found = {(row["purpose"], row["step"], row["seed"], row["index"]): row for row in rows}
     scored = ({**row, "score": env.score(row["return"], row.get("success"))} for row in found.values())
     return [cast(EpisodeRow, row) for row in scored]
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
-from pgd_lightning.evaluation.fidelity import finite, not_available, persistence_error, step_errors
+from pgd_lightning.evaluation.fidelity import finite, median, not_available, persistence_error, step_errors
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Trajectory
 
@@ -57,5 +56,5 @@ def verdict(
     )
 
 
-def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float:
-    return float(np.median(step_errors(simulator, windows, obs_std, max_rows, seed).dynamics))
+def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float | None:
+    return median(step_errors(simulator, windows, obs_std, max_rows, seed).dynamics)

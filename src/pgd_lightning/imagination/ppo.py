@@ -39,6 +39,9 @@ class PPO(ActorCritic):
             obs, action = windows.obs[:, :-1], windows.action[:, :-1]
             before = self.actor.log_prob(obs, action)
         live = alive(windows.terminated).bool()
+        told: dict[str, Tensor | float] = {"return": returns[:, 0].mean(), "rate": float(self.log_rate.detach().exp())}
+        if not live.any():  # every window ended where it began
+            return told | dict.fromkeys(("actor_loss", "critic_loss", "policy_change"), returns.new_zeros(()))
         steps = TensorDict(
             {
                 "observation": obs[live], "action": action[live], "action_log_prob": before[live],
@@ -61,10 +64,8 @@ class PPO(ActorCritic):
                 critic_optimizer.step()
         with torch.no_grad():
             change = (self.actor.log_prob(obs, action) - before)[live].abs().mean()
-        return {
+        return told | {
             "actor_loss": actor_loss.detach(),
             "critic_loss": losses["loss_critic"].detach(),
-            "return": returns[:, 0].mean(),
             "policy_change": change,
-            "rate": float(self.log_rate.detach().exp()),
         }

@@ -77,8 +77,8 @@ def drawings(found: Tables, content: Contents, resamples: int) -> dict[str, str]
 
 
 def figure_name(kind: str, number: int, target: str) -> str:
-    """The file of a figure of an analysis; a target may be a folder."""
-    return f"{kind}-{number}-{Path(target).name.replace(':', '-')}"
+    """The file of a figure of an analysis; a target may be a run folder, whose last part is only its seed."""
+    return f"{kind}-{number}-{'-'.join(Path(target).parts[-2:]).replace(':', '-')}"
 
 
 def curve(row: Row) -> Curve:

@@ -15,13 +15,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise UserError(f"Cannot write {path}: {error.strerror}. {_way_out(error)}") from error
-    part.replace(path)
 
 
 def _way_out(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "Choose a folder you may write to."
+    if error.errno == errno.EISDIR:
+        return "Name a file, not a folder."
     return "Free some space and run the command again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ class AgentOfPoint:
 
     def run(self, runs_dir: Path) -> RunFolder | None:
         """The run, None where there is none yet."""
-        candidates = readable(runs_dir.glob(f"agent/{self.env}/*/{self.seed}/run.json"))
+        candidates = readable(runs_dir.glob(f"agent/{glob.escape(self.env)}/*/{self.seed}/run.json"))
         return next((run for run in candidates if self.settings in run.record.get("settings", [])), None)
 
 
@@ -40,8 +41,8 @@ class Point:
 
     @property
     def finished(self) -> bool:
-        """Whether every agent of this point is trained."""
-        return all(run is not None and run.finished for run in self.runs())
+        """Whether every agent of this point is trained, and not only as a behaviour clone, which is not evaluated."""
+        return all(run is not None and run.finished and not run.record.get("unevaluated") for run in self.runs())
 
     @property
     def said(self) -> str:

@@ -102,7 +102,7 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
         with part.open("ab" if have else "wb") as file, Progress(disable=not sys.stdout.isatty()) as bar:
             task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=have)
             printed = time.monotonic()
-            while piece := response.read(1 << 18):
+            while piece := _piece(response):
                 file.write(piece)
                 have += len(piece)
                 bar.update(task, completed=have)
@@ -111,6 +111,13 @@ def _fetch(url: str, part: Path, timeout: float) -> None:
                     printed = time.monotonic()
     if total is not None and have < total:
         raise OSError(f"the connection broke after {have} of {total} bytes")
+
+
+def _piece(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read1(1 << 18)
+    except http.client.HTTPException as error:  # sent in chunks, so that nobody knew how much was to come
+        raise OSError(f"the connection broke: {error!r}") from error
 
 
 def _check(part: Path, file: DataFile) -> None:

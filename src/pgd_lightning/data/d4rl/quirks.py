@@ -109,8 +109,12 @@ def time_limits(columns: Columns, env: EnvSpec, choice: str, name: str) -> list[
 
 def _one_row_more(lengths: NDArray[Any], limit: int) -> list[str]:
     """Episodes of ``lengths [E]`` that seem to hold their last observation as a row without a step."""
-    longer = lengths[lengths == limit + 1] if lengths.max(initial=0) == limit + 1 else lengths[lengths % 50 == 1]
-    if len(longer) < 2 or longer[0] == 1 or (longer[0] <= limit and len(set(lengths)) > 1):
+    at_limit = 0 < limit == lengths.max(initial=0) - 1
+    longer = lengths[lengths == limit + 1] if at_limit else lengths[lengths % 50 == 1]
+    if len(longer) < 2 or longer[0] == 1 or len(set(longer)) > 1:
+        return []
+    beyond = 0 < limit < longer[0]
+    if not beyond and len(set(lengths)) > 1:
         return []
     return [
         f"{len(longer)} of {len(lengths)} episodes have {longer[0]} rows, as if {longer[0] - 1} steps were stored "
@@ -159,7 +163,9 @@ def impossible_returns(columns: Columns, env: EnvSpec) -> list[str]:
     ends = episode_ends(columns)
     total = np.concatenate([[0.0], columns["rewards"].cumsum(dtype=np.float64)])
     starts = np.concatenate([[0], ends[:-1] + 1])
-    returns = (total[ends + 1] - total[starts]) * np.minimum(1, env.limit / (ends - starts + 1))
+    lengths = ends - starts + 1
+    limit = lengths if env.max_episode_steps is None else env.max_episode_steps
+    returns = (total[ends + 1] - total[starts]) * np.minimum(1, limit / lengths)
     scores = np.array([env.score(value) for value in (returns.min(), returns.max())], dtype=np.float64)
     if scores[0] >= POSSIBLE[0] and scores[1] <= POSSIBLE[1]:
         return []

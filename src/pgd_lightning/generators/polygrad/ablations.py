@@ -53,10 +53,9 @@ def posterior_mean(step: Step, codec: TrajectoryCodec) -> Tensor:
     DDPM's x is x / sqrt(1 + sigma^2) here. The first state is given and noiseless, in DDPM's coordinates too: there
     the mean is (c1 + c2) s0.
     """
-    sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
-    scale, kept = (1 + sigma_next**2).rsqrt(), (sigma_next / sigma) ** 2
+    scale, kept = (1 + step.sigma_next**2).rsqrt(), (step.sigma_next / step.sigma) ** 2
     mean = scale * step.mean
-    given = scale * ((1 - kept) + kept * (1 + sigma**2).sqrt())
+    given = scale * ((1 - kept) + kept * (1 + step.sigma**2).sqrt())
     mean[..., 0, : codec.obs_dim] = given * step.denoised[..., 0, : codec.obs_dim]
     return mean
 
@@ -75,6 +74,5 @@ def with_moved_states(x: Tensor, step: Step, policy: Policy, codec: TrajectoryCo
     gradient[..., 0, :] = 0
     denoised = step.denoised.clone()
     denoised[..., :size] += along(coef, gradient) * gradient
-    sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
-    led = stepped(step.x, denoised, sigma, ancestral(sigma, sigma_next)[0])
+    led = stepped(step.x, denoised, step.sigma, ancestral(step.sigma, step.sigma_next)[0])
     return with_actions(led, x[..., codec.action_channels], codec)

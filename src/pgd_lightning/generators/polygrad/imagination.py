@@ -33,12 +33,11 @@ class StepLimit:
 
     def __call__(self, step: Step, denoiser: WorldDenoiser) -> Tensor:
         """``step.mean`` with the free entries of the state, sqrt(alphabar) x, moved by no more than the limit."""
-        sigma, sigma_next = step.sigmas[step.number], step.sigmas[step.number + 1]
         here, there = denoiser.process.level(torch.tensor(step.levels[step.number :][:2]))  # type: ignore[attr-defined]
         if here > self.levels:
             return step.mean
         far = float(self.size * (here - (-1 if step.last else there)))
-        before, scale = step.x * (1 + sigma**2).rsqrt(), (1 + sigma_next**2).rsqrt()
+        before, scale = step.x * (1 + step.sigma**2).rsqrt(), (1 + step.sigma_next**2).rsqrt()
         limited = (before + (step.mean * scale - before).clamp(-far, far)) / scale
         return step.mean + denoiser.free(limited - step.mean)
 
