@@ -9,7 +9,10 @@ from helpers.commands import command, pgd, run_of, weights
 from omegaconf import OmegaConf
 
 from pgd_lightning.config.compose import CONF, compose_config
+from pgd_lightning.data.environments import environment
+from pgd_lightning.evaluation.ledgers import episodes
 from pgd_lightning.runs import identity
+from pgd_lightning.runs.points import AgentOfPoint, Point
 
 pytestmark = pytest.mark.usefixtures("drawn_by_nobody")
 
@@ -178,6 +181,39 @@ def test_episodes_that_were_added_are_those_that_would_have_been_run(copied, rec
     (run.folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     assert pgd(monkeypatch, [*again, "evaluation.every=20"]) == 0
     assert sorted(map(str, finals(run))) == sorted(map(str, rows))
+
+
+def test_episodes_of_another_simulator_are_run_again_with_those_that_are_added(copied, recording, monkeypatch, capsys):
+    """MuJoCo was updated meanwhile: no score is half of one and half of the other."""
+    run = run_of(copied, "pgd")
+    rows = [{**row, "simulator": "mujoco 1.0.0"} for row in run.rows("ledger.jsonl")]
+    (run.folder / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = command(recording, copied, "compare=[]", "report.frames=1", "evaluation.final_episodes=5")
+    assert pgd(monkeypatch, again) == 0
+    assert "the final episodes were of mujoco 1.0.0; running all 5 in mujoco" in capsys.readouterr().out
+    counted = [
+        row
+        for row in episodes(run.rows("ledger.jsonl"), environment("maze2d-umaze", "today"))
+        if row["purpose"] == "final"
+    ]
+    assert len(counted) == 10 and "mujoco 1.0.0" not in {row["simulator"] for row in counted}
+
+
+def test_a_behaviour_clone_is_evaluated_where_it_is_asked_for_as_an_agent(tmp_path, recording, monkeypatch):
+    """With equal settings it is the same run, trained to measure likelihoods alone."""
+    same = ["agent=bc", "seeds=1", "behaviour.updates=60", "report.frames=1"]
+    words = command(recording, tmp_path, *same, "generator=unguided", "compare=[]", "prior.steps=20")
+    point = compose_config("train", [*words[1:], "generator=none"])
+    sought = Point(0, [], "", tmp_path, [AgentOfPoint("maze2d-umaze", 0, identity.asked(point))])
+    assert pgd(monkeypatch, words) == 0
+    clone = run_of(tmp_path, "none", "bc")
+    assert clone.finished and not finals(clone) and not sought.finished
+    summary = json.loads((run_of(tmp_path, "unguided", "bc").folder / "report" / "summary.json").read_text())
+    assert list(summary["scores"]) == ["unguided"]
+    assert pgd(monkeypatch, [*words, "generator=none"]) == 0
+    assert len(finals(clone)) == 2 and sought.finished
+    summary = json.loads((clone.folder / "report" / "summary.json").read_text())
+    assert summary["scores"]["none"]["num_episodes"] == 2
 
 
 def test_scores_follow_the_constants_in_use(copied, recording, monkeypatch, capsys):

@@ -63,6 +63,13 @@ def test_a_read_only_runs_folder_is_a_sentence(moved, monkeypatch):
         write_atomic(moved.folder / "anything", "")
 
 
+def test_a_folder_where_a_file_is_to_be_is_a_sentence_and_leaves_nothing_behind(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there: Is a directory. Name a file, not a folder"):
+        write_atomic(tmp_path / "there", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_a_moved_run_generates_from_the_model_beside_it(moved, tmp_path, monkeypatch):
     before = trained(moved)
     monkeypatch.chdir(tmp_path)

@@ -48,6 +48,14 @@ def test_the_plan_says_how_much_is_left(recording, copied):
     assert (stage.done, stage.seconds) == (60, 0)
 
 
+def test_a_search_for_the_strength_of_guidance_is_not_timed(recording, tmp_path):
+    """It takes as many windows as it needs, under policies that nobody knows yet."""
+    planned = stages_of(recording, tmp_path, "guidance=calibrated", "compare=[unguided]")
+    assert {stage.title: stage.at_least for stage in planned if "real +" in stage.title} == {
+        "IQL, real + policy-guided": True, "IQL, real + unguided": False,
+    }  # fmt: skip
+
+
 def test_pretrained_and_shared_models_stand_in_the_plan_once(recording, tmp_path):
     small = ["pretraining.updates=20", "pretraining.width=16", "agent=diffusion_dice", "compare=[none,unguided,pets]"]
     titles = [stage.title for stage in stages_of(recording, tmp_path, *small, "ensemble.steps=20")]

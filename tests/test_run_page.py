@@ -13,7 +13,8 @@ from pgd_lightning.report import figures
 from pgd_lightning.report.analysis_figure import analysis_figure, draw_error_by_row, draw_plane
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.report.drawing import COLOURS, GUIDED, INK, UNGUIDED, inline, panel, plt, standalone
-from pgd_lightning.report.run_page import Measured, losses_of, window_panels
+from pgd_lightning.report.page_figures import figure_name
+from pgd_lightning.report.run_page import Measured, losses_of, score_rows, window_panels
 from pgd_lightning.report.summary import Difference, reading, readings
 from pgd_lightning.report.templates import render, score_row
 from pgd_lightning.runs.run import Run
@@ -145,6 +146,19 @@ def test_trajectories_of_any_number_of_windows(tmp_path, drawn):
     assert {line.get_color() for line in lines[::2]} == {UNGUIDED}
     assert len({(line.get_linestyle(), line.get_dash_capstyle()) for line in lines[::2]}) >= min(drawn, 3)
     plt.close(figure)
+
+
+def test_figures_of_two_run_folders_have_names_of_their_own():
+    folders = "runs/agent/hopper-medium/iql-none-aaaa/0", "runs/agent/hopper-medium/td3_bc-none-bbbb/0"
+    assert len({figure_name("plane", 0, target) for target in (*folders, "agent", "ppo:last")}) == 4
+
+
+def test_returns_are_of_the_episodes_whose_scores_are_shown():
+    """Another command may have measured more."""
+    rows = [{"purpose": "final", "index": i, "return": r} for i, r in enumerate((1.0, 3.0, 1e6))]
+    scores = vars(Interval(2.0, None, None, 1, 2))
+    (row,) = score_rows({"scores": {"none": scores}, "differences": {}}, {"none": rows})
+    assert row["return"] == 2.0
 
 
 def test_every_kind_keeps_its_colour():

@@ -3,7 +3,7 @@
 Its run folder is named by what makes it another model: seeds, temperatures and decisions of the agents do not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -57,13 +57,7 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
             f"behaviour model: training {size:,} parameters for {settings.updates:,} updates, batch size "
             f"{settings.batch_size}, in {run.folder}"
         )
-        data = SyntheticDataModule(
-            dataset.transitions,
-            None,
-            SyntheticSettings(**dict(config.synthetic) | {"batch_size": settings.batch_size, "synthetic_batch": 0}),
-            [settings.seed],
-            settings.updates,
-        )
+        data = real_batches(config, dataset, [settings.seed], settings.updates, settings.batch_size)
         fit(
             run, module, data, trainer_settings=trainer_settings(config),
             mirror=mirror_settings(config, dataset.provenance), title="behaviour model",
@@ -73,6 +67,19 @@ def ready_behaviour(config: DictConfig, dataset: Dataset) -> Agent:
 
     find_or_make(run, config, dataset.provenance, load, make)
     return module
+
+
+def real_batches(
+    config: DictConfig,
+    dataset: Dataset,
+    seeds: Sequence[int],
+    updates: int,
+    batch_size: int,
+    next_action: bool = False,
+) -> SyntheticDataModule:
+    """Batches of real steps alone."""
+    settings = SyntheticSettings(**dict(config.synthetic) | {"batch_size": batch_size, "synthetic_batch": 0})
+    return SyntheticDataModule(dataset.transitions, None, settings, seeds, updates, next_action=next_action)
 
 
 def build_behaviour(config: DictConfig, dataset: Dataset) -> Agent:

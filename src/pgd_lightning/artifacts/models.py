@@ -4,6 +4,8 @@ A section of the config describes each model: ``prior`` PGD's diffusion model, o
 (conf/model). A generator names its section (conf/generator), and several may share one.
 """
 
+from collections.abc import Callable
+
 import torch
 from omegaconf import DictConfig
 
@@ -40,8 +42,7 @@ def ready_model(config: DictConfig, dataset: Dataset, section: str) -> tuple[Win
     train, held_out = training_set(config, section, dataset)
     steps = steps_of(settings, train)
     model = build_model(config, section, steps)
-    what = identity.model(config, section, dataset.file)
-    run = Run.at(config.runs_dir, section, config.env.name, model.method, what, config.seed)
+    run = run_of_model(config, section, model, dataset, Run.at)
     if not run.finished:
         check_size(train, settings.batch_size, section, dataset)
 
@@ -75,6 +76,14 @@ def length_of(settings: DictConfig, steps: int) -> str:
     if settings.steps == "auto":
         return f"until flat, at most {duration(60 * settings.auto.minutes)}"
     return f"{steps:,} steps"
+
+
+def run_of_model(
+    config: DictConfig, section: str, model: WindowModel, dataset: Dataset, find: Callable[..., Run]
+) -> Run:
+    """The run of the ``model`` of ``section``, by ``Run.at`` or ``Run.named``."""
+    what = identity.model(config, section, dataset.file)
+    return find(config.runs_dir, section, config.env.name, model.method, what, config.seed)
 
 
 def trained_model(run: Run, config: DictConfig, dataset: Dataset, section: str) -> WindowModel:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.config.compose import compose_config
-from pgd_lightning.data import d4rl
+from pgd_lightning.config.environments import named
+from pgd_lightning.data import d4rl, sources
 from pgd_lightning.data.environments import environments
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.environment import EnvSpec
@@ -51,7 +52,7 @@ class Data:
 
 
 def load(source: str | Path | Mapping[str, Any], env: str | None = None, settings: Settings | None = None) -> Data:
-    """A recording: by the name of its environment, a file in D4RL's layout, ``minari:NAME``, or arrays.
+    """A recording: by the name of its environment or dataset, a file in D4RL's layout, ``minari:NAME``, or arrays.
 
     ``env`` names the environment of a file or of arrays (``env=`` of the command line). Arrays have D4RL's names:
     ``observations [L, O]``, ``actions [L, A]``, ``rewards [L]``, and the episode boundaries ``terminals [L]`` (the task
@@ -62,7 +63,8 @@ def load(source: str | Path | Mapping[str, Any], env: str | None = None, setting
     if isinstance(source, Mapping):
         source = _kept_arrays(source, compose_config("prior", chosen).runs_dir)
     if env is None:
-        if str(source) not in environments():
+        name, known = str(source), environments()
+        if name not in known and (name.startswith(sources.MINARI) or not named(name, known)):
             raise UserError(f"load({str(source)!r}): name its environment too, e.g. env='hopper-medium'.")
         chosen = [f"env={source}", *chosen]
     else:

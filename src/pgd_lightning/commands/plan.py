@@ -18,17 +18,20 @@ from omegaconf import DictConfig
 
 from pgd_lightning.artifacts.agent_modules import build_agent
 from pgd_lightning.artifacts.agents import agent_label, run_of_agent
-from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, needs_behaviour
+from pgd_lightning.artifacts.behaviour import behaviour_run, build_behaviour, needs_behaviour, real_batches
 from pgd_lightning.artifacts.dataset import Dataset
-from pgd_lightning.artifacts.models import build_model, length_of, steps_of, training_set
+from pgd_lightning.artifacts.models import build_model, length_of, run_of_model, steps_of, training_set
 from pgd_lightning.artifacts.training_settings import trainer_settings
 from pgd_lightning.config.build import build
-from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings, WindowDataModule
+from pgd_lightning.data.modules import WindowDataModule
+from pgd_lightning.generators.calibration import Calibrated
 from pgd_lightning.generators.prior import DiffusionPrior
-from pgd_lightning.runs import identity, ranks
+from pgd_lightning.generators.window_model import WindowModel
+from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import duration
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import ALONE, accelerator, trainer_of
+from pgd_lightning.trajectory import Generator
 
 WARM_UP, FEWEST, MOST = 3, 5, 100  # steps of a copy of each module: untimed, and timed
 SAMPLED = 64  # windows, to time sampling
@@ -107,28 +110,26 @@ def others_seconds() -> float | None:
 def stages(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) -> Iterator[Stage]:
     """The trainings of the agents of ``conditions``, in the order of the command; of processes together, untimed."""
     yield agent_stage(clone, dataset, "behaviour cloning (for log-likelihoods)", agent_pace(clone, dataset), 0)
-    sampling: dict[str, float | None] = {}
+    models: dict[str, WindowModel] = {}
     of_an_update = agent_pace(conditions[0], dataset)  # equal for all, but for the sampling
     for config in conditions:
         section = config.generator.model if config.generator.build is not None else None
-        if section is not None and section not in sampling:
-            stage, sampling[section] = model_stage(config, section, dataset)
+        if section is not None and section not in models:
+            stage, models[section] = model_stage(config, section, dataset)
             yield stage
         if needs_behaviour(config) and config is conditions[0]:
             yield behaviour_stage(config, dataset)
-        yield agent_stage(config, dataset, agent_label(config), of_an_update, sampling.get(section) if section else 0)
+        of_a_window = window_seconds(config, models[section], dataset) if section else 0
+        yield agent_stage(config, dataset, agent_label(config), of_an_update, of_a_window)
 
 
-def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Stage, float | None]:
-    """Training of the model behind a generator, and the seconds that sampling a window of it takes."""
+def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Stage, WindowModel]:
+    """Training of the model behind a generator, and that model, untrained."""
     train, _ = training_set(config, section, dataset)
     settings = config[section]
     steps = steps_of(settings, train)
     model = build_model(config, section, steps)
-    run = Run.named(
-        config.runs_dir, section, config.env.name, model.method, identity.model(config, section, dataset.file),
-        config.seed,
-    )  # fmt: skip
+    run = run_of_model(config, section, model, dataset, Run.named)
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     work = f"{size:,} parameters, {length_of(settings, steps)}, batch size {settings.batch_size}"
     rows = train[torch.arange(min(len(train), settings.batch_size))]
@@ -136,18 +137,29 @@ def model_stage(config: DictConfig, section: str, dataset: Dataset) -> tuple[Sta
     seconds = None
     if not run.finished and len(train) >= settings.batch_size:
         seconds = pace(config, model, WindowDataModule(train, None, settings.batch_size, config.seed, steps))
-    sampling = None
-    if isinstance(model, DiffusionPrior) and ranks.count() == 1 and config.plan.seconds:
-        generator = build(config.generator.build)(model)
-        starts = rows.obs[:1, 0].expand(1, SAMPLED, -1).to(accelerator(config.trainer.accelerator))
-        for _ in range(2):  # the first is slower
-            began = time.monotonic()
-            generator.generate(None, starts, config.seed).cpu()  # which waits for a GPU
-            sampling = (time.monotonic() - began) / SAMPLED
     stage = stage_of(section, work, run, steps, seconds)
     if settings.steps == "auto" and not stage.finished:  # most of its steps may never be taken
         stage = replace(stage, seconds=None)
-    return stage, sampling
+    return stage, model
+
+
+def window_seconds(config: DictConfig, model: WindowModel, dataset: Dataset) -> float | None:
+    """Seconds of sampling a window, under the policy of a new agent where windows are guided; None: not timed."""
+    if not isinstance(model, DiffusionPrior) or ranks.count() > 1 or not config.plan.seconds:
+        return None
+    generator: Generator = build(config.generator.build)(model)
+    guidance = getattr(generator, "guidance", None)
+    if isinstance(guidance, Calibrated):  # how long its search takes depends on what is learned
+        return None
+    device = accelerator(config.trainer.accelerator)
+    policy = build_agent(config, dataset).to(device).policy if guidance else None
+    starts = torch.zeros(config.seeds, -(-SAMPLED // config.seeds), config.env.obs_dim, device=device)
+    took = 0.0
+    for _ in range(2):  # the first is slower
+        began = time.monotonic()
+        generator.generate(policy, starts, config.seed).cpu()  # which waits for a GPU
+        took = time.monotonic() - began
+    return took / starts.shape[:-1].numel()
 
 
 def untimed(config: DictConfig) -> DictConfig:
@@ -161,7 +173,7 @@ def agent_pace(config: DictConfig, dataset: Dataset) -> float | None:
     """Seconds of an update of the agent of ``config`` on real data."""
     module = build_agent(config, dataset)
     size, next_action = config.synthetic.batch_size, module.learner.next_action
-    return pace(config, module, real_batches(config, dataset, module.seeds, size, next_action))
+    return pace(config, module, real_batches(config, dataset, module.seeds, WARM_UP + MOST, size, next_action))
 
 
 def agent_stage(
@@ -183,7 +195,7 @@ def behaviour_stage(config: DictConfig, dataset: Dataset) -> Stage:
     settings, run = config.pretraining, behaviour_run(config, dataset, Run.named)
     seconds = None
     if not run.finished:
-        data = real_batches(config, dataset, [settings.seed], settings.batch_size)
+        data = real_batches(config, dataset, [settings.seed], WARM_UP + MOST, settings.batch_size)
         seconds = pace(config, build_behaviour(config, dataset), data)
     work = f"{settings.updates:,} updates, batch size {settings.batch_size}"
     return stage_of("behaviour model", work, run, settings.updates, seconds)
@@ -197,14 +209,6 @@ def stage_of(title: str, work: str, run: Run, steps: int, pace: float | None) ->
         else max((int(p.stem.partition("=")[2]) for p in run.checkpoints.glob("*.ckpt")), default=0)
     )
     return Stage(title, work, done, steps, None if pace is None else pace * (steps - done))
-
-
-def real_batches(
-    config: DictConfig, dataset: Dataset, seeds: Any, size: int, next_action: bool = False
-) -> SyntheticDataModule:
-    """Batches of real steps alone."""
-    settings = SyntheticSettings(**dict(config.synthetic) | {"batch_size": size, "synthetic_batch": 0})
-    return SyntheticDataModule(dataset.transitions, None, settings, seeds, WARM_UP + MOST, next_action=next_action)
 
 
 class Clock(Callback):
