@@ -230,3 +230,13 @@ def test_rows_that_no_body_explains_are_read_with_a_sentence(tmp_path):
     rows = Rows(rng.normal(size=(80, 17)), rng.uniform(-1, 1, (80, 6)), rng.normal(size=(80, 17)), np.zeros(80))
     notes = read(save(tmp_path / "x.hdf5", rows), "walker2d-medium")[0].notes
     assert any(note.startswith("is this walker2d? one simulated step from its rows misses by ") for note in notes)
+
+
+@pytest.mark.parametrize(("physics", "said"), [("today", True), ("d4rl", False)])
+def test_a_file_of_d4rls_in_todays_simulator_is_said(tmp_path, capsys, physics, said):
+    path = save(tmp_path / "x.hdf5", steps_of("hopper", number=200))
+    opened = config(path)
+    opened.env.physics = physics
+    opened.env.file = {"path": "x.hdf5", "bytes": None, "sha256": d4rl.file_hash(path)}
+    open_dataset(opened)
+    assert ("need physics=d4rl" in capsys.readouterr().out) == said

@@ -18,6 +18,7 @@ from pgd_lightning.config.build import build
 from pgd_lightning.data import d4rl, minari, minari_remote, ogbench, origin, sources
 from pgd_lightning.data.d4rl import package as legacy
 from pgd_lightning.data.d4rl.cache import cache_key, cached
+from pgd_lightning.data.d4rl.families import family
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_windows
@@ -107,9 +108,19 @@ def open_dataset(config: DictConfig) -> Dataset:
         say(f"data: {note}")
     simulator = make(env.task, env.physics)
     say(f"simulator: {simulator.physics if env.simulated else 'none (env=none): agents are not evaluated'}")
+    if recorded_by_d4rl(provenance["kind"]) and family(env.task) == "gym" and env.physics == "today":
+        say(
+            f"simulator: D4RL recorded this file when the parts of {env.task}'s body had other masses. Scores that are "
+            "to stand beside published ones need physics=d4rl"
+        )
     if simulator.differs:
         say(f"simulator: it differs from D4RL's, so compare scores with care: {simulator.differs}")
     return Dataset(env, recording, provenance, train, validation, path)
+
+
+def recorded_by_d4rl(kind: str) -> bool:
+    """Whether a recording is D4RL's own, as far as can be known."""
+    return kind in ("official", "unverified", "legacy package")
 
 
 def cut(config: DictConfig, env: EnvSpec, recording: Recording) -> tuple[Windows, Windows | None]:
