@@ -34,12 +34,12 @@ class ActionBox:
     def normalised(self, action: NDArray[Any]) -> NDArray[np.float64]:
         """The environment's actions ``[..., A]`` in [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)
-        return 2 * (action - low) / (high - low) - 1  # type: ignore[no-any-return]
+        return 2 * (action - low) / (high - low) - 1
 
     def of_normalised(self, action: NDArray[Any]) -> NDArray[np.float64]:
         """Actions ``[..., A]`` in [-1, 1] as the environment takes them."""
         low, high = np.array(self.low), np.array(self.high)
-        return low + (np.asarray(action, dtype=np.float64) + 1) / 2 * (high - low)  # type: ignore[no-any-return]
+        return low + (np.asarray(action, dtype=np.float64) + 1) / 2 * (high - low)
 
 
 NO_SIMULATOR = "none"  # the task of a recording without an environment

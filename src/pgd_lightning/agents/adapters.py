@@ -41,7 +41,7 @@ def as_policy(policy: Any, action_dim: int, low: Tensor | None = None, high: Ten
     Raises UserError for something that cannot act.
     """
     if all(callable(getattr(policy, name, None)) for name in ("act", "draw", "log_prob", "score", "normal")):
-        return policy  # type: ignore[no-any-return]
+        return policy
     device = torch.device("cpu")
     if isinstance(policy, nn.Module):
         device = next((p.device for p in policy.parameters()), device)
@@ -55,7 +55,7 @@ def _response(policy: Any) -> Callable[[Tensor], Any]:
     if callable(getattr(policy, "predict", None)):
         return lambda obs: _first(policy.predict(obs.detach().cpu().numpy()))
     if callable(policy):
-        return policy  # type: ignore[no-any-return]
+        return policy
     raise UserError(
         f"A {type(policy).__name__} is no policy: give a function of observations, a module, a TorchRL actor, an "
         "object with a predict method, or a run folder."

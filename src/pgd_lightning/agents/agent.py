@@ -174,8 +174,7 @@ class Agent(LightningModule):
 
     @torch.no_grad()
     def _diagnostics(self, batch: Transition) -> dict[str, Tensor]:
-        diagnostics: dict[str, Tensor] = call_stacked(self.learner, "diagnostics", batch)
-        return diagnostics
+        return call_stacked(self.learner, "diagnostics", batch)
 
     @torch.no_grad()
     def _values(self, batch: Transition) -> Tensor | None:

@@ -69,8 +69,7 @@ def onnx_policy(agent: Agent, learner: int, box: ActionBox | None = None) -> byt
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="pgd-lightning")
     model.ir_version = 8  # the one of that opset's time, which older runtimes read too
     checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString()
-    return content
+    return model.SerializeToString()
 
 
 def _onnx() -> tuple[Any, Any, Any]:

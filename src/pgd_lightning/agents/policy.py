@@ -34,32 +34,27 @@ class StackedPolicy:
     @torch.no_grad()
     def act(self, obs: Tensor) -> Tensor:
         """``[S, ..., O] -> [S, ..., A]``."""
-        action: Tensor = call_stacked(self.learner, "actor.act", self.normalised(obs))
-        return action
+        return call_stacked(self.learner, "actor.act", self.normalised(obs))
 
     @torch.no_grad()
     def draw(self, obs: Tensor, noise: Tensor) -> Tensor:
         """``[S, ..., O], [S, ..., A] -> [S, ..., A]``."""
-        action: Tensor = call_stacked(self.learner, "actor.draw", self.normalised(obs), noise)
-        return action
+        return call_stacked(self.learner, "actor.draw", self.normalised(obs), noise)
 
     @torch.no_grad()
     def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
         """``[S, ..., O], [S, ..., A] -> [S, ...]``."""
-        log_prob: Tensor = call_stacked(self.learner, "actor.log_prob", self.normalised(obs), action)
-        return log_prob
+        return call_stacked(self.learner, "actor.log_prob", self.normalised(obs), action)
 
     def normal(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, ``[S, ..., A]`` each; differentiable in ``obs``."""
-        gaussian: tuple[Tensor, Tensor] = call_stacked(self.learner, "actor.normal", self.normalised(obs))
-        return gaussian
+        return call_stacked(self.learner, "actor.normal", self.normalised(obs))
 
     @torch.no_grad()
     def score(self, obs: Tensor, action: Tensor, noise_variance: Tensor | float = 0.0) -> Tensor:
         """Gradient of :meth:`log_prob` in the action, ``[S, ..., A]``; ``noise_variance`` as in ``Policy.score``."""
         variance = variance_over(action, noise_variance)
-        score: Tensor = call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
-        return score
+        return call_stacked(self.learner, "actor.score", self.normalised(obs), action, variance)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that each seed has of its own, ``[S, ...]``."""

@@ -81,8 +81,7 @@ class _Slot:
 
     @property
     def tensor(self) -> Tensor:
-        found: Tensor = getattr(self.owner, self.kind)[self.leaf]
-        return found
+        return getattr(self.owner, self.kind)[self.leaf]
 
 
 def _slots(stacked: Learner, below: str) -> list[_Slot]:

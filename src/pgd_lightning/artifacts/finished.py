@@ -52,8 +52,7 @@ class FinishedAgent:
 
     @cached_property
     def env(self) -> EnvSpec:
-        built: EnvSpec = build(self._config.env)
-        return built
+        return build(self._config.env)
 
     @property
     def agent(self) -> str:

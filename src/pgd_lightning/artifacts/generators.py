@@ -18,8 +18,7 @@ def ready_generator(config: DictConfig, dataset: Dataset) -> Generator | None:
     if config.generator.build is None:
         return None
     model, _ = ready_model(config, dataset, config.generator.model)
-    generator: Generator = build(config.generator.build)(model)
-    return generator
+    return build(config.generator.build)(model)
 
 
 def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator | None:

@@ -148,8 +148,7 @@ def build_model(config: DictConfig, section: str, steps: int) -> WindowModel:
         if section == PRIOR:
             return build_prior(config, steps)
         untrained = build(config[section].model)
-        model: WindowModel = untrained(total_steps=steps, log_every=config[section].log_every, seed=config.seed)
-        return model
+        return untrained(total_steps=steps, log_every=config[section].log_every, seed=config.seed)
 
 
 def warn_of_width(config: DictConfig) -> None:

@@ -20,8 +20,7 @@ def as_target(policy: Any, data: Data) -> Policy:
     """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
     if isinstance(policy, str | Path):
         run = finished_agent(str(policy))
-        trained: Policy = trained_for(data.env, run, settings_of(run)).policy
-        return trained
+        return trained_for(data.env, run, settings_of(run)).policy
     box = data.env.box
     bounds = () if box is None else (torch.tensor(box.low), torch.tensor(box.high))
     target = as_policy(policy, data.env.action_dim, *bounds)

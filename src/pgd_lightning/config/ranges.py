@@ -39,7 +39,7 @@ def of_group(group: str) -> list[str]:
 def declarations() -> dict[str, str]:
     """The entries of ``conf/ranges.yaml``."""
     text = (CONF / "ranges.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)  # type: ignore[no-any-return]
+    return yaml.safe_load(text)
 
 
 @cache

@@ -187,8 +187,7 @@ class SyntheticDataModule(LightningDataModule):
         draws = [stream(seed, "starts", step) for seed in self.seeds]
         size = (self.settings.num_windows,)
         rows = torch.stack([torch.randint(len(self.real), size, generator=draw) for draw in draws])
-        starts: Tensor = self.share.of(self.real[rows.to(device_of(self.real))].obs)
-        return starts
+        return self.share.of(self.real[rows.to(device_of(self.real))].obs)
 
     def _seed(self, step: int) -> int:
         part = () if self.share.count == 1 else (self.share.number,)

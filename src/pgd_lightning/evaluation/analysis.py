@@ -93,12 +93,11 @@ class BehaviourDensity:
         self.held_out = float(self.mixture.score(held_out))
 
     def _standardised(self, rows: Array) -> Array:
-        return (rows[:, self.varies] - self.mean) / self.scale  # type: ignore[no-any-return]
+        return (rows[:, self.varies] - self.mean) / self.scale
 
     def __call__(self, steps: Transition) -> Array:
         """``[B] -> [B]``."""
-        density: Array = self.mixture.score_samples(self._standardised(pairs(steps)))
-        return density
+        return self.mixture.score_samples(self._standardised(pairs(steps)))
 
 
 class Coverage:

@@ -195,8 +195,7 @@ class DataDistance:
 
     def __call__(self, steps: Transition) -> Array:
         """``[B] -> [B]``."""
-        distance: Array = self.tree.query(pairs(steps) / self.scale)[0]
-        return distance
+        return self.tree.query(pairs(steps) / self.scale)[0]
 
 
 def pairs(steps: Transition) -> Array:

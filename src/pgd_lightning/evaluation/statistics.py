@@ -61,28 +61,28 @@ def paired_interval(a: Array, b: Array) -> Interval:
 
 def average(scores: Array) -> Array:
     """Mean of ``scores [..., S, D]`` over seeds and datasets."""
-    return scores.mean((-2, -1))  # type: ignore[no-any-return]
+    return scores.mean((-2, -1))
 
 
 def iqm(scores: Array) -> Array:
     """Interquartile mean of ``scores [..., S, D]``: of all S * D runs, the lowest and the highest quarter left out."""
-    return stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)  # type: ignore[no-any-return]
+    return stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
 
 
 def optimality_gap(scores: Array) -> Array:
     """How much ``scores [..., S, D]`` miss ``TARGET`` on average, what lies above it counting as reached."""
-    return TARGET - np.minimum(scores, TARGET).mean((-2, -1))  # type: ignore[no-any-return]
+    return TARGET - np.minimum(scores, TARGET).mean((-2, -1))
 
 
 def profile(scores: Array, thresholds: Array) -> Array:
     """Share of the runs ``scores [..., S, D]`` above each of ``thresholds [K]``: ``[..., K]``."""
-    return (scores[..., None] > thresholds).mean((-3, -2))  # type: ignore[no-any-return]
+    return (scores[..., None] > thresholds).mean((-3, -2))
 
 
 def probability_of_improvement(a: Array, b: Array) -> Array:
     """P(a run of ``a [..., S, D]`` scores above one of ``b [..., R, D]``), a tie counting half, mean over datasets."""
     ours, theirs = a[..., :, None, :], b[..., None, :, :]
-    return ((ours > theirs) + 0.5 * (ours == theirs)).mean((-3, -2, -1))  # type: ignore[no-any-return]
+    return ((ours > theirs) + 0.5 * (ours == theirs)).mean((-3, -2, -1))
 
 
 def aggregate(statistic: Statistic, *scores: Array, resamples: int, seed: int) -> Interval:
@@ -113,4 +113,4 @@ def resampled(scores: Array, resamples: int, rng: np.random.Generator) -> NDArra
 
 def take(scores: Array, rows: NDArray[np.int64]) -> Array:
     """The rows that :func:`resampled` drew, of their columns: ``[resamples, S, D]``."""
-    return scores[rows, np.arange(scores.shape[1])]  # type: ignore[no-any-return]
+    return scores[rows, np.arange(scores.shape[1])]

@@ -42,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             left.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -63,7 +63,7 @@ def decided(choose: Callable[[], T]) -> T:
         return choose()
     chosen: list[Any] = [choose() if rank() == 0 else None]
     dist.broadcast_object_list(chosen, src=0)
-    return chosen[0]  # type: ignore[no-any-return]
+    return chosen[0]
 
 
 def environment() -> ClusterEnvironment:

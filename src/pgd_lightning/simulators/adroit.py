@@ -59,8 +59,7 @@ def _distance(*points: Array) -> float:
 
 
 def _site(env: Any, name: str) -> Array:
-    position: Array = env.data.site(name).xpos
-    return position
+    return env.data.site(name).xpos
 
 
 def pen_reward(env: Any) -> float:
@@ -147,8 +146,7 @@ class Adroit(Simulator):
         self.physics = f"mujoco {mujoco.__version__}, {self.task.env.removesuffix('Env')}, D4RL's rewards"
 
     def reset(self, seed: int) -> Array:
-        obs: Array = self.env.reset(seed=seed % 2**32)[0]
-        return obs
+        return self.env.reset(seed=seed % 2**32)[0]
 
     def step(self, action: Array) -> tuple[Array, float, bool]:
         obs = self.env.step(checked(action))[0]
@@ -169,8 +167,7 @@ class Adroit(Simulator):
         self._put_places(state)
         self.data.qacc_warmstart[:] = 0
         self.env.set_state(*(np.asarray(state[name], dtype=np.float64) for name in ("qpos", "qvel")))
-        obs: Array = self.env._get_obs()
-        return obs
+        return self.env._get_obs()
 
     def _put_places(self, state: Mapping[str, Array]) -> None:
         for place in self.task.places:
@@ -181,8 +178,7 @@ class Adroit(Simulator):
 
     def _kept(self, place: Place) -> Array:
         owner = getattr(self.model, place.kind)(place.of).id
-        array: Array = getattr(self.model, place.array)[owner]
-        return array
+        return getattr(self.model, place.array)[owner]
 
     def state_from_obs(self, obs: Array) -> tuple[State, bool]:
         """A state that looks like ``obs``, at rest where no velocity is seen. Never exact.
@@ -210,8 +206,7 @@ class Adroit(Simulator):
             self._put_places(state)
             self.data.qpos[:] = state["qpos"]
             mujoco.mj_kinematics(self.model, self.data)
-            wrong: Array = (self.env._get_obs() - obs)[view.compared]
-            return wrong
+            return (self.env._get_obs() - obs)[view.compared]
 
         solved = least_squares(difference, np.zeros(len(hidden) + 3), method="lm", max_nfev=300)
         return candidate(solved.x), False

@@ -42,7 +42,7 @@ def _elements(name: str) -> dict[str, tuple[Any, Any]]:
     return robotics(
         "franka_kitchen.kitchen_env",
         lambda module: {t: (module.OBS_ELEMENT_INDICES[t], module.OBS_ELEMENT_GOALS[t]) for t in TASKS[name]},
-    )  # type: ignore[no-any-return]
+    )
 
 
 class Kitchen(Simulator):

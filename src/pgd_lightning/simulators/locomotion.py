@@ -37,8 +37,7 @@ def _hopper_is_healthy(env: Any, qpos: Array, qvel: Array) -> NDArray[np.bool_]:
 def _ant_is_healthy(env: Any, qpos: Array, qvel: Array) -> NDArray[np.bool_]:
     low, high = env._healthy_z_range
     finite = np.isfinite(qpos).all(-1) & np.isfinite(qvel).all(-1)
-    result: NDArray[np.bool_] = finite & (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
-    return result
+    return finite & (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,13 @@ def in_wall(name: str, cell: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether cells ``[N, 2]`` are walls of the maze or lie outside of it: ``[N]``."""
     walls = np.array([list(row) for row in MAZES[name]]) == "#"
     inside = ((cell >= 0) & (cell < walls.shape)).all(-1)
-    return ~inside | walls[tuple(np.where(inside[:, None], cell, 0).T)]  # type: ignore[no-any-return]
+    return ~inside | walls[tuple(np.where(inside[:, None], cell, 0).T)]
 
 
 def reward_of(position: Array, goal: Array, dense: bool) -> Array:
     """1 within the goal's radius, or exp(-distance): ``[..., 2] -> [...]``."""
     distance = np.linalg.norm(position - goal, axis=-1)
-    result: Array = np.exp(-distance) if dense else (distance <= GOAL_RADIUS).astype(np.float64)
-    return result
+    return np.exp(-distance) if dense else (distance <= GOAL_RADIUS).astype(np.float64)
 
 
 class WholeState(Simulator):

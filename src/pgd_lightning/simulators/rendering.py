@@ -37,8 +37,7 @@ def render(task: str, qpos: NDArray[np.float64]) -> NDArray[np.uint8] | None:
                 slow = True
                 continue
             if child.returncode == 0:
-                drawn: NDArray[np.uint8] = np.load(frames)
-                return drawn
+                return np.load(frames)
     cause = (
         f"drawing took longer than {PATIENCE} s; `pgd report` draws them when the machine is less busy"
         if slow

@@ -125,5 +125,4 @@ class TakeSeeds(AtomicCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         whole = super().load_checkpoint(path, map_location, weights_only)
-        part: dict[str, Any] = with_seed_axis(whole, self.shared, lambda t: t[self.seeds.start : self.seeds.stop])
-        return part
+        return with_seed_axis(whole, self.shared, lambda t: t[self.seeds.start : self.seeds.stop])

@@ -67,8 +67,7 @@ def _mapped(path: Path, checksum: int) -> NDArray[Any]:
     """A private mapping: pages are shared until somebody writes to one. Raises ValueError if the bytes are others."""
     if _checksum(path) != checksum:
         raise ValueError(f"{path} was changed")
-    array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size else np.empty(0)
-    return array
+    return np.load(path, mmap_mode="c", allow_pickle=False) if path.stat().st_size else np.empty(0)
 
 
 def _checksum(path: Path) -> int:

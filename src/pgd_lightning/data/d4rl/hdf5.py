@@ -130,7 +130,7 @@ def attribute(file: h5py.File, name: str) -> str | float | int | bool | None:
     if raw.shape != () or raw.dtype.kind not in "Sfbiu" or raw.get_storage_size() > LONGEST_ATTRIBUTE:
         return None
     value = file.attrs[name]
-    return value.decode(errors="replace") if isinstance(value, bytes) else value.item()  # type: ignore[no-any-return]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value.item()
 
 
 def storable(attributes: Mapping[str, Any]) -> dict[str, Any]:

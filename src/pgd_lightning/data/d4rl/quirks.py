@@ -56,8 +56,7 @@ def _cut_at_horizon(terminals: NDArray[Any], limit: int) -> NDArray[np.bool_]:
     rows = np.arange(len(terminals))
     first = np.concatenate([[0], rows[:-1][terminals[:-1]] + 1])
     since = rows - first[np.searchsorted(first, rows, side="right") - 1]
-    cut: NDArray[np.bool_] = (since % limit == limit - 1) & ~terminals
-    return cut
+    return (since % limit == limit - 1) & ~terminals
 
 
 def foreign_keys(found: Mapping[str, int | None], rows: int) -> list[str]:

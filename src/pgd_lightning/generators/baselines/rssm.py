@@ -131,8 +131,7 @@ class RSSMModel(WindowModel):
     @property
     def network(self) -> RSSM:
         """What is trained."""
-        found: RSSM = self.objective.world_model
-        return found
+        return self.objective.world_model
 
     def loss(self, batch: Trajectory) -> Tensor:
         """Dreamer's sum of losses of ``[B, T]`` and, with parameters of its own, the behaviour policy's."""

@@ -41,8 +41,7 @@ def plan(name: str, target: Cell) -> NDArray[np.int64]:
         quality = reward[goes[..., 0], goes[..., 1]] + DISCOUNT * value[goes[..., 0], goes[..., 1]]
         value = quality.max(-1)
     best = quality.argmax(-1)
-    result: NDArray[np.int64] = np.take_along_axis(goes, best[..., None, None], axis=2)[..., 0, :]
-    return result
+    return np.take_along_axis(goes, best[..., None, None], axis=2)[..., 0, :]
 
 
 def nearest_cell(point: Array) -> Cell:

@@ -160,8 +160,7 @@ def record_maze2d(
     maze.reset(derive_seed(seed, "recipe start", 0))
 
     def new_goal() -> Array:
-        goal: Array = cells[rng.integers(len(cells))] + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2)
-        return goal
+        return cells[rng.integers(len(cells))] + rng.uniform(-RESET_SPREAD, RESET_SPREAD, 2)
 
     goal, age = new_goal(), 0
     if place:
