@@ -10,8 +10,7 @@ import pytest
 import torch
 from small_runs import LOG_EVERY, agent, fitted, model
 
-from pgd_lightning.errors import UserError
-from pgd_lightning.networks.compiling import arguments, compile_networks
+from pgd_lightning.networks.compiling import compile_networks
 
 
 @pytest.mark.parametrize("how", ["eager", "aot_eager"])
@@ -36,8 +35,3 @@ def test_a_compiled_network_trains_and_samples_as_the_plain_one():
     with torch.no_grad():
         torch.testing.assert_close(traced.ema(x, sigma), plain.ema(x, sigma), rtol=1e-4, atol=1e-5)
     copy.deepcopy(traced).ema(x, sigma)
-
-
-def test_an_unknown_way_is_refused():
-    with pytest.raises(UserError, match="reduce-overhead"):
-        arguments("fast")

@@ -143,10 +143,10 @@ def test_ancestral_step_is_the_ddpm_posterior():
 
 
 def test_time_embedding():
-    sines = TimeEmbedding(64).sines(torch.tensor(0.5).log() / 4)
+    sines = TimeEmbedding(64, 8).sines(torch.tensor(0.5).log() / 4)
     expected = [-0.172420845, -0.0464708335, -0.0124708791, -0.00334563798]
     torch.testing.assert_close(sines[:4], torch.tensor(expected), rtol=1e-5, atol=1e-9)
-    wide = TimeEmbedding(1024).sines(torch.tensor(0.5).log() / 4)
+    wide = TimeEmbedding(1024, 128).sines(torch.tensor(0.5).log() / 4)
     assert wide.sum().item() == pytest.approx(125.41649205, rel=1e-5)
     assert wide[64].item() == pytest.approx(-0.00167115694, rel=1e-4)
 

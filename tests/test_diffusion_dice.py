@@ -22,11 +22,11 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 
 from pgd_lightning.agents.behaviour import Behaviour, action_denoiser
-from pgd_lightning.agents.diffusion_dice import DiffusionDICE, for_env
+from pgd_lightning.agents.diffusion_dice import DiffusionDICE, for_env, select
 from pgd_lightning.agents.divergence import conjugate, derivative, divergence, weight
 from pgd_lightning.agents.rewards import ReturnRange, Shift
 from pgd_lightning.agents.seeds import call_stacked
-from pgd_lightning.agents.selection import select
+from pgd_lightning.config.compose import compose_config
 from pgd_lightning.diffusion.energy import Energy, contrastive_loss, energy_guided, excess, in_sample_loss
 from pgd_lightning.diffusion.likelihood import flow_log_prob
 from pgd_lightning.diffusion.process import VP
@@ -453,8 +453,8 @@ def test_decisions(exact) -> None:
         ("guidance_rule", "none"),
         ("guidance_start", "zero"),
     ]:
-        with pytest.raises(UserError, match=f"{key}={name} is none of"):
-            dice(**{key: name})
+        with pytest.raises(UserError, match=f"{key}={name} does not fit"):
+            compose_config("train", ["env=hopper-medium", "agent=diffusion_dice", f"agent.learner.{key}={name}"])
 
 
 def test_log_prob_and_score_of_a_gaussian(exact) -> None:
@@ -733,7 +733,6 @@ def test_train_with_pgd_and_alone(recording, tmp_path, monkeypatch, capsys) -> N
 )  # fmt: skip
 def test_configs_build_the_agents(agent: str, env: str) -> None:
     from pgd_lightning.config.build import build
-    from pgd_lightning.config.compose import compose_config
 
     config = compose_config("train", [f"agent={agent}", f"env={env}", "scale=paper", "seeds=1"])
     learner = build(config.agent).learner

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from pgd_lightning.agents.bc import BC
 from pgd_lightning.agents.seeds import stacked_learners
-from pgd_lightning.data.mixing import WindowOrder, alternate, blend, mixing_named, real_batch
+from pgd_lightning.data.mixing import WindowOrder, alternate, blend, real_batch
 from pgd_lightning.data.modules import Share, SyntheticDataModule, SyntheticSettings, WindowDataModule, finite_only
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows
@@ -70,11 +70,6 @@ def test_batches_are_uniform():
         counts += real_batch(REAL, [0], 256, step).reward[0].long().bincount(minlength=500)
     expected = 400 * 256 / 500
     assert ((counts - expected) ** 2 / expected).sum().item() == pytest.approx(500, abs=5 * 1000**0.5)
-
-
-def test_unknown_mixing():
-    with pytest.raises(UserError, match="neither blend nor alternate"):
-        mixing_named("stir")
 
 
 @given(st.integers(8, 60), st.integers(1, 8), st.integers(0, 5))

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from pgd_lightning.data.windows import split_steps
-from pgd_lightning.errors import UserError
 from pgd_lightning.generators.baselines.pets import PETS, Ensemble
 from pgd_lightning.trajectory import Transition
 
@@ -160,11 +159,6 @@ def test_an_elite_is_kept_for_a_step_or_for_a_whole_window(propagation):
     assert kept.all() if propagation == "ts_inf" else not kept.any()
     counts = torch.bincount(moved[:, 0], minlength=7)[model.elites]
     assert counts.min() > 50  # of 400, uniform over five
-
-
-def test_another_propagation_is_refused():
-    with pytest.raises(UserError, match="neither ts1 nor ts_inf"):
-        pets(ensemble(), propagation="ts2")
 
 
 def test_penalty_is_the_largest_deviation_among_the_elites(fitted):

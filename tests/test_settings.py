@@ -188,6 +188,11 @@ def test_no_number_of_a_config_may_be_anything_else(whole, value):
         ("runs_dir=null", "it is a path"),
         ("runs_dir=", "it is a path"),
         ("agent.learner.hidden=[]", "each a whole number"),
+        ("synthetic.mixing=stir", "it is blend or alternate"),
+        ("synthetic.synthetic_batch=999", "0 to synthetic.batch_size=256"),
+        ("sampler.precision=half", "it is float32 or bfloat16"),
+        ("ranks.agents=windows", "it is seeds or rows"),
+        ("trainer.compile=fast", "max-autotune"),
     ],
 )  # fmt: skip
 def test_a_setting_that_means_nothing_gets_a_sentence_with_its_range(setting, said):
@@ -196,6 +201,19 @@ def test_a_setting_that_means_nothing_gets_a_sentence_with_its_range(setting, sa
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
     assert setting.split("=")[0].lstrip("+") in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "setting", "said"),
+    [
+        (["generator=pets"], "generator.build.propagation=ts2", "ts1 or ts_inf"),
+        (["guidance=on_policy_ablated"], "guidance.kind=wild", "grad, sample or none"),
+        (["guidance=on_policy_ablated"], "guidance.point=here", "denoised or posterior_mean"),
+    ],
+)
+def test_a_choice_of_one_method_gets_a_sentence_too(chosen, setting, said):
+    with pytest.raises(UserError, match=f"^{re.escape(setting)} does not fit: it is {said}"):
+        compose_config("train", ["scale=smoke", *chosen, setting])
 
 
 @pytest.mark.parametrize("section", ["prior", "ensemble"])

@@ -27,7 +27,6 @@ from pgd_lightning.agents.behaviour import MakeDenoiser
 from pgd_lightning.agents.divergence import conjugate, weight
 from pgd_lightning.agents.learner import Learner
 from pgd_lightning.agents.policy import variance_over
-from pgd_lightning.agents.selection import RULES, select
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.energy import Energy, contrastive_loss, energy_guided, in_sample_loss
 from pgd_lightning.diffusion.likelihood import flow_log_prob
@@ -39,9 +38,6 @@ from pgd_lightning.networks.residual_mlp import EnergyMLP
 from pgd_lightning.trajectory import Transition
 
 MIN_WEIGHT = 1e-40
-DECISIONS = ("guide", "select", "guide_then_select")
-GUIDANCE_RULES = ("in_sample", "contrastive")
-STARTS = ("torch", "he")
 
 
 def for_env(name: str, table: dict[str, float]) -> float:
@@ -84,12 +80,6 @@ class DiffusionDICE(Learner):
         likelihood_steps: int,  # of the ODE behind log_prob
     ) -> None:
         super().__init__()
-        check_choices(
-            decision=(decision, DECISIONS),
-            selection=(selection, RULES),
-            guidance_rule=(guidance_rule, GUIDANCE_RULES),
-            guidance_start=(guidance_start, STARTS),
-        )
         self.action_dim = action_dim
         self.behaviour = behaviour().requires_grad_(False)
         self.value = uniform_fan_in_(StateValue(obs_dim, hidden, layer_norm=True))
@@ -241,8 +231,13 @@ class DiffusionDICE(Learner):
         return (denoised - action) / variance.unsqueeze(-1)
 
 
-def check_choices(**choices: tuple[str, Sequence[str]]) -> None:
-    """Raises UserError where a name is not among those it may be."""
-    for key, (name, known) in choices.items():
-        if name not in known:
-            raise UserError(f"agent.learner.{key}={name} is none of {', '.join(known)}.")
+def select(candidates: Tensor, values: Tensor, rule: str) -> Tensor:
+    """One action ``[..., A]`` of ``candidates [..., K, A]``.
+
+    ``max``: the one of the largest of ``values [..., K]``. ``softmax``: number k with probability softmax_k(values),
+    by the largest of values plus Gumbel noise.
+    """
+    if rule == "softmax":
+        values = values - torch.empty_like(values).exponential_().log()
+    chosen = values.argmax(-1)[..., None, None]
+    return candidates.take_along_dim(chosen, dim=-2).squeeze(-2)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pgd_lightning.data.recording import Steps
-from pgd_lightning.errors import UserError
 from pgd_lightning.randomness import stream
 from pgd_lightning.trajectory import Transition
 
@@ -66,12 +65,7 @@ def alternate(
     return real_batch(real, seeds, size, step)
 
 
-def mixing_named(name: str) -> Mixing:
-    """``blend`` or ``alternate``. Raises UserError for another name."""
-    known: dict[str, Mixing] = {"blend": blend, "alternate": alternate}
-    if name not in known:
-        raise UserError(f"synthetic.mixing={name} is neither blend nor alternate.")
-    return known[name]
+MIXINGS: dict[str, Mixing] = {"blend": blend, "alternate": alternate}  # ``synthetic.mixing``
 
 
 class WindowOrder:

@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from pgd_lightning.data.mixing import WindowOrder, device_of, mixing_named, real_batch
+from pgd_lightning.data.mixing import MIXINGS, WindowOrder, device_of, real_batch
 from pgd_lightning.data.recording import Steps
 from pgd_lightning.data.windows import PaddedWindows, StepWindows, Windows
 from pgd_lightning.errors import UserError
@@ -81,10 +81,7 @@ class WindowDataModule(LightningDataModule):
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """The life of a synthetic dataset and its part in each batch (conf/synthetic).
-
-    Raises UserError if a batch would hold more synthetic steps than steps.
-    """
+    """The life of a synthetic dataset and its part in each batch (conf/synthetic)."""
 
     mixing: str  # blend or alternate, see :mod:`pgd_lightning.data.mixing`
     batch_size: int
@@ -93,12 +90,6 @@ class SyntheticSettings:
     num_windows: int  # for each seed
     first_unguided: bool
     keep_terminal: bool
-
-    def __post_init__(self) -> None:
-        if self.synthetic_batch > self.batch_size:
-            raise UserError(
-                f"synthetic.synthetic_batch={self.synthetic_batch} is more than batch_size={self.batch_size}."
-            )
 
 
 class SyntheticDataModule(LightningDataModule):
@@ -131,7 +122,7 @@ class SyntheticDataModule(LightningDataModule):
         self.real = replace(real, next_action=True) if next_action and isinstance(real, Steps) else real
         self.generator, self.settings, self.share = generator, settings, share
         self.next_action = next_action
-        self.mix = mixing_named(settings.mixing)
+        self.mix = MIXINGS[settings.mixing]
         self.seeds, self.total_steps, self.observers = seeds, total_steps, observers
         self.synthetic: Transition | None = None
         self.generated_at = -1

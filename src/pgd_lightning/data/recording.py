@@ -142,34 +142,10 @@ class Steps:
             batch_size=rows.shape,
         )
 
-    def _column(self, values: Tensor) -> Tensor:
-        """A copy only where rows are left out."""
-        return values if self.rows is None else values[self.rows]
-
     @property
     def obs(self) -> Tensor:
-        """``[M, O]``."""
-        return self._column(self.recording.obs)
-
-    @property
-    def action(self) -> Tensor:
-        """``[M, A]``."""
-        return self._column(self.recording.action)
-
-    @property
-    def reward(self) -> Tensor:
-        """``[M]``."""
-        return self._column(self.recording.reward)
-
-    @property
-    def terminated(self) -> Tensor:
-        """``[M]`` bool."""
-        return self._column(self.recording.terminated)
-
-    @property
-    def next_obs(self) -> Tensor:
-        """``[M, O]``, always a copy."""
-        return self._column(self.recording.next_obs)
+        """``[M, O]``, a copy only where rows are left out."""
+        return self.recording.obs if self.rows is None else self.recording.obs[self.rows]
 
     @property
     def device(self) -> torch.device:

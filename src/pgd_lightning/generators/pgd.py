@@ -31,7 +31,7 @@ class PGD:
         require_correction(sampler, guidance)
         self.prior, self.sampler, self.num_steps, self.churn = model, sampler, num_steps, churn
         self.guidance, self.rows, self.batch_size = guidance, rows, batch_size
-        self.dtype = dtype_named(precision)
+        self.dtype: torch.dtype = getattr(torch, precision)
         self.used: Strength | None = None  # what a calibrated guidance found for the last policy
 
     @torch.no_grad()
@@ -80,13 +80,6 @@ class PGD:
         varies = self.prior.codec.varies
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return varies * self.prior.ema(varies * x, sigma)
-
-
-def dtype_named(precision: str) -> torch.dtype:
-    """Raises UserError for anything but float32 and bfloat16."""
-    if precision not in ("float32", "bfloat16"):
-        raise UserError(f"sampler.precision={precision} is neither float32 nor bfloat16.")
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def require_correction(sampler: Sampler, guidance: Guidance | Calibrated | None) -> None:

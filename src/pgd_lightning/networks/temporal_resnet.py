@@ -44,7 +44,7 @@ class TemporalResNet(nn.Module):
 
     def __init__(self, rows: int, channels: int, features: int, num_blocks: int) -> None:
         super().__init__()
-        self.time = TimeEmbedding(features)
+        self.time = TimeEmbedding(features, features // 8)
         self.inlet = nn.Linear(channels, features)
         self.position = nn.Parameter(0.02 * torch.randn(rows, features))
         self.blocks = nn.ModuleList(Block(features, DILATIONS[i % len(DILATIONS)]) for i in range(num_blocks))

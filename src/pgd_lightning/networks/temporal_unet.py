@@ -27,19 +27,21 @@ def lecun_normal_(weight: Tensor) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sine features of the noise label, then two layers: ``[...] -> [..., features]``."""
+    """Sines and cosines of the noise label at ``waves`` frequencies from 1 to 1/10000, then two layers.
+
+    ``[...] -> [..., features]``.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, waves: int) -> None:
         super().__init__()
-        half = features // 8
-        decay = math.log(10_000) / (half - 1)
-        self.register_buffer("frequencies", torch.exp(-decay * torch.arange(half)), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * half, features), nn.SiLU(), nn.Linear(features, features))
+        decay = math.log(10_000) / (waves - 1)
+        self.register_buffer("frequencies", torch.exp(-decay * torch.arange(waves)), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features))
 
     def sines(self, label: Tensor) -> Tensor:
-        """``[...] -> [..., features / 4]``: sines, then cosines."""
+        """``[...] -> [..., 2 waves]``: sines, then cosines."""
         angle = label.unsqueeze(-1) * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -139,7 +141,7 @@ class TemporalUNet(nn.Module):
         super().__init__()
         widths = [features * 2**i for i in range(num_blocks)]
         self.min_length = 2 ** (num_blocks - 1)
-        self.time = TimeEmbedding(features)
+        self.time = TimeEmbedding(features, features // 8)
         self.encoders = nn.ModuleList(Encoder(a, b, features, groups) for a, b in pairwise([channels, *widths]))
         self.decoders = nn.ModuleList(Decoder(a, b, features, groups) for a, b in pairwise(widths[::-1]))
         self.head = Conv(features, channels, 1)

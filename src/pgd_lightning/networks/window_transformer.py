@@ -5,28 +5,11 @@ A row never sees later actions, which is physically right.
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgd_lightning.errors import UserError
-
-
-class SinusoidTime(nn.Module):
-    """Sines and cosines of the label at frequencies from 1 down to 1/10000, then two layers."""
-
-    frequencies: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        half = features // 2
-        spaced = torch.arange(half) * (math.log(10_000) / (half - 1))
-        self.register_buffer("frequencies", torch.exp(-spaced), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features))
-
-    def forward(self, label: Tensor) -> Tensor:
-        phase = label.unsqueeze(-1) * self.frequencies
-        return self.layers(torch.cat([phase.sin(), phase.cos()], dim=-1))
+from pgd_lightning.networks.temporal_unet import TimeEmbedding
 
 
 class Block(nn.Module):
@@ -65,7 +48,7 @@ class WindowTransformer(nn.Module):
             raise UserError(f"A transformer's {features} features are not a multiple of its {heads} heads.")
         self.rows = rows
         self.token, self.position = nn.Linear(channels, features), nn.Embedding(rows, features)
-        self.time = SinusoidTime(features) if denoises else None
+        self.time = TimeEmbedding(features, features // 2) if denoises else None
         self.blocks = nn.ModuleList(Block(features, heads) for _ in range(num_blocks))
         self.head = nn.Linear(features, predicted)
         for name, parameter in self.named_parameters():

@@ -46,8 +46,6 @@ def rows_together(choice: str, num_seeds: int) -> bool:
 
     Raises UserError where there are several learners.
     """
-    if choice not in ("seeds", "rows"):
-        raise UserError(f"ranks.agents={choice} is neither seeds nor rows.")
     if choice == "rows" and num_seeds > 1 and ranks.count() > 1:
         raise UserError(f"ranks.agents=rows shares the batches of one learner: set seeds=1 (now {num_seeds}).")
     return choice == "rows" and ranks.count() > 1

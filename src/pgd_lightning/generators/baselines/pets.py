@@ -16,15 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pgd_lightning.errors import UserError
 from pgd_lightning.generators.baselines.row_by_row import Memory, RowByRow, happens
 from pgd_lightning.generators.baselines.step_units import StepUnits
 from pgd_lightning.generators.window_model import HeldOut, WindowModel
 from pgd_lightning.networks.actors import GaussianActor
 from pgd_lightning.networks.probabilistic_ensemble import ProbabilisticEnsemble
 from pgd_lightning.trajectory import Trajectory, Transition
-
-PROPAGATIONS = ("ts1", "ts_inf")
 
 
 class Ensemble(WindowModel):
@@ -119,8 +116,6 @@ class PETS(RowByRow[Ensemble]):
         propagation: str,  # ts1: another elite for each row; ts_inf: one for all rows of a window
         penalty: float,  # MOPO's lambda; 0 is PETS
     ) -> None:
-        if propagation not in PROPAGATIONS:
-            raise UserError(f"propagation={propagation} is neither {' nor '.join(PROPAGATIONS)}.")
         super().__init__(model, rows)
         self.propagation, self.penalty = propagation, penalty
 

@@ -7,13 +7,9 @@ from torch import Tensor
 
 from pgd_lightning.diffusion.denoiser import Denoise
 from pgd_lightning.diffusion.samplers import Step, ancestral, stepped
-from pgd_lightning.errors import UserError
 from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.guidance import Guided, OnPolicy, along, climbed, clipped, with_actions, with_noise
 from pgd_lightning.trajectory import Policy
-
-KINDS = ("grad", "sample", "none")
-POINTS = ("denoised", "posterior_mean")
 
 
 @dataclass(frozen=True)
@@ -23,11 +19,6 @@ class Ablated(OnPolicy):
     kind: str  # grad, or sample (actions drawn from the policy at each step), or none (actions keep their first noise)
     point: str  # states at which the policy is evaluated: denoised, or posterior_mean (of DDPM's step)
     move_states: bool  # denoised states climb the policy's log density as well
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("kind", self.kind, KINDS), ("point", self.point, POINTS)):
-            if value not in known:
-                raise UserError(f"guidance.{name}={value} is none of {', '.join(known)}.")
 
     def __call__(self, denoise: Denoise, policy: Policy, codec: TrajectoryCodec) -> Guided:
         def correct(step: Step) -> Tensor:

@@ -93,17 +93,7 @@ def with_resets(windows: Trajectory) -> Trajectory:
     ended = windows.terminated
     length = torch.where(ended.any(-1), ended.int().argmax(-1) + 1, rows)
     index = torch.arange(rows, device=ended.device) % length.unsqueeze(-1)
-
-    def taken(values: Tensor) -> Tensor:
-        return values.gather(-1, index)
-
-    def taken_vectors(values: Tensor) -> Tensor:
-        return values.gather(-2, index.unsqueeze(-1).expand(*index.shape, values.shape[-1]))
-
-    return Trajectory(
-        obs=taken_vectors(windows.obs), action=taken_vectors(windows.action), reward=taken(windows.reward),
-        terminated=taken(ended), batch_size=windows.batch_size,
-    )  # fmt: skip
+    return windows.gather(-1, index)
 
 
 def _finite(step: Step, mean: Tensor, codec: TrajectoryCodec) -> Tensor:
