@@ -10,8 +10,9 @@ substitute           16 min without PETS: the earlier prior
 smaller              16 min: a tenth and a hundredth of the recording
 halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, twelve seeds
 halfcheetah_first    an hour for three seeds of a condition: unguided, twelve seeds; the literal rule, three
+less_cloning         45 min: real data on random actions with a weaker cloning term, three seeds
 maze2d_dense         50 min a condition: TD3+BC on the maze with dense rewards, real and guided data, three seeds
-medium_replay        50 min a condition: TD3+BC on policies of all stages up to the medium one, the same
+medium_replay        50 min a condition: TD3+BC on policies of all stages up to the medium one, real, guided, unguided, less cloning
 td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
 
@@ -39,12 +40,17 @@ halfcheetah_first() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed generator=unguided compare=[]; done
   pgd train $HALFCHEETAH guidance=literal guidance.coef=2 compare=[]
 }
+less_cloning() { pgd train $HALFCHEETAH generator=none compare=[] agent.learner.q_weight=10; }
 maze2d_dense() {
   local dense="env=maze2d-umaze-dense data.local_steps=1000000 $LONGER"
   pgd train $dense compare=[]
   pgd train $dense generator=none compare=[] agent.value_alarm=warn
 }
-medium_replay() { pgd train env=halfcheetah-medium-replay data.local_steps=200000 $LONGER compare=[none]; }
+medium_replay() {
+  local replay="env=halfcheetah-medium-replay data.local_steps=200000 $LONGER"
+  pgd train $replay compare=[none,unguided]
+  pgd train $replay generator=none compare=[] agent.learner.q_weight=10
+}
 
 td3_bc() { pgd train env=hopper-medium agent=td3_bc data.source=local $EARLIER compare=[none,unguided]; }
 td3_bc_maze2d() {
