@@ -90,7 +90,7 @@ def ours_iql(seeds: int, matmul_precision: str = "highest") -> float:
 
     from pgd_lightning.agents.iql import IQL
     from pgd_lightning.agents.seeds import call_stacked, stacked_learners
-    from pgd_lightning.runs.process import keep_memory
+    from pgd_lightning.runs.operating_system import keep_memory
     from pgd_lightning.trajectory import Transition
 
     keep_memory()
@@ -123,7 +123,7 @@ def ours_ppo() -> float:
     import torch
 
     from pgd_lightning.imagination.ppo import PPO
-    from pgd_lightning.runs.process import keep_memory
+    from pgd_lightning.runs.operating_system import keep_memory
     from pgd_lightning.trajectory import Trajectory
 
     keep_memory()

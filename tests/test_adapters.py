@@ -9,7 +9,7 @@ from torch.distributions import AffineTransform, Beta, Independent, Normal, Tran
 from torchrl.modules import NormalParamExtractor, ProbabilisticActor, TanhNormal
 
 from pgd_lightning.agents.adapters import as_policy
-from pgd_lightning.agents.online import MIN_STD
+from pgd_lightning.agents.online_policy import MIN_STD
 from pgd_lightning.errors import UserError
 
 OBS, ACTION = 3, 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.agents.online_policy import OnlinePolicy
 from pgd_lightning.commands import analyse
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError

@@ -15,8 +15,8 @@ from pgd_lightning.data import d4rl
 from pgd_lightning.data.summary import examine
 from pgd_lightning.environment import DataFile, EnvSpec
 from pgd_lightning.errors import UserError
-from pgd_lightning.evaluation import replay as recorded
-from pgd_lightning.evaluation.replay import Replay
+from pgd_lightning.evaluation import recorded_steps as recorded
+from pgd_lightning.evaluation.recorded_steps import Replay
 from pgd_lightning.simulators import make
 
 SPEC = EnvSpec("toy-x", "toy-x-v0", "toy", "x", 3, 2, 10, -10.0, 10.0, DataFile("toy.hdf5", None, None), "today")

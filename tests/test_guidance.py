@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgd_lightning.diffusion.samplers import dpmpp_2m, heun
 from pgd_lightning.generators.codec import TrajectoryCodec
-from pgd_lightning.generators.guidance import guidance_weight, pgd_guide, policy_gradient, score_guided
+from pgd_lightning.generators.guidance import guidance_weight, pgd_guide, policy_score, score_guided
 
 
 @dataclass
@@ -43,7 +43,7 @@ MEANS = torch.tensor([[0.2, -0.4], [0.9, 0.1], [-0.3, 0.6]])
 def test_policy_gradient(std, expected, norm):
     change = codec(1, torch.tensor([0.1, -0.2]), torch.tensor([0.8, 1.3]))
     x = torch.cat([torch.zeros(3, 1), ACTIONS, torch.zeros(3, 2)], dim=-1)
-    gradient = policy_gradient(x, ConstantPolicy(MEANS, torch.as_tensor(std)), change)
+    gradient = policy_score(x, ConstantPolicy(MEANS, torch.as_tensor(std)), change)
     torch.testing.assert_close(gradient, torch.tensor(expected), rtol=0, atol=1e-6)
     assert gradient.norm().item() == pytest.approx(norm, rel=1e-6)
 
@@ -55,7 +55,7 @@ def test_policy_gradient_is_the_autograd_gradient():
     policy = ConstantPolicy(torch.tensor([0.1, -0.5, 0.8]), torch.tensor(0.4))
     log_prob = -0.5 * ((change.decode_action(x) - policy.mean) / 0.4) ** 2
     (expected,) = torch.autograd.grad(log_prob.sum(), x)
-    torch.testing.assert_close(policy_gradient(x.detach(), policy, change), expected[..., change.action_channels])
+    torch.testing.assert_close(policy_score(x.detach(), policy, change), expected[..., change.action_channels])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_score_guidance_reaches_the_exact_product(num_steps, mean, deviation, mo
     change = Identity(0, 1, 0.999)
     # (1 - a^2) is the slope of tanh, which the identity does not have.
     monkeypatch.setattr(
-        "pgd_lightning.generators.guidance.policy_gradient",
+        "pgd_lightning.generators.guidance.policy_score",
         lambda x, policy, codec, spread: policy.score(None, codec.decode_action(x), spread),
     )
     guided = score_guided(zero_network(), HALF, change, coef=1.0)

@@ -370,7 +370,7 @@ def test_an_ascii_terminal_ends_nothing_and_files_are_utf8(surroundings):
 
 
 def test_empty_environment_variables_count_as_unset():
-    code = "entry.process.prepare()\nprint(sorted(name for name, value in os.environ.items() if not value))"
+    code = "entry.operating_system.prepare()\nprint(sorted(name for name, value in os.environ.items() if not value))"
     names = ("D4RL_DATASET_DIR", "XDG_CACHE_HOME", "WANDB_MODE", "MUJOCO_GL", "SLURM_STEP_NUM_TASKS")
     done = python(code, env=os.environ | dict.fromkeys((*names, "CUDA_VISIBLE_DEVICES"), ""))
     assert done.stdout == "['CUDA_VISIBLE_DEVICES']\n"  # there it means: no GPU

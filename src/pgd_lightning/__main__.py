@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from pgd_lightning.errors import Stopped, UserError
-from pgd_lightning.runs import process
-from pgd_lightning.runs.process import INTERRUPTED
+from pgd_lightning.runs import operating_system
+from pgd_lightning.runs.operating_system import INTERRUPTED
 
 VERBS = {
     "demo": "what policy guidance does, in one picture of a maze, in minutes",
@@ -52,8 +52,8 @@ example: pgd train env=hopper-medium agent=td3_bc guidance.coef=2 scale=smoke"""
 
 def main() -> int:
     """Run one verb. Exit code 0, or after one sentence on stderr 1, 75 (stopped by a signal, saved) or 130 (Ctrl-C)."""
-    process.prepare()
-    with process.leaving_at_once():
+    operating_system.prepare()
+    with operating_system.leaving_at_once():
         return command()
 
 
@@ -177,7 +177,7 @@ def begin(verb: str, overrides: list[str], config: Any) -> None:
     """Load ``verb`` and run it: only now what it needs, of which torch alone takes seconds."""
     from pgd_lightning.runs.console import stopping_on_signals
 
-    process.keep_memory()
+    operating_system.keep_memory()
     main = import_module(f"pgd_lightning.commands.{verb}").main
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

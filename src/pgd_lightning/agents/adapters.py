@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, TransformedDistribution
 
-from pgd_lightning.agents.online import MIN_STD
+from pgd_lightning.agents.online_policy import MIN_STD
 from pgd_lightning.errors import UserError
 from pgd_lightning.trajectory import Policy, normal_log_prob
 

@@ -28,7 +28,7 @@ from pgd_lightning.runs.run import Run
 from pgd_lightning.simulators import make
 from pgd_lightning.training.evaluation import Evaluation
 from pgd_lightning.training.fit import ALONE, ROWS, SEEDS, accelerator, fit
-from pgd_lightning.training.health import HealthCards
+from pgd_lightning.training.health_cards import HealthCards
 from pgd_lightning.training.spreading import rows_together, seeds_here, share_of_rows
 from pgd_lightning.trajectory import Generator, Policy
 

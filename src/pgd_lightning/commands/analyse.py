@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from omegaconf import DictConfig
 
-from pgd_lightning.agents.online import OnlinePolicy
+from pgd_lightning.agents.online_policy import OnlinePolicy
 from pgd_lightning.artifacts.agent_modules import trained_for
 from pgd_lightning.artifacts.agents import behaviour_clone, train_agent
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
@@ -23,7 +23,7 @@ from pgd_lightning.commands.check import replay_rows, sampled_rows
 from pgd_lightning.config.saved import as_text, settings_of
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Analyst, BehaviourDensity, Coverage, WindowRow
-from pgd_lightning.evaluation.replay import Replay
+from pgd_lightning.evaluation.recorded_steps import Replay
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.analysis_table import line, table

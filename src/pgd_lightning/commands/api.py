@@ -39,7 +39,7 @@ from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.runs.console import quieten
-from pgd_lightning.runs.process import keep_memory
+from pgd_lightning.runs.operating_system import keep_memory
 from pgd_lightning.simulators import make
 from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Policy, Trajectory

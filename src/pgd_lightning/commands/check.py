@@ -23,7 +23,7 @@ from pgd_lightning.data.windows import Windows, left_out, window_starts
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.fidelity import not_available
-from pgd_lightning.evaluation.replay import Replay, replayed
+from pgd_lightning.evaluation.recorded_steps import Replay, replayed
 from pgd_lightning.randomness import derive_seed
 from pgd_lightning.report.data_figure import data_figure
 from pgd_lightning.runs import identity

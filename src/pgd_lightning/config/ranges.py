@@ -31,8 +31,9 @@ Look = Callable[[str], tuple[str, Any]]  # from the name of a setting to its ful
 
 
 def of_group(group: str) -> list[str]:
-    """The names that ``group=`` accepts."""
-    return sorted(p.name.removesuffix(".yaml") for p in (CONF / group).iterdir() if p.name.endswith(".yaml"))
+    """The names that ``group=`` accepts; ``base`` is what the options of some groups have in common."""
+    names = (p.name.removesuffix(".yaml") for p in (CONF / group).iterdir() if p.name.endswith(".yaml"))
+    return sorted(name for name in names if name != "base")
 
 
 @cache

@@ -43,7 +43,7 @@ class Guided(NamedTuple):
 Guidance = Callable[[Denoise, Policy, TrajectoryCodec], Guided]
 
 
-def policy_gradient(x: Tensor, policy: Policy, codec: TrajectoryCodec, noise_variance: Tensor | float = 0.0) -> Tensor:
+def policy_score(x: Tensor, policy: Policy, codec: TrajectoryCodec, noise_variance: Tensor | float = 0.0) -> Tensor:
     """Gradient ``[..., T, A]`` of sum log pi(a | s) in the standardised, pre-tanh actions of ``x [..., T, D]``.
 
     g = score(s, a) (1 - a^2) std_action with s and the policy held fixed and no tanh log-determinant (PGD).
@@ -69,7 +69,7 @@ def pgd_guide(
         weight = guidance_weight(step, len(sigmas) - 1, coef, cosine)
         if not isinstance(weight, Tensor) and weight == 0:
             return x
-        gradient = policy_gradient(denoise(x, sigmas[step]) if denoised else x, policy, codec)
+        gradient = policy_score(denoise(x, sigmas[step]) if denoised else x, policy, codec)
         if normalise:
             gradient = gradient / (torch.linalg.matrix_norm(gradient, keepdim=True) + 1e-8)
         return add_to_actions(x, along(weight, x) * gradient, codec)
@@ -95,7 +95,7 @@ def score_guided(denoise: Denoise, policy: Policy, codec: TrajectoryCodec, coef:
         denoised = denoise(x, sigma)
         variance = sigma**2 / (1 + sigma**2)
         strength = along(coef, denoised) * variance
-        return add_to_actions(denoised, strength * policy_gradient(denoised, policy, codec, variance), codec)
+        return add_to_actions(denoised, strength * policy_score(denoised, policy, codec, variance), codec)
 
     return guided
 

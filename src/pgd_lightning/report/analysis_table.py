@@ -2,7 +2,7 @@
 
 from pgd_lightning.evaluation.analysis import Analyst, WindowRow
 from pgd_lightning.evaluation.fidelity import not_available
-from pgd_lightning.evaluation.replay import Replay
+from pgd_lightning.evaluation.recorded_steps import Replay
 
 
 def line(row: WindowRow) -> str:

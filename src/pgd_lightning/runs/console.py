@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pgd_lightning.errors import Stopped
-from pgd_lightning.runs.process import SIGNALS
+from pgd_lightning.runs.operating_system import SIGNALS
 
 LINE_EVERY = 20.0  # seconds
 

@@ -14,7 +14,7 @@ from pgd_lightning.errors import Stopped
 from pgd_lightning.runs.checkpoints import checkpoint_at
 from pgd_lightning.runs.console import LINE_EVERY, duration, progress_bar, received, say, stop
 from pgd_lightning.runs.names import MEASURES
-from pgd_lightning.runs.process import SIGNALS
+from pgd_lightning.runs.operating_system import SIGNALS
 
 EVALUATED = {f"eval/{key}": f"evaluation {measure.name}" for key, measure in reversed(MEASURES.items())}
 NAMES = {**EVALUATED, "train/value": "mean value"}

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from pgd_lightning.runs.process import keep_memory
+from pgd_lightning.runs.operating_system import keep_memory
 assert keep_memory()
 torch.ones(10)
 for turn in range(8):
@@ -29,7 +29,7 @@ def test_blocks_that_were_freed_are_not_faulted_in_again():
     assert int(done.stdout) < 5_000  # of 200,000 in four turns
 
 
-WAITING = "from pgd_lightning.runs.process import yield_cores; yield_cores(); import torch"
+WAITING = "from pgd_lightning.runs.operating_system import yield_cores; yield_cores(); import torch"
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="another OpenMP")
