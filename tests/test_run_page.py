@@ -157,7 +157,7 @@ def test_returns_are_of_the_episodes_whose_scores_are_shown():
     """Another command may have measured more."""
     rows = [{"purpose": "final", "index": i, "return": r} for i, r in enumerate((1.0, 3.0, 1e6))]
     scores = vars(Interval(2.0, None, None, 1, 2))
-    (row,) = score_rows({"scores": {"none": scores}, "differences": {}}, {"none": rows})
+    (row,) = score_rows({"scores": {"none": scores}}, {"none": rows})
     assert row["return"] == 2.0
 
 
@@ -293,7 +293,7 @@ def test_the_page_names_what_it_shows(measure, head, full, name):
     differences = [Difference("guided minus real", interval)]
     shown = CONTENT | {"measure": measure, "differences": differences, "readings": [], "notice": "", "windows": []}
     page = render("run_page.html", dict.fromkeys(("learning", "losses"), "<svg/>"),
-                  **shown | {"rows": [score_row("real", interval, {}, -7.0)]})  # fmt: skip
+                  **shown | {"rows": [score_row("real", interval, -7.0)]})  # fmt: skip
     assert f"<h2>{head}</h2>" in page
     assert f"{full} of the last checkpoint" in page
     assert f"<th>{name}</th>" in page

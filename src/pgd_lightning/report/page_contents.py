@@ -131,7 +131,7 @@ def score_table(dataset: str, agent: str, rows: Sequence[Row]) -> ScoreTable:
         "meaning": meaning(rows[0].measure, conditions["score constants"]),
         "conditions": {name: conditions[name] for name in ("data", "simulator", "updates", "score constants")},
         "rows": [
-            score_row(row.method.label, row.score, row.against, float(row.scores.returns.mean()), row.oracle)
+            score_row(row.method.label, row.score, float(row.scores.returns.mean()), row.against, row.oracle)
             for row in rows
         ],
     }

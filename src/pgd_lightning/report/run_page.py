@@ -129,16 +129,13 @@ def what_was_run(runs: Sequence[Run], agent: FinishedAgent, dataset: Dataset) ->
 
 
 def score_rows(summary: summaries.Summary, ledgers: Mapping[str, list[EpisodeRow]]) -> list[ScoreRow]:
-    """The table of scores, and mean returns of the same episodes; only the first agent has differences."""
+    """The table of scores, and mean returns of the same episodes."""
     counted = min((score["num_episodes"] for score in summary["scores"].values()), default=0)
-    against = {name.split(" - ", 1)[1]: Interval(**values) for name, values in summary["differences"].items()}
-    return [
-        score_row(
-            label(name), Interval(**score), against if number == 0 else {},
-            fmean(row["return"] for row in ledgers[name] if row["purpose"] == "final" and row["index"] < counted),
-        )
-        for number, (name, score) in enumerate(summary["scores"].items())
-    ]  # fmt: skip
+    returns = {
+        name: fmean(row["return"] for row in rows if row["purpose"] == "final" and row["index"] < counted)
+        for name, rows in ledgers.items()
+    }
+    return [score_row(label(name), Interval(**score), returns[name]) for name, score in summary["scores"].items()]
 
 
 def data_facts(dataset: Dataset) -> list[tuple[str, str]]:

@@ -71,10 +71,14 @@ def photograph(path: Path) -> str:
 
 
 def score_row(
-    method: str, score: Interval, against: Mapping[str, Interval], returned: float,
+    method: str,
+    score: Interval,
+    returned: float,
+    against: Mapping[str, Interval] | None = None,
     oracle: tuple[Interval, int] | None = None,
-) -> ScoreRow:  # fmt: skip
+) -> ScoreRow:
     """A line of a table of scores; ``oracle`` as :func:`pgd_lightning.evaluation.ledgers.oracle` has it."""
+    against = against or {}
     return {
         "method": method,
         "score": vars(score),
