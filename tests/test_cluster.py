@@ -289,14 +289,16 @@ OUTCOMES = [
     ({"success": 75.0}, "success rate 75.0 %"),
     ({"return": -1234.56}, "return -1234.6"),
     ({"return": 3.0, "success": 50.0}, "success rate 50.0 %"),  # measured again, otherwise
-    ({}, ""),
+    ({}, ""),  # env=none
 ]
 
 
 @pytest.mark.parametrize(("measured", "said"), OUTCOMES)
 def test_ls_and_sweep_name_what_was_measured(tmp_path, monkeypatch, capsys, measured, said):
-    run = Run.at(str(tmp_path), "agent", "some-env", "iql-none", {}, 0)
+    run = Run.at(str(tmp_path), "agent", "some-env", "iql-none", {} if measured else {"env": {"task": "none"}}, 0)
     run.update(state="finished", settings=["these"], **measured)
+    row = {"purpose": "final", "step": 9, "seed": 0, "index": 0, "return": 1.0, "simulator": "none"}
+    run.append("ledger.jsonl", [row] if measured else [])
     assert pgd(monkeypatch, ["ls", f"runs_dir={tmp_path}"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "  iql-none-" in line]
     shown = " ".join(line.split()[1:-2])  # between the state and the age

@@ -67,7 +67,6 @@ def behaviour_clone(clone: DictConfig, dataset: Dataset) -> Policy:
 
     def train() -> None:
         fit_agent(run, clone, dataset, module, None, None)
-        run.update(unevaluated=True)
 
     find_or_make(run, clone, dataset.provenance, lambda: load_agent(module, run), train)
     return module.to(accelerator(clone.trainer.accelerator)).policy
@@ -98,13 +97,8 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
 
 
 def measure(run: Run, config: DictConfig, dataset: Dataset) -> None:
-    """Measure a finished run as ``config`` asks, if that was not done before; a behaviour clone never was measured."""
-
-    def done() -> bool:
-        enough = not dataset.env.simulated or evaluated(run, config, dataset) >= config.evaluation.final_episodes
-        return enough and asked_as(run, config) and not run.record.get("unevaluated")
-
-    if not ranks.decided(done):
+    """Measure a finished run as ``config`` asks, if that was not done before."""
+    if not ranks.decided(lambda: run.evaluated and asked_as(run, config)):
         with run.started(as_text(config), dataset.provenance, shared=True):
             complete(run, config, dataset)
 
@@ -114,16 +108,15 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
 
     If there are some of another simulator (MuJoCo was updated since), all are run again and take their place.
     """
-    if ranks.rank() > 0:
-        return
-    run.update(unevaluated=None)
-    if not dataset.env.simulated:
+    if ranks.rank() > 0 or not dataset.env.simulated:
         return
     wanted, env = config.evaluation.final_episodes, dataset.env
-    there = evaluated(run, config, dataset)
+    rows = final_rows(run, dataset)
+    counts = Counter(row["seed"] for row in rows)
+    there = min(counts[number] for number in range(config.seeds))
     if there < wanted:
         now = make(env.task, env.physics).physics
-        others = {row["simulator"] for row in final_rows(run, dataset)} - {now}
+        others = {row["simulator"] for row in rows} - {now}
         if others:
             say(f"evaluation: the final episodes were of {' and '.join(others)}; running all {wanted} in {now}")
             there = 0
@@ -133,14 +126,8 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
         load_agent(module, run)
         more = rollout(env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there)
         run.append(LEDGER, more.ledger(env, config.updates, "final"))
-    rows = [row for row in final_rows(run, dataset) if row["index"] < wanted]
-    run.update(**mean_outcome(rows, env))
-
-
-def evaluated(run: Run, config: DictConfig, dataset: Dataset) -> int:
-    """How many final episodes each learner has."""
-    counts = Counter(row["seed"] for row in final_rows(run, dataset))
-    return min(counts[number] for number in range(config.seeds))
+        rows = final_rows(run, dataset)
+    run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
 
 
 def final_rows(run: Run, dataset: Dataset) -> list[EpisodeRow]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pgd_lightning.artifacts.dataset import Dataset, open_dataset
 from pgd_lightning.config.compose import compose_config
 from pgd_lightning.config.environments import named
-from pgd_lightning.data import d4rl, sources
+from pgd_lightning.data import d4rl
 from pgd_lightning.data.environments import environments
 from pgd_lightning.data.outputs import expanded
 from pgd_lightning.environment import EnvSpec
@@ -63,8 +63,7 @@ def load(source: str | Path | Mapping[str, Any], env: str | None = None, setting
     if isinstance(source, Mapping):
         source = _kept_arrays(source, compose_config("prior", chosen).runs_dir)
     if env is None:
-        name, known = str(source), environments()
-        if name not in known and (name.startswith(sources.MINARI) or not named(name, known)):
+        if str(source) not in environments() and not named(str(source), environments()):
             raise UserError(f"load({str(source)!r}): name its environment too, e.g. env='hopper-medium'.")
         chosen = [f"env={source}", *chosen]
     else:

@@ -12,12 +12,16 @@ from pgd_lightning.commands.api_data import Data
 from pgd_lightning.config.saved import settings_of
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.errors import UserError
+from pgd_lightning.randomness import seeded
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.trajectory import Policy
 
 
 def as_target(policy: Any, data: Data) -> Policy:
-    """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent."""
+    """``policy`` as a target of guidance for ``data``; a run folder stands for its trained agent.
+
+    Raises UserError for something that cannot act, and for an agent of another environment.
+    """
     if isinstance(policy, str | Path):
         run = finished_agent(str(policy))
         return trained_for(data.env, run, settings_of(run)).policy
@@ -33,7 +37,8 @@ def _require_same_dims(policy: StackedPolicy, env: EnvSpec) -> None:
     """Raises UserError where an agent of ours observes or does something else than ``env``."""
     obs = torch.zeros(policy.num_seeds, 1, env.obs_dim, device=policy.device)
     try:
-        fits = policy.act(obs).shape[-1] == env.action_dim
+        with seeded(0, "act"):  # some policies draw
+            fits = policy.act(obs).shape[-1] == env.action_dim
     except RuntimeError:  # torch's word for matrices that do not match
         fits = False
     if not fits:

@@ -25,6 +25,7 @@ from pgd_lightning.artifacts.training_settings import trainer_settings
 from pgd_lightning.config.build import build
 from pgd_lightning.data.modules import WindowDataModule
 from pgd_lightning.generators.calibration import Calibrated
+from pgd_lightning.generators.matching import StdMatched
 from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.runs import ranks
@@ -149,8 +150,8 @@ def window_seconds(config: DictConfig, model: WindowModel, dataset: Dataset) -> 
         return None
     generator: Generator = build(config.generator.build)(model)
     guidance = getattr(generator, "guidance", None)
-    if isinstance(guidance, Calibrated):  # how long its search takes depends on what is learned
-        return None
+    if isinstance(generator, StdMatched) or isinstance(guidance, Calibrated):
+        return None  # how long the search for a strength takes depends on the policy
     device = accelerator(config.trainer.accelerator)
     policy = build_agent(config, dataset).to(device).policy if guidance else None
     starts = torch.zeros(config.seeds, -(-SAMPLED // config.seeds), config.env.obs_dim, device=device)

@@ -51,7 +51,7 @@ def compose_config(verb: str, overrides: list[str]) -> DictConfig:
 
 def composed_config(verb: str, overrides: list[str]) -> DictConfig:
     """The resolved config of ``verb``. Raises UserError, with the nearest names, where an override does not fit."""
-    with hydra():
+    with hydra_over_conf():
         try:
             config = compose(verb, overrides=composed(verb, overrides))
             _check_typed(verb, config, overrides)
@@ -68,8 +68,8 @@ def composed_config(verb: str, overrides: list[str]) -> DictConfig:
 
 
 @contextmanager
-def hydra() -> Iterator[GlobalHydra]:
-    """Hydra over ``conf``."""
+def hydra_over_conf() -> Iterator[GlobalHydra]:
+    """Hydra, initialised with the files of ``conf``."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield GlobalHydra.instance()
@@ -85,7 +85,7 @@ class Chosen:
 
 def choices(verb: str, overrides: list[str]) -> Chosen:
     """What the config of ``verb`` is composed of."""
-    with hydra() as state:
+    with hydra_over_conf() as state:
         found = state.config_loader().compute_defaults_list(verb, composed(verb, overrides), RunMode.RUN)
     typed = {name: short for short, name in GROUPS.get(verb, {}).items()}
     options = {typed.get(name, name): str(option) for name, option in found.overrides.known_choices.items()}

@@ -20,9 +20,10 @@ VERSIONED = re.compile(r"[\w./:-]+-v\d+")  # a name of Gymnasium's; others are a
 def named(env: str, known: Sequence[str]) -> list[str] | None:
     """The overrides behind ``env=`` with a name that is none of ``known``, D4RL's; None for a name that means nothing.
 
-    A dataset of Minari's or a single task of OGBench's stands for its environment and its recording, any other name
-    for an environment registered with Gymnasium.
+    A dataset of Minari's (also behind ``minari:``) or a single task of OGBench's stands for its environment and its
+    recording, any other name for an environment registered with Gymnasium.
     """
+    env = env.removeprefix(sources.MINARI)
     if sources.PUBLISHED.fullmatch(env):
         return of_minari(env, known)
     if names := sources.single_task(env):

@@ -136,8 +136,7 @@ def find_entries(patterns: Sequence[str], chosen: Mapping[str, Any]) -> list[Ent
     named = ", ".join(patterns)
     if without := [e for e in entries if not e.env.simulated]:
         say(f"{len(without)} runs without an environment (env=none) are left out: there is nothing to compare")
-    # A clone that only measures likelihood was never rolled out.
-    entries = [e for e in entries if any(row["purpose"] == "final" for row in e.ledger.rows)]
+    entries = [e for e in entries if e.run.evaluated]
     if not entries:
         raise UserError(f"There is no finished agent run in '{named}': give their folder or a glob, e.g. RUNS=runs.")
     wanted = dict(flat(chosen))

@@ -30,18 +30,13 @@ from pgd_lightning.trajectory import Policy, Trajectory
 
 
 def siblings(run: Run) -> list[Run]:
-    """``run`` first, then the newest finished run of each other generator with all else equal.
-
-    A behaviour clone that was only trained to measure likelihoods has no episodes, so it is not among them.
-    """
+    """``run`` first, then the newest evaluated run of each other generator with all else equal."""
     record = run.record
     paths = sorted(run.folder.parents[1].glob(f"*/{run.folder.name}/run.json"), key=lambda p: p.stat().st_mtime)
     equal = (r for r in readable(paths) if r.finished and r.record.get("comparison") == record["comparison"])
-    others = undamaged(
-        Run.whole,
-        (r for r in equal if r.record.get("generator") != record["generator"] and not r.record.get("unevaluated")),
-    )
-    return list({record["generator"]: run, **{other.record["generator"]: other for other in others}}.values())
+    others = undamaged(Run.whole, (r for r in equal if r.record.get("generator") != record["generator"]))
+    found = {other.record["generator"]: other for other in others if other.evaluated}
+    return list({record["generator"]: run, **found}.values())
 
 
 def write(runs: list[Run], dataset: Dataset, windows: run_page.Measured | None) -> list[Path]:

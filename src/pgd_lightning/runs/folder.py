@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from pgd_lightning.environment import NO_SIMULATOR
 from pgd_lightning.errors import UserError
 from pgd_lightning.runs.console import say
 from pgd_lightning.runs.names import MEASURES
@@ -64,6 +65,15 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.record.get("state") == "finished"
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether an agent's final episodes were run, or there is no environment for them.
+
+        They were not of a behaviour clone that was trained to measure likelihoods.
+        """
+        task = self.record["identity"].get("env", {}).get("task")
+        return task == NO_SIMULATOR or any(row["purpose"] == "final" for row in self.rows(LEDGER))
 
     @property
     def outcome(self) -> str:

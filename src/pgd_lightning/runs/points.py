@@ -41,8 +41,8 @@ class Point:
 
     @property
     def finished(self) -> bool:
-        """Whether every agent of this point is trained, and not only as a behaviour clone, which is not evaluated."""
-        return all(run is not None and run.finished and not run.record.get("unevaluated") for run in self.runs())
+        """Whether every agent of this point is trained and evaluated."""
+        return all(run is not None and run.finished and run.evaluated for run in self.runs())
 
     @property
     def said(self) -> str:
