@@ -44,7 +44,7 @@ def test_pets_trains_an_agent_and_is_analysed(copied, recording, monkeypatch, ca
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive", "transformer", "rssm"])
+@pytest.mark.parametrize("name", ["synther", "vae", "autoregressive", "transformer", "rssm", "recorded"])
 def test_each_baseline_trains_an_agent(copied, recording, monkeypatch, name):
     """Also beside settings of the chosen generator, which no other condition of the comparison may inherit."""
     more = [f"generator={name}", "compare=[]", *FEW_STEPS]

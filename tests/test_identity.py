@@ -97,6 +97,14 @@ def test_polygrads_guidance_counts_as_it_did_under_its_earlier_name():
     assert identity.kept(now, "generator.build.guidance") == before
 
 
+def test_recorded_windows_count_how_they_are_cut_and_no_model():
+    recorded = "generator=recorded"
+    for change in ("data.horizon=16", "data.stride=4", "data.validation=0.2", "synthetic.lifetime=100"):
+        assert of(composed("train", recorded, change)) != of(composed("train", recorded))
+    for change in ("prior.steps=601", "guidance.coef=2"):
+        assert of(composed("train", recorded, change)) == of(composed("train", recorded))
+
+
 def test_a_number_counts_by_its_value():
     assert of(composed("train", "learning.temperature=3")) == of(composed("train", "learning.temperature=3.0"))
 

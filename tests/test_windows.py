@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pgd_lightning.data.recording import Recording
 from pgd_lightning.data.windows import Windows, left_out, split_padded, split_windows, window_starts
 from pgd_lightning.errors import UserError
+from pgd_lightning.generators.recorded import Recorded
 from pgd_lightning.imagination.buffer import EpisodeBuffer
 from pgd_lightning.randomness import stream
 
@@ -209,3 +210,14 @@ def test_padded_windows_hold_out_the_episodes_that_others_do():
         assert episodes == {int((data.ends < start).sum()) for start in theirs.starts}
     with pytest.raises(UserError, match="No window of 4 rows fits the 2 episodes"):
         split_padded(recording([(3, "timeout")] * 2), 4, 0.0, 0)
+
+
+def test_recorded_windows_in_the_place_of_synthetic_ones_are_the_recordings():
+    windows = Windows(recording([(12, "terminal")]), torch.tensor([0, 3, 7]), 4)
+    drawn, again, other = (Recorded(windows).generate(None, torch.zeros(2, 50, 3), seed) for seed in (0, 0, 1))
+    assert drawn.batch_size == (2, 50, 4)
+    assert set(drawn.obs[..., 0, 0].flatten().tolist()) == {0, 3, 7}
+    assert torch.equal(drawn.obs[..., 0] + 1, drawn.reward)
+    assert torch.equal(drawn.obs[..., 1:, 0] - 1, drawn.obs[..., :-1, 0])
+    assert torch.equal(drawn.obs, again.obs)
+    assert not torch.equal(drawn.obs, other.obs)

@@ -17,6 +17,7 @@ from pgd_lightning.config.saved import settings_of
 from pgd_lightning.environment import EnvSpec
 from pgd_lightning.evaluation.verdict import Verdict
 from pgd_lightning.runs.folder import damaged
+from pgd_lightning.runs.identity import trained_section
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import accelerator
 from pgd_lightning.trajectory import Generator, Policy
@@ -103,8 +104,7 @@ class FinishedAgent:
     @property
     def model_section(self) -> str | None:
         """The section of the config that describes the generator's model; None for real data alone."""
-        generator = self._config.generator
-        return None if generator.build is None else str(generator.model)
+        return trained_section(self._config)
 
     @property
     def model(self) -> Run | None:

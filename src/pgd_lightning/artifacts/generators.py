@@ -8,17 +8,24 @@ from omegaconf import DictConfig
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import ready_model, trained_model
 from pgd_lightning.config.build import build
+from pgd_lightning.data.windows import Windows
 from pgd_lightning.errors import UserError
+from pgd_lightning.generators.window_model import WindowModel
+from pgd_lightning.runs.identity import trained_section
 from pgd_lightning.runs.run import Run, readable
 from pgd_lightning.trajectory import Generator
+
+Behind = WindowModel | Windows
 
 
 def ready_generator(config: DictConfig, dataset: Dataset) -> Generator | None:
     """The generator of the config, or None for real data only."""
     if config.generator.build is None:
         return None
-    model, _ = ready_model(config, dataset, config.generator.model)
-    return build(config.generator.build)(model)
+    section = trained_section(config)
+    behind: Behind = ready_model(config, dataset, section)[0] if section else dataset.train.required()
+    generator: Generator = build(config.generator.build)(behind)
+    return generator
 
 
 def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator | None:
@@ -29,10 +36,11 @@ def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator 
     """
     if settings.generator.build is None:
         return None
-    section = settings.generator.model
-    generator: Generator = build(settings.generator.build)(
-        trained_model(model_behind(run, settings), settings, dataset, section)
-    )
+    section = trained_section(settings)
+    behind: Behind = dataset.train.required()
+    if section:
+        behind = trained_model(model_behind(run, settings), settings, dataset, section)
+    generator: Generator = build(settings.generator.build)(behind)
     return generator
 
 

@@ -30,6 +30,7 @@ from pgd_lightning.generators.prior import DiffusionPrior
 from pgd_lightning.generators.window_model import WindowModel
 from pgd_lightning.runs import ranks
 from pgd_lightning.runs.console import duration
+from pgd_lightning.runs.identity import trained_section
 from pgd_lightning.runs.run import Run
 from pgd_lightning.training.fit import ALONE, accelerator, trainer_of
 from pgd_lightning.trajectory import Generator
@@ -114,7 +115,7 @@ def stages(conditions: list[DictConfig], clone: DictConfig, dataset: Dataset) ->
     models: dict[str, WindowModel] = {}
     of_an_update = agent_pace(conditions[0], dataset)  # equal for all, but for the sampling
     for config in conditions:
-        section = config.generator.model if config.generator.build is not None else None
+        section = trained_section(config)
         if section is not None and section not in models:
             stage, models[section] = model_stage(config, section, dataset)
             yield stage

@@ -135,5 +135,7 @@ def example_windows(agent: FinishedAgent, dataset: Dataset, policy: Policy) -> d
     seed = derive_seed(agent.seed, "report")
     kinds["unguided"] = generator.generate(None, starts, seed)
     if agent.generator != "unguided":
-        kinds["guided"] = generator.generate(policy, starts, seed)
+        guided = generator.generate(policy, starts, seed)
+        if not torch.equal(guided.action, kinds["unguided"].action):  # some take no notice of the policy
+            kinds["guided"] = guided
     return kinds

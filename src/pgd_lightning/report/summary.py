@@ -16,7 +16,12 @@ from pgd_lightning.evaluation.statistics import FEWEST, Interval, paired_interva
 from pgd_lightning.runs.names import MEASURES, label
 
 NOT_EVALUATED = "Evaluation: not available, because there is no environment (env=none)."
-EXPERIENCE = {"none": "real data alone", "unguided": "unguided data", "pgd": "guided data"}
+EXPERIENCE = {
+    "none": "real data alone",
+    "recorded": "recorded windows",
+    "unguided": "unguided data",
+    "pgd": "guided data",
+}
 Intervals = dict[str, dict[str, Any]]  # name -> the fields of an Interval
 
 

@@ -38,6 +38,7 @@ NOT_ASKED = ("runs_dir", "logger", "ranks", "report", "plan", "compare", "checkp
 CUTTING = ("horizon", "stride", "validation")  # of data: windows, which an agent and a model of single steps never see
 DENOISING = ("time_max", "spacing", "to_zero")  # of the behaviour model's process: only sampling sees them
 BEHAVIOUR = "behaviour"
+RECORDING = "recording"  # ``generator.model`` where windows of the recording itself take the place of a model's
 
 
 def digest(identity: Any) -> str:
@@ -96,8 +97,15 @@ def agent(config: Config, file: str) -> dict[str, Any]:
     if config.generator.build is not None:
         made["build"] = kept(config.generator.build, "generator.build")
         made["synthetic"] = without(kept(config.synthetic, "synthetic"), ["batch_size"]) | GONE["synthetic"]
-        made[config.generator.model] = model(config, config.generator.model, file)
+        section = trained_section(config)
+        made |= {section: model(config, section, file)} if section else {RECORDING: reading(config, cut=True)}
     return condition_free(config, file) | made
+
+
+def trained_section(config: Config) -> str | None:
+    """The section of the model behind the generator; None without one: real data alone, or windows of the recording."""
+    generator = config.generator
+    return None if generator.build is None or generator.model == RECORDING else str(generator.model)
 
 
 def online(config: Config) -> dict[str, Any]:

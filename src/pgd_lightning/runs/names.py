@@ -29,7 +29,13 @@ AGENTS = {
     "bc": "behaviour cloning",
     "diffusion_dice": "Diffusion-DICE",
 }
-NAMES = {"none": "real data only", "unguided": "real + unguided", "pgd": "real + policy-guided", "pets": "real + PETS"}
+NAMES = {
+    "none": "real data only",
+    "recorded": "recorded windows",
+    "unguided": "real + unguided",
+    "pgd": "real + policy-guided",
+    "pets": "real + PETS",
+}
 
 
 def agent_name(name: str) -> str:
