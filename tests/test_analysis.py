@@ -18,6 +18,7 @@ from pgd_lightning.evaluation.fidelity import (
     step_errors,
     transition_errors,
 )
+from pgd_lightning.evaluation.followed import followed
 from pgd_lightning.evaluation.health import health_line, health_summary
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.analysis_table import table
@@ -180,6 +181,70 @@ def test_an_open_loop_follows_the_simulator_to_the_end_of_the_episode():
     moved.obs[:, 1, 0] += 1
     errors = open_loop_errors(simulator, moved, std)[~ended[:, 1].numpy(), 1]
     assert errors == pytest.approx(4 / windows.obs.shape[-1], rel=1e-4)
+
+
+class Acting:
+    """S learners that take ``action``, whatever the noise, of which they remember the last."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, action):
+        self.action = action
+
+    def draw(self, obs, noise):
+        self.noise = noise
+        return self.action(obs)
+
+
+def test_windows_of_the_policy_itself_pay_what_it_earns():
+    windows, simulator = recorded("halfcheetah", 12, horizon=9)
+    policy = OnlinePolicy(Ladder.load("halfcheetah").policies[-1])
+    target = Acting(policy.act)
+    two = windows.reshape(2, 6, 9)
+    found = followed(simulator, two, target, 2 * 5 * 8, seed=0)
+    assert target.noise.shape == (2, 5, 6)  # of each learner's windows the first five
+    assert found.policy == pytest.approx(two.reward[:, :5, :-1].mean((0, 1)).numpy(), rel=1e-3)
+    assert found.windows == pytest.approx(found.policy, rel=1e-3)
+    assert found.late() == pytest.approx((two.reward[:, :5, 6:8].mean().item(),) * 2, rel=1e-3)
+    better = two.clone()
+    better.reward[..., 6:] += 1
+    paid, earned = followed(simulator, better, target, 80, seed=0).late()
+    assert paid - earned == pytest.approx(1, rel=1e-2)
+
+
+def test_a_policy_earns_nothing_after_its_end():
+    """A hopper that folds up falls, and windows that do not show it pay on."""
+    simulator = make("hopper", "today")
+    start = torch.as_tensor(simulator.reset(0))
+    rewards, terminated = [], False
+    while not terminated:
+        _, reward, terminated = simulator.step(np.ones(3))
+        rewards.append(reward)
+    assert len(rewards) < 90
+    windows = Trajectory(
+        obs=start.expand(1, 4, 121, 11).clone(), action=torch.zeros(1, 4, 121, 3), reward=torch.ones(1, 4, 121),
+        terminated=torch.zeros(1, 4, 121, dtype=torch.bool), batch_size=[1, 4, 121],
+    )  # fmt: skip
+    windows.obs[0, 1, 5] = torch.nan  # left out
+    found = followed(simulator, windows, Acting(lambda obs: 0 * obs[..., :3] + 1), 3 * 120, seed=0)
+    assert found.policy[: len(rewards)] == pytest.approx(rewards, abs=0.1)
+    assert (found.policy[len(rewards) :] == 0).all()
+    assert found.late() == (1, 0)
+
+
+def test_nobody_is_followed_where_no_state_can_be_set_or_no_window_is_finite():
+    windows, simulator = recorded("hopper", 2)
+    still = Acting(lambda obs: 0 * obs[..., :3])
+    nothing = windows.clone()
+    nothing.action[:, 3] = torch.nan
+    assert followed(simulator, nothing[None], still, 100, seed=0) is None
+    clipped = windows.clone()
+    clipped.obs[:, 0, -1] = 10
+    assert followed(simulator, clipped[None], still, 100, seed=0) is None
+    clipped[0] = windows[0]
+    alone, one = (followed(simulator, some[None], still, 100, seed=0) for some in (windows[:1], clipped))
+    assert one.policy == pytest.approx(alone.policy)
+    assert one.windows == pytest.approx(alone.windows)
 
 
 def test_missed_and_false_terminals_and_starts_after_the_end_are_counted():

@@ -231,7 +231,7 @@ CONTENT = {
     "rows": [], "conditions": "", "minari": "", "data": [("episodes", "5")], "notes": ["odd <rows>"],
     "model": {"section": "prior", "method": "edm", "losses": [], "verdict": "warning: poor", "errors": None},
     "windows": ROWS, "num_drawn": 2, "simulated": "the simulator", "channels": ["torso height [m]"], "differences": [],
-    "rollout": "data:image/png;base64,AA==", "commands": {"pgd train 'a<b'": ["iql-pgd in runs/…"]}, "facts": [],
+    "critics": ["the critics expect <350>"], "rollout": "data:image/png;base64,AA==", "commands": {"pgd train 'a<b'": ["iql-pgd in runs/…"]}, "facts": [],
     "wandb": "W&B has no copy", "files": ["table.txt"],
 }  # fmt: skip
 

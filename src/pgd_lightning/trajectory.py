@@ -126,6 +126,20 @@ class Policy(Protocol):
         """
 
 
+class Critic(Protocol):
+    """What the critics of S learners expect of an action, in the rewards that the learners see."""
+
+    @property
+    def discount(self) -> float:
+        """Of a reward one step later."""
+
+    def value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Mean over the critics: ``[S, B, O], [S, B, A] -> [S, B]``."""
+
+    def seen_reward(self, reward: Tensor) -> Tensor:
+        """What the learners see of ``reward [...]``."""
+
+
 class GaussianPolicy(ABC):
     """What a diagonal Gaussian policy is by its mean and log standard deviation; satisfies :class:`Policy`."""
 

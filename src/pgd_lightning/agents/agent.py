@@ -108,6 +108,28 @@ class Agent(LightningModule):
         """The current policies of all seeds; it follows the training."""
         return StackedPolicy(self.learner, self.normalised)
 
+    @property
+    def critic(self) -> "Agent | None":
+        """This agent as :class:`~pgd_lightning.trajectory.Critic`; None where its learner has no values."""
+        return None if self.learner.discount is None else self
+
+    @property
+    def discount(self) -> float:
+        """Of a reward one step later."""
+        assert self.learner.discount is not None
+        return self.learner.discount
+
+    @torch.no_grad()
+    def value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Mean of the critics: ``[S, B, O], [S, B, A] -> [S, B]``."""
+        nothing = torch.zeros(obs.shape[:-1], device=obs.device)
+        steps = Transition(
+            obs=self.normalised(obs), action=action, reward=nothing, next_obs=obs, terminated=nothing.bool(),
+            batch_size=obs.shape[:-1],
+        )  # fmt: skip
+        values: Tensor = call_stacked(self.learner, "values", steps)
+        return values
+
     def normalised(self, obs: Tensor) -> Tensor:
         """What the networks see of ``obs [..., O]``."""
         return (obs - self.obs_shift) / self.obs_scale if self.normalise_obs else obs

@@ -16,7 +16,14 @@ from pgd_lightning.artifacts.generators import ready_generator
 from pgd_lightning.artifacts.training_settings import mirror_settings, trainer_settings
 from pgd_lightning.config.saved import as_text, asked_as
 from pgd_lightning.data.modules import SyntheticDataModule, SyntheticSettings
-from pgd_lightning.evaluation.ledgers import EpisodeRow, episodes, mean_outcome, scores_of
+from pgd_lightning.evaluation.ledgers import (
+    EpisodeRow,
+    beside_the_critics,
+    episodes,
+    expectation,
+    mean_outcome,
+    scores_of,
+)
 from pgd_lightning.evaluation.rollout import rollout
 from pgd_lightning.evaluation.statistics import seed_interval
 from pgd_lightning.randomness import derive_seed, learner_seeds
@@ -93,6 +100,8 @@ def train_agent(config: DictConfig, dataset: Dataset, behaviour: Policy, shared:
         run.update(state="finished", **mean_outcome(rows, dataset.env))
         if ranks.rank() == 0 and rows:
             say(f"{label}: {MEASURES[dataset.env.measure].said(seed_interval(scores_of(rows, 'final')))}")
+            if pair := beside_the_critics(rows):
+                say(f"{label}: {expectation(pair)}")
     return run
 
 
@@ -124,7 +133,10 @@ def complete(run: Run, config: DictConfig, dataset: Dataset) -> None:
             say(f"evaluation: each learner has {there} final episodes; running {wanted - there} more")
         module = build_agent(config, dataset)
         load_agent(module, run)
-        more = rollout(env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there)
+        more = rollout(
+            env, module.policy, config.seeds, wanted, derive_seed(config.seed, "final"), first=there,
+            critic=module.critic,
+        )  # fmt: skip
         run.append(LEDGER, more.ledger(env, config.updates, "final"))
         rows = final_rows(run, dataset)
     run.update(**mean_outcome([row for row in rows if row["index"] < wanted], env))
@@ -146,6 +158,7 @@ def final_episodes(config: DictConfig, dataset: Dataset, module: Agent) -> list[
         config.evaluation.final_episodes,
         derive_seed(config.seed, "final"),
         episodes_here(config),
+        critic=module.critic,
     )
     return of_all_ranks(result.ledger(dataset.env, config.updates, "final", seeds_here(config.seeds).start), config)
 

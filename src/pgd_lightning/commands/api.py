@@ -34,6 +34,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
+from pgd_lightning.evaluation.followed import followed
 from pgd_lightning.evaluation.ledgers import final_scores
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -102,6 +103,8 @@ class Fidelity:
     one_step_error_mean: float | None
     persistence_error: float  # median of predicting no change, in these windows
     reward_error: float | None  # median absolute error of the reward, against the simulator
+    late_reward: float | None  # mean reward in the last quarter of the windows
+    late_reward_policy: float | None  # the same of the policy itself, acting from the windows' first states
     data_distance: float  # median distance of a step to the nearest recorded one, in standard deviations
     outside_data: float  # share of the steps with an observation that has a value which the recording never reaches
     reset: str  # exact; approximate, where the observation hides a part of the state; or why there is none
@@ -124,11 +127,14 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
     if not good.any():
         raise UserError("fidelity: no window is finite, so there is nothing to measure.")
     kept, dataset = windows[good].cpu(), data.dataset
-    likelihood = None
+    likelihood = beside = None
+    simulator = make(dataset.env.task, dataset.env.physics)
     if policy is not None:
         target = as_target(policy, data)
         likelihood = float(log_likelihood(target, windows.to(target.device))[good].mean())
-    simulator = make(dataset.env.task, dataset.env.physics)
+        of_seeds = windows.reshape(*(seed_axes(target) or (1,)), -1, windows.batch_size[-1])
+        beside = followed(simulator, of_seeds, target, steps, seed)
+    late, of_policy = beside.late() if beside else (None, None)
     errors = step_errors(simulator, kept, dataset.obs_std, steps, seed)
     reset = "approximate" if errors.approximate else "exact"
     made = kept.transitions()
@@ -142,6 +148,8 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
         one_step_error_mean=float(errors.dynamics.mean()) if len(errors.dynamics) else None,
         persistence_error=persistence_error(kept, dataset.obs_std),
         reward_error=median(errors.reward),
+        late_reward=late,
+        late_reward_policy=of_policy,
         data_distance=covered["data_distance"],
         outside_data=covered["outside_box"],
         reset=f"not available, because {simulator.unresettable}" if simulator.unresettable else reset,

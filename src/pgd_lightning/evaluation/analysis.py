@@ -30,6 +30,7 @@ from pgd_lightning.evaluation.fidelity import (
     persistence_error,
     step_errors,
 )
+from pgd_lightning.evaluation.followed import followed
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
@@ -63,6 +64,8 @@ class WindowRow(Ends, total=False):
     reward_error: float | None
     return_real: float | None
     return_generated: float | None
+    late_reward: float | None  # mean of the last quarter of the steps, as generated, and the policy's own there:
+    late_reward_policy: float | None  # :func:`~pgd_lightning.evaluation.followed.followed`
     rows_stepped: int
     rows_not_resettable: int
     reset: str  # exact or approximate
@@ -149,7 +152,8 @@ class Analyst:
         Dynamics errors are of one real step: ``dynamics_error_*`` squared and averaged over dims in units of the
         data's variance, ``raw_error_*`` the largest component in the environment's units. ``return_real`` and
         ``return_generated`` are the rewards of the same rows, as paid by the simulator and as generated, summed
-        over a window's T - 1 steps.
+        over a window's T - 1 steps. ``late_reward``: mean reward in the last quarter of the windows, and
+        ``late_reward_policy`` what the target earns there, if it acts from the windows' first states on.
         """
         row, kept, errors = measure(self.simulator, windows, target, self.obs_std, self.max_rows, self.seed)
         if errors is None:
@@ -191,6 +195,8 @@ def measure(
         "persistence_error": persistence_error(kept, obs_std),
         **error_summary(errors, kept.batch_size[-1], seed),
     }
+    beside = followed(simulator, windows, target, max_rows, seed)
+    row["late_reward"], row["late_reward_policy"] = beside.late() if beside else (None, None)
     return row, kept, errors
 
 

@@ -28,6 +28,8 @@ EpisodeRow = TypedDict(  # a row of a ledger; as a call, for return is no name o
         "score": float | None,  # percent
         "success": NotRequired[bool],  # where tables show it
         "length": int,  # steps
+        "expected": NotRequired[float],  # the critics' value of its first action
+        "earned": NotRequired[float],  # its discounted return of the rewards that the critics see
         "simulator": str,
     },
 )
@@ -69,6 +71,18 @@ def scores_of(rows: Sequence[EpisodeRow], purpose: str, step: int | None = None)
 def final_scores(rows: Sequence[EpisodeRow], episodes: int) -> Array:
     """Scores ``[S, E]`` of the last checkpoint by each learner's first ``episodes``; a ledger may have more."""
     return scores_of([row for row in rows if row["index"] < episodes], "final")
+
+
+def beside_the_critics(rows: Sequence[EpisodeRow]) -> tuple[float, float] | None:
+    """Means of what the critics expect of the start of an episode, and of what is earned; None if no row says it."""
+    found = [row for row in rows if "expected" in row]
+    return (fmean(row["expected"] for row in found), fmean(row["earned"] for row in found)) if found else None
+
+
+def expectation(pair: Sequence[float]) -> str:
+    """A pair of :func:`beside_the_critics` in words."""
+    expected, earned = pair
+    return f"the critics expect {expected:.3g} of the start of an episode, and {earned:.3g} is earned (discounted)"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,14 @@ def line(row: WindowRow) -> str:
         )
     return (
         f"{head}{row['log_likelihood']:>10.3f}{row['mean_density']:>10.3g}{errors}{row['behaviour_log_density']:>9.2f}"
-        f"{row['data_distance']:>9.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>9.1%}{ends(row)}"
+        f"{row['data_distance']:>9.2f}{row['sample_distance']:>7.2f}{row['outside_box']:>9.1%}{late(row)}{ends(row)}"
     )
+
+
+def late(row: WindowRow) -> str:
+    """Late rewards, of the windows and of the target."""
+    values = (row["late_reward"], row["late_reward_policy"])
+    return "".join(f"{'-' if value is None else f'{value:.2f}':>8}" for value in values)
 
 
 def shortened(target: str) -> str:
@@ -40,7 +46,7 @@ def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | N
     """All rows as plain text, with what the columns mean."""
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
-        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}"
+        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}{'late':>8}{'target':>8}"
         f"{'ended':>8}{'false ends':>12}{'missed ends':>14}"
     )
     resets = {row["reset"] for row in rows if row["windows"]}
@@ -65,6 +71,8 @@ def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | N
                 f"{analyst.density.held_out:.2f}",
                 "to data, apart: median distance to the nearest real row, between samples, in the data's std",
                 "outside: share of rows with an observation that has a value which the data never reach",
+                "late, target: mean reward in the last quarter of the windows, and of the target itself, if it acts "
+                "from their first states",
                 "ended: share of steps that start where an episode has ended already; false, missed ends: terminals "
                 "that the simulator does not confirm, other steps that end there",
             ]

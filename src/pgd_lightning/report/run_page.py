@@ -92,6 +92,7 @@ def write(
         "simulated": SIMULATED,
         "channels": [name for _, _, name in shown],
         "differences": summaries.differences(summary),
+        "critics": summaries.critics(summary),
         "rollout": photograph(strip) if strip.exists() else "",
         **how_to_repeat(runs, folder, origin_of(dataset)),
     }

@@ -11,7 +11,7 @@ from typing import Any, NotRequired, TypedDict
 
 from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.data.origin import Provenance, minari_references, score_constants
-from pgd_lightning.evaluation.ledgers import EpisodeRow, final_scores
+from pgd_lightning.evaluation.ledgers import EpisodeRow, beside_the_critics, expectation, final_scores
 from pgd_lightning.evaluation.statistics import FEWEST, Interval, paired_interval, seed_interval
 from pgd_lightning.runs.names import MEASURES, label
 
@@ -46,6 +46,7 @@ class Summary(TypedDict):
     simulators: list[str]
     interval: str  # of which kind they are
     minari: NotRequired[MinariScores]
+    critics: NotRequired[dict[str, list[float]]]  # see :func:`~pgd_lightning.evaluation.ledgers.beside_the_critics`
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def summarise(
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
         "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
     }
+    last = {name: [row for row in rows if row["purpose"] == "final"] for name, rows in ledgers.items()}
+    if critics := {name: list(pair) for name, rows in last.items() if (pair := beside_the_critics(rows))}:
+        summary["critics"] = critics
     if references := minari_references(dataset.provenance):
         low, high = references
         again = {name: 100 * (dataset.env.returned(scores) - low) / (high - low) for name, scores in finals.items()}
@@ -107,6 +111,8 @@ def table(summary: Summary, title: str) -> str:
         said = f"scores 0 and 100 are returns of {own['score_constants']}"
         lines += [said, "", *score_lines(own["scores"], "score"), ""]
     lines += [f"{row.name:<48}{row.interval!s:<28}{row.said}" for row in differences(summary)]
+    if expectations := critics(summary):
+        lines += ["", *expectations]
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +131,11 @@ def differences(summary: Summary) -> list[Difference]:
         Difference(" minus ".join(label(part) for part in name.split(" - ", 1)), Interval(**values))
         for name, values in summary["differences"].items()
     ]
+
+
+def critics(summary: Summary) -> list[str]:
+    """A sentence for each condition on what its critics expect and its policies earn; nothing where it is not known."""
+    return [f"{_capital(experience(name))}: {expectation(pair)}." for name, pair in summary.get("critics", {}).items()]
 
 
 def conditions(summary: Summary) -> str:

@@ -38,11 +38,16 @@ class Evaluation(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.every == 0:
-            policy: Any = module.policy
-            result = rollout(self.env, policy, len(self.seeds), self.episodes, self.seed, self.share)
+            agent: Any = module
+            critic = getattr(agent, "critic", None)
+            result = rollout(
+                self.env, agent.policy, len(self.seeds), self.episodes, self.seed, self.share, critic=critic
+            )
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
             mean = float(result.returns.mean())
             score = self.env.score(mean, float(result.ended.mean()))
             logged = {"eval/return": mean} | ({} if score is None else {f"eval/{self.env.measure}": score})
+            if result.expected is not None and result.earned is not None:
+                logged |= {"eval/expected": float(result.expected.mean()), "eval/earned": float(result.earned.mean())}
             module.log_dict(logged, sync_dist=True)
