@@ -4,8 +4,10 @@
 
 From each of ``STATES`` recorded states, spread evenly over the recording, and from as many start states of an episode,
 the mean action is taken ``STEPS`` times: *earned* is the discounted sum of rewards, *per_step* the mean reward of the
-second half of the way, *said* the critic's value of the first action. The recorded actions' own return from the same
-states, as far as the recording goes on for ``STEPS``, stands as *recorded*. One value a learner.
+second half of the way, *expected* the critics' value of the first action. *recorded* is the recorded actions' own
+return from the same states, where the episode lasts ``STEPS`` more. One value a learner. Where the run generates,
+*late* is the mean reward in the last quarter of ``WINDOWS`` windows a learner under the final policy, and that of the
+policy itself from the windows' first states on.
 """
 
 import json
@@ -16,15 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgd_lightning.agents.seeds import call_stacked
 from pgd_lightning.artifacts.agent_modules import trained_agent
 from pgd_lightning.artifacts.dataset import Dataset, dataset_of
+from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.config.saved import settings_of
+from pgd_lightning.evaluation.followed import followed
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make, one_step
-from pgd_lightning.trajectory import Transition
 
-STATES, STEPS = 200, 500
+STATES, STEPS, WINDOWS, SEED = 200, 500, 128, 7
 
 
 @torch.no_grad()
@@ -42,28 +44,24 @@ def measured(folder: str) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"run": run.folder.parent.name, "discount": module.learner.discount}
     for name, obs in starts.items():
-        discount, said = module.learner.discount, critic_says(module, obs)
+        discount = module.learner.discount
+        states = torch.as_tensor(obs, dtype=torch.float32).expand(module.num_seeds, *obs.shape)
+        expected = module.value(states, module.policy.act(states))
         rewards = np.stack([rolled(simulator, module, obs, k) for k in range(module.num_seeds)])  # [S, STEPS, N]
         earned = np.einsum("stn,t->sn", rewards, discount ** np.arange(STEPS))
         found[name] = {
-            "said": said.mean(-1).round(1).tolist(),
+            "expected": expected.double().mean(-1).numpy().round(1).tolist(),
             "earned": earned.mean(-1).round(1).tolist(),
             "per_step": rewards[:, STEPS // 2 :].mean((1, 2)).round(2).tolist(),
         }
     found["recorded states"]["recorded"] = round(recorded_return(dataset, rows, module.learner.discount), 1)
+    generator = generator_of(run, settings, dataset)
+    if generator is not None:
+        first = torch.zeros(module.num_seeds, WINDOWS, dataset.env.obs_dim)
+        windows = generator.generate(module.policy, first, SEED)
+        beside = followed(simulator, windows, module.policy, windows.numel(), SEED)
+        found["late"] = [round(value, 2) for value in beside.late()] if beside else None
     return found
-
-
-def critic_says(module: Any, obs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The critic's value ``[S, N]`` of the policy's action in ``obs [N, O]``."""
-    states = torch.as_tensor(obs, dtype=torch.float32).expand(module.num_seeds, *obs.shape)
-    zeros = torch.zeros(states.shape[:-1])
-    batch = Transition(
-        obs=module.normalised(states), action=module.policy.act(states), reward=zeros, next_obs=states,
-        terminated=zeros.bool(), batch_size=states.shape[:-1],
-    )  # fmt: skip
-    values: NDArray[np.float64] = call_stacked(module.learner, "values", batch).double().numpy()
-    return values
 
 
 def rolled(simulator: Any, module: Any, obs: NDArray[np.float64], learner: int) -> NDArray[np.float64]:

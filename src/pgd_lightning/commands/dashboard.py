@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {  # section: {panel: metrics}
     },
     "Agent": {
         "value of the data's actions": ["train/value"],
+        "start of an episode: expected by the critics, earned (discounted)": ["eval/expected", "eval/earned"],
         "losses": ["train/actor_loss", "train/critic_loss", "train/value_loss"],
     },
     "Prior and models": {
