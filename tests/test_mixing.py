@@ -22,6 +22,15 @@ from pgd_lightning.randomness import learner_seeds
 from pgd_lightning.trajectory import Trajectory
 
 
+@pytest.mark.parametrize(
+    ("mixing", "updates", "times"), [("blend", 10**6, 9.45), ("blend", 5000, 4.73), ("alternate", 10**6, 5.04)]
+)
+def test_how_often_a_synthetic_step_is_drawn(mixing, updates, times):
+    """With the published numbers, and in a run that ends before its first set does."""
+    published = SyntheticSettings(mixing, 256, 240, 10_000, 8192, first_unguided=True, keep_terminal=False)
+    assert published.drawn(updates, horizon=32) == pytest.approx(times, rel=1e-3)
+
+
 @given(st.integers(0, 10**6))
 def test_blend_holds_exactly_240_and_16(step):
     batch = blend(REAL, SYNTHETIC, step, size=256, share=240, seeds=range(3))

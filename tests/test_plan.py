@@ -30,6 +30,7 @@ def test_the_plan_has_every_training_in_its_order(recording, tmp_path):
         "TD3+BC, real data only", "TD3+BC, real + unguided",
     ]  # fmt: skip
     assert [stage.steps for stage in planned] == [20, 60, 60, 60, 60]
+    assert [", each synthetic step drawn " in stage.work for stage in planned] == [False, False, True, False, True]
     assert all(stage.done == 0 and stage.seconds > 0 for stage in planned)
     assert plan.text(planned, "there").startswith("plan: 5 training runs, about ")
     assert not list(tmp_path.glob("*/*/*"))  # nothing is made by looking

@@ -276,7 +276,7 @@ def test_a_page_of_real_data_alone_has_no_model():
     page = render(
         "run_page.html", dict.fromkeys(("plane", "by_row", "learning", "torso height [m]"), "<svg/>"), **alone
     )
-    assert "real data alone" in page
+    assert "recorded data alone" in page
     assert "<img" not in page
 
 

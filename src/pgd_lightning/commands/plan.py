@@ -23,7 +23,7 @@ from pgd_lightning.artifacts.dataset import Dataset
 from pgd_lightning.artifacts.models import build_model, length_of, run_of_model, steps_of, training_set
 from pgd_lightning.artifacts.training_settings import trainer_settings
 from pgd_lightning.config.build import build
-from pgd_lightning.data.modules import WindowDataModule
+from pgd_lightning.data.modules import SyntheticSettings, WindowDataModule
 from pgd_lightning.generators.calibration import Calibrated
 from pgd_lightning.generators.matching import StdMatched
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -184,6 +184,9 @@ def agent_stage(
     """Training of an agent, from the seconds of an update and of generating a synthetic window; None: not timed."""
     learners = f"{config.seeds} seeds" if config.seeds > 1 else "1 seed"
     work = f"{learners}, {config.updates:,} updates, batch size {config.synthetic.batch_size}"
+    if config.generator.build is not None:
+        drawn = SyntheticSettings(**config.synthetic).drawn(config.updates, config.data.horizon)
+        work += f", each synthetic step drawn {drawn:.2g} times"
     seconds = of_an_update
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds

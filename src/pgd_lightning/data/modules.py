@@ -91,6 +91,11 @@ class SyntheticSettings:
     first_unguided: bool
     keep_terminal: bool
 
+    def drawn(self, updates: int, horizon: int) -> float:
+        """How often a step of a synthetic dataset of windows of ``horizon`` rows is drawn in its life, on average."""
+        share = self.synthetic_batch if self.mixing == "blend" else self.batch_size / 2
+        return min(self.lifetime, updates) * share / (self.num_windows * (horizon - 1))
+
 
 class SyntheticDataModule(LightningDataModule):
     """Real and synthetic batches ``[S, B]``; closes the loop from the agent's policy to its experience.

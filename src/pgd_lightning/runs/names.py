@@ -31,7 +31,6 @@ AGENTS = {
 }
 NAMES = {
     "none": "real data only",
-    "recorded": "recorded windows",
     "unguided": "real + unguided",
     "pgd": "real + policy-guided",
     "pets": "real + PETS",
