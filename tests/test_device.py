@@ -176,7 +176,7 @@ def test_policies_improve_in_imagination_there(learner):
 
 # --- sampling and evaluation ---
 
-SAMPLERS = ("euler", "heun", "heun_churn", "euler_ancestral", "dpmpp_2m")
+SAMPLERS = ("euler", "heun", "heun_churn", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde")
 GENERATORS = {
     f"{name}, {rule}": (f"sampler={name}", f"guidance={rule}") for name in SAMPLERS for rule in ("literal", "score")
 }

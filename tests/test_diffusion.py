@@ -12,7 +12,7 @@ from torch import nn
 
 from pgd_lightning.diffusion.denoiser import Denoiser
 from pgd_lightning.diffusion.process import EDM
-from pgd_lightning.diffusion.samplers import ancestral, dpmpp_2m, euler, euler_ancestral, heun, stepped
+from pgd_lightning.diffusion.samplers import ancestral, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, heun, stepped
 from pgd_lightning.networks.muon import Muon, orthogonal
 from pgd_lightning.networks.temporal_resnet import Block, TemporalResNet
 from pgd_lightning.networks.temporal_unet import Conv, RowGroupNorm, TemporalUNet, TimeEmbedding, nearest_rows
@@ -130,6 +130,28 @@ def test_order_of_convergence(sampler, order):
 
     slope = math.log(error(64) / error(256)) / math.log(4)
     assert slope == pytest.approx(order, abs=0.25)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(euler_ancestral, 1), (dpmpp_2m_sde, 2)])
+def test_order_of_convergence_of_the_variance(sampler, order):
+    """On N(0, 0.25), of which x at sigma 0.1 has variance 0.26. A step is linear in x and in each draw of noise."""
+
+    def error(num_steps):
+        sigmas = torch.linspace(80**0.25, 0.1**0.25, num_steps + 1).double() ** 4
+        start, *units = torch.eye(num_steps + 1).double()
+        drawn = iter(units)
+        x = sampler(normal_denoiser(0.25), start * (0.25 + 80**2) ** 0.5, sigmas, noise=lambda v: next(drawn))
+        return abs(x.square().sum().item() / 0.26 - 1)
+
+    slope = math.log(error(128) / error(512)) / math.log(4)
+    assert slope == pytest.approx(order, abs=0.25)
+
+
+def test_second_order_ancestral_steps_begin_as_ancestral_ones():
+    sigmas = torch.tensor([2.0, 0.7])
+    one, other = (s(lambda x, level: 0.3 * x, torch.ones(3), sigmas, noise=torch.ones_like)
+                  for s in (euler_ancestral, dpmpp_2m_sde))  # fmt: skip
+    torch.testing.assert_close(one, other)
 
 
 def test_ancestral_step_is_the_ddpm_posterior():

@@ -64,7 +64,7 @@ def test_an_update_of_an_agent_does_not_wait(name):
     assert watch.watched
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "heun_churn", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "heun_churn", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("rule", ["literal", "score"])
 def test_guided_sampling_does_not_wait(sampler, rule):
     module, data = agent(f"sampler={sampler}", f"guidance={rule}")

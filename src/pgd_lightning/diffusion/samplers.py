@@ -184,13 +184,42 @@ def dpmpp_2m(
         if levels[step + 1] == 0:
             return denoised
         h = (sigma / sigma_next).log()
-        estimate = denoised
-        if previous is not None:
-            ratio = previous[1] / h
-            estimate = denoised + (denoised - previous[0]) / (2 * ratio)
+        estimate = extrapolated(denoised, h, previous)
         x = sigma_next / sigma * x - torch.expm1(-h) * estimate
         previous = denoised, h
     return x
+
+
+def dpmpp_2m_sde(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Tensor,
+    guide: Guide | None = None,
+    churn: Churn | None = None,
+    noise: Noise = torch.randn_like,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) of Lu et al. 2022 (2211.01095) in sigma: :func:`euler_ancestral` in second order.
+
+    Steps of first order lose variance, because the denoised x moves on within a step. It begins and ends in first order.
+    """
+    previous: tuple[Tensor, Tensor] | None = None  # (denoised, h) of the step before
+    sigmas, levels = placed(sigmas, x)
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x = guide(x, step, sigmas, denoise) if guide else x
+        x, sigma = churned(x, sigma, levels[step], churn, len(sigmas) - 1, noise)
+        denoised = denoise(x, sigma)
+        if levels[step + 1] == 0:
+            return denoised
+        h = (sigma / sigma_next).log()
+        sigma_down, sigma_up = ancestral(sigma, sigma_next)
+        x = stepped(x, extrapolated(denoised, h, previous), sigma, sigma_down) + sigma_up * noise(x)
+        previous = denoised, h
+    return x
+
+
+def extrapolated(denoised: Tensor, h: Tensor, previous: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The denoised x in the middle of a step of log-distance ``h``, by the ``(denoised, h)`` of the step before."""
+    return denoised if previous is None else denoised + h / (2 * previous[1]) * (denoised - previous[0])
 
 
 def dpmpp_2s(
