@@ -7,6 +7,7 @@ OUT=runs/experiments/prior
 PARTS='recordings  not noted: the five substitute datasets, which the others need
 headline    5 min a run: the default and the published network, three seeds of each recording
 compare     5 min a run: all that plan.yaml lists
+variance    5 min a policy: the variance that samplers keep, under the finished agents on guided data in runs/
 guided      15 min a policy: TD3+BC on halfcheetah-random and maze2d, IQL on hopper-medium and walker2d-medium'
 
 planned() { # plan.yaml with the recordings that can be made here
@@ -27,6 +28,10 @@ headline() {
 compare() {
   planned
   python experiments/prior/compare.py --data $OUT --budget 240 --plan $OUT/plan.yaml --ledger $OUT/ledger.jsonl
+}
+variance() {
+  python experiments/prior/variance.py runs/agent/*/*-pgd-*/* | grep "^{" > $OUT/variance.jsonl
+  python experiments/prior/variance.py $OUT/variance.jsonl
 }
 guided() {
   local ledger="--plan $OUT/plan.yaml --ledger $OUT/guided.jsonl"
