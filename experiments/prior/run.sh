@@ -30,8 +30,7 @@ compare() {
   python experiments/prior/compare.py --data $OUT --budget 240 --plan $OUT/plan.yaml --ledger $OUT/ledger.jsonl
 }
 variance() {
-  python experiments/prior/variance.py runs/agent/*/*-pgd-*/* | grep "^{" > $OUT/variance.jsonl
-  python experiments/prior/variance.py $OUT/variance.jsonl
+  python experiments/prior/variance.py $OUT/variance.jsonl runs/agent/*/*-pgd-*/*
 }
 guided() {
   local ledger="--plan $OUT/plan.yaml --ledger $OUT/guided.jsonl"

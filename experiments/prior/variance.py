@@ -1,13 +1,11 @@
-"""How much of the data's variance do windows keep? ``python experiments/prior/variance.py RUN ... >> variance.jsonl``
+"""How much of the data's variance do windows keep? ``python experiments/prior/variance.py OUT.jsonl [RUN ...]``
 
-RUN are finished agents with windows of a prior (generator=pgd). For each sampler and number of steps, ``WINDOWS``
-windows of that prior, unguided and guided by the agent's final policy as in its training:
+RUN are finished agents with windows of a prior (generator=pgd). For each sampler and number of steps, OUT.jsonl gets
+``WINDOWS`` windows of that prior, unguided and guided by the agent's final policy as in its training, and is printed:
 
 * variance: of an observation's channel over that of recorded windows, mean over channels; ``actions`` likewise;
 * diversity, energy: as in compare.py; reward: mean, beside the recorded windows' own;
 * median, mean: one-step error; log_pi: mean log density of the actions under the policy.
-
-``python experiments/prior/variance.py variance.jsonl`` prints the table.
 """
 
 import json
@@ -90,13 +88,14 @@ def table(found: list[dict[str, Any]]) -> None:
             print(f"| {line['data']} | {line['sampler']} | {line['steps']} | {' | '.join(pairs)} |")
 
 
+def main(out: Path, folders: list[str]) -> None:
+    for folder in folders:
+        for line in lines(folder):
+            short = {key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in line.items()}
+            with out.open("a") as file:
+                file.write(json.dumps(short) + "\n")
+    table([json.loads(line) for line in out.read_text().splitlines()])
+
+
 if __name__ == "__main__":
-    if sys.argv[1].endswith(".jsonl"):
-        table([json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()])
-    else:
-        for folder in sys.argv[1:]:
-            for line in lines(folder):
-                print(
-                    json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}),
-                    flush=True,
-                )
+    main(Path(sys.argv[1]), sys.argv[2:])
