@@ -39,6 +39,19 @@ def test_recorded_windows_err_no_more_than_the_data(recorded):
     found = judged(recorded, recorded[0])
     assert found.error == found.floor < 1e-10
     assert "within the limit" in found.sentence(0.01)
+    assert found.variance == pytest.approx(1, abs=0.3)  # 40 windows of eight
+    assert f"keep {found.variance:.0%} of the observations' variance" in found.sentence(0.01)
+
+
+def test_windows_that_crowd_around_their_mean_lack_variance(recorded):
+    windows, std = recorded
+    crowded = windows.clone()
+    crowded.obs[:] = windows.obs.mean((0, 1)) + 0.5 * (windows.obs - windows.obs.mean((0, 1)))
+    assert judged(recorded, crowded).variance == pytest.approx(judged(recorded, windows).variance / 4, rel=1e-4)
+    constant = torch.cat([std[:-1], torch.zeros(1)])  # a dim in which the data do not vary has no part
+    some = verdict(make("maze2d-umaze", "today"), windows, windows, constant, 100, 0).variance
+    each = windows.obs.flatten(0, 1).var(0, correction=0)[:-1] / std[:-1] ** 2
+    assert some == pytest.approx(float(each.mean()), rel=1e-4)
 
 
 def test_windows_in_which_nothing_moves_err_by_what_a_step_changes(recorded):
@@ -60,7 +73,9 @@ def test_windows_without_a_step_that_can_be_tried_are_not_judged(recorded):
     ended.terminated[:] = True
     found = judged(recorded, ended)
     assert found.error is None
-    assert found.sentence(0.01) == "one-step error: not available, because no row could be restored"
+    assert found.sentence(0.01).startswith(
+        "one-step error: not available, because no row could be restored; its windows"
+    )
 
 
 def test_a_simulator_that_is_not_that_of_the_data_judges_nothing():

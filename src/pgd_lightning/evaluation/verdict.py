@@ -11,15 +11,22 @@ from pgd_lightning.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Verdict:
-    """Medians of squared one-step errors, in variances of the data."""
+    """Medians of squared one-step errors, in variances of the data, and the variance that windows keep."""
 
     error: float | None  # of the prior's windows; None where no simulator can be put into their states
     persistence: float  # of predicting no change, on held-out windows
     floor: float | None  # of held-out windows as they were recorded
     unavailable: str | None = None  # why there is no error
+    variance: float | None = None  # of observations over the data's, mean over dims; older verdicts do not say
 
     def sentence(self, limit: float) -> str:
-        """The errors in words; a warning where the prior's is above ``limit`` times the persistence error."""
+        """The verdict in words; a warning where the prior's error is above ``limit`` times the persistence error."""
+        spread = (
+            "" if self.variance is None else f"; its windows keep {self.variance:.0%} of the observations' variance"
+        )
+        return self._errors(limit) + spread
+
+    def _errors(self, limit: float) -> str:
         if self.error is None or self.floor is None:
             return not_available(self.unavailable or "no row could be restored")
         highest = limit * self.persistence
@@ -45,15 +52,23 @@ def verdict(
 
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
-    if simulator.unresettable:
-        return Verdict(None, persistence_error(held_out, obs_std), None, simulator.unresettable)
     good = finite(made)
+    variance = _variance(made[good], obs_std) if good.any() else None
+    if simulator.unresettable:
+        return Verdict(None, persistence_error(held_out, obs_std), None, simulator.unresettable, variance)
     enough = good.float().mean() > 0.5
     return Verdict(
         error=_median(simulator, made[good], obs_std, max_rows, seed) if enough else float("inf"),
         persistence=persistence_error(held_out, obs_std),
         floor=_median(simulator, held_out, obs_std, max_rows, seed),
+        variance=variance,
     )
+
+
+def _variance(windows: Trajectory, obs_std: Tensor) -> float:
+    varies = obs_std > 0
+    kept = windows.obs[..., varies].flatten(0, -2).double().var(0, correction=0) / obs_std[varies].double() ** 2
+    return float(kept.mean())
 
 
 def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float | None:
