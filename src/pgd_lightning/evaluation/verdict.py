@@ -21,10 +21,9 @@ class Verdict:
 
     def sentence(self, limit: float) -> str:
         """The verdict in words; a warning where the prior's error is above ``limit`` times the persistence error."""
-        spread = (
-            "" if self.variance is None else f"; its windows keep {self.variance:.0%} of the observations' variance"
-        )
-        return self._errors(limit) + spread
+        if self.variance is None:
+            return self._errors(limit)
+        return f"{self._errors(limit)}; its windows keep {self.variance:.0%} of the observations' variance"
 
     def _errors(self, limit: float) -> str:
         if self.error is None or self.floor is None:
@@ -53,7 +52,7 @@ def verdict(
     At most ``max_rows`` rows of each are stepped in the simulator.
     """
     good = finite(made)
-    variance = _variance(made[good], obs_std) if good.any() else None
+    variance = _variance(made[good], obs_std) if good.any() and obs_std.any() else None
     if simulator.unresettable:
         return Verdict(None, persistence_error(held_out, obs_std), None, simulator.unresettable, variance)
     enough = good.float().mean() > 0.5
