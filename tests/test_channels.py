@@ -21,7 +21,8 @@ from pgd_lightning.generators.codec import TrajectoryCodec
 from pgd_lightning.generators.polygrad.world import WorldCodec
 from pgd_lightning.runs.run import Run
 
-GENERATORS = sorted({p.stem for p in (Path(__file__).parents[1] / "conf" / "generator").glob("*.yaml")} - {"none"})
+MODELLESS = {"none", "recorded"}
+GENERATORS = sorted({p.stem for p in (Path(__file__).parents[1] / "conf" / "generator").glob("*.yaml")} - MODELLESS)
 CONSTANT = [3, 5, 7]  # observations: to the bit, one float32 apart, rounding around 0
 SMALL = [
     "env=hopper-medium", "scale=smoke", "data.horizon=8", "network.features=16", "sampler.num_steps=3",

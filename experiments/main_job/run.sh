@@ -10,9 +10,11 @@ substitute           16 min without PETS: the earlier prior
 smaller              16 min: a tenth and a hundredth of the recording
 halfcheetah          an hour for three seeds of a condition: TD3+BC on random actions, real and guided data, twelve seeds
 halfcheetah_first    an hour for three seeds of a condition: unguided, twelve seeds; the literal rule, three
-less_cloning         45 min: real data on random actions with a weaker cloning term, three seeds
+less_cloning         45 min a condition: random actions with a weaker cloning term, real and guided data, three seeds
 maze2d_dense         50 min a condition: TD3+BC on the maze with dense rewards, real and guided data, three seeds
 medium_replay        50 min a condition: TD3+BC on policies of all stages up to the medium one, real, guided, unguided, less cloning
+misled               65 min a condition: the same with recorded windows, four times as many windows, the other sampler
+returns              2 min a run: what policies earn, what critics expect and windows pay, in all of these finished runs
 td3_bc               not noted: TD3+BC on hopper
 td3_bc_maze2d        not noted: TD3+BC on maze2d, 20,000 updates'
 
@@ -40,17 +42,23 @@ halfcheetah_first() {
   for seed in 0 3 6 9; do pgd train $HALFCHEETAH seed=$seed generator=unguided compare=[]; done
   pgd train $HALFCHEETAH guidance=literal guidance.coef=2 compare=[]
 }
-less_cloning() { pgd train $HALFCHEETAH generator=none compare=[] agent.learner.q_weight=10; }
+less_cloning() { pgd train $HALFCHEETAH compare=[none] agent.learner.q_weight=10; }
 maze2d_dense() {
   local dense="env=maze2d-umaze-dense data.local_steps=1000000 $LONGER"
   pgd train $dense compare=[]
   pgd train $dense generator=none compare=[] agent.value_alarm=warn
 }
+REPLAY="env=halfcheetah-medium-replay data.local_steps=200000 $LONGER"
 medium_replay() {
-  local replay="env=halfcheetah-medium-replay data.local_steps=200000 $LONGER"
-  pgd train $replay compare=[none,unguided]
-  pgd train $replay generator=none compare=[] agent.learner.q_weight=10
+  pgd train $REPLAY compare=[none,unguided]
+  pgd train $REPLAY generator=none compare=[] agent.learner.q_weight=10
 }
+misled() {
+  pgd train $REPLAY generator=recorded compare=[]
+  pgd train $REPLAY synthetic.num_windows=2048 compare=[unguided]
+  pgd train $REPLAY generator=unguided sampler=dpmpp_2m_sde compare=[]
+}
+returns() { python experiments/main_job/returns.py runs/agent/halfcheetah-*/td3_bc-*/*; }
 
 td3_bc() { pgd train env=hopper-medium agent=td3_bc data.source=local $EARLIER compare=[none,unguided]; }
 td3_bc_maze2d() {
