@@ -1,6 +1,7 @@
 """The rows of an analysis: densities and distances in closed form, the simulator's floor, and rows that are wrong."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pgd_lightning.evaluation.fidelity import (
     step_errors,
     transition_errors,
 )
-from pgd_lightning.evaluation.followed import followed
+from pgd_lightning.evaluation.followed import late_rewards
 from pgd_lightning.evaluation.health import health_line, health_summary
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.analysis_table import table
@@ -99,6 +100,7 @@ def test_real_windows_are_at_the_floor_and_a_shifted_successor_is_caught(task):
     assert row["terminal_agreement"] is None  # there is no terminal to agree on
     assert row["return_real"] == pytest.approx(row["return_generated"], rel=1e-3)
     assert row["reset"] == "exact"
+    assert row["late_reward"] > 0.3 and row["late_reward_policy"] > 0.3
     assert len(row["by_position"]) == 7
     steps = single.obs[:, :-1]
     assert row["log_likelihood"] == pytest.approx(  # every action is the mean: the density's height
@@ -184,35 +186,54 @@ def test_an_open_loop_follows_the_simulator_to_the_end_of_the_episode():
 
 
 class Acting:
-    """S learners that take ``action``, whatever the noise, of which they remember the last."""
+    """S learners that take ``action``, moved by ``spread`` times the noise."""
 
     device = torch.device("cpu")
 
-    def __init__(self, action):
-        self.action = action
+    def __init__(self, action, spread=0.0):
+        self.action, self.spread, self.noises = action, spread, []
 
     def draw(self, obs, noise):
-        self.noise = noise
-        return self.action(obs)
+        self.noises.append(noise)
+        return self.action(obs) + self.spread * noise
 
 
 def test_windows_of_the_policy_itself_pay_what_it_earns():
     windows, simulator = recorded("halfcheetah", 12, horizon=9)
     policy = OnlinePolicy(Ladder.load("halfcheetah").policies[-1])
-    target = Acting(policy.act)
-    two = windows.reshape(2, 6, 9)
-    found = followed(simulator, two, target, 2 * 5 * 8, seed=0)
-    assert target.noise.shape == (2, 5, 6)  # of each learner's windows the first five
-    assert found.policy == pytest.approx(two.reward[:, :5, :-1].mean((0, 1)).numpy(), rel=1e-3)
-    assert found.windows == pytest.approx(found.policy, rel=1e-3)
-    assert found.late() == pytest.approx((two.reward[:, :5, 6:8].mean().item(),) * 2, rel=1e-3)
+    target, two = Acting(policy.act), windows.reshape(2, 6, 9)
+    of_all = two.reward[..., 6:8].mean().item()
+    assert late_rewards(simulator, two, target, 2 * 6 * 8, seed=0) == pytest.approx((of_all, of_all), rel=1e-3)
+    paid, earned = late_rewards(simulator, two, target, 2 * 5 * 8, seed=0)
+    assert target.noises[-1].shape == (2, 5, 6)  # of each learner's windows five
+    assert paid == pytest.approx(earned, rel=1e-3)
     better = two.clone()
     better.reward[..., 6:] += 1
-    paid, earned = followed(simulator, better, target, 80, seed=0).late()
+    paid, earned = late_rewards(simulator, better, target, 80, seed=0)
     assert paid - earned == pytest.approx(1, rel=1e-2)
 
 
-def test_a_policy_earns_nothing_after_its_end():
+def test_windows_that_are_followed_are_drawn_among_all():
+    """Of windows in the order of a recording the first would be those of its first policies."""
+    windows, simulator = recorded("hopper", 2, horizon=9)
+    many = torch.cat([windows[:1]] * 60)
+    many.reward[:] = torch.arange(60.0)[:, None]
+    still = Acting(lambda obs: 0 * obs[..., :3])
+    found = [late_rewards(simulator, many[None], still, 20 * 8, seed)[0] for seed in range(5)]
+    assert np.mean(found) == pytest.approx(29.5, abs=8)
+    assert len(set(found)) == 5
+
+
+def test_a_stochastic_policy_draws_anew_at_each_step_and_repeats_by_the_seed():
+    windows, simulator = recorded("halfcheetah", 4, horizon=9)
+    runs = [Acting(lambda obs: 0 * obs[..., :6], spread=0.5) for _ in range(3)]
+    found = [late_rewards(simulator, windows[None], run, 100, seed) for run, seed in zip(runs, (0, 0, 1), strict=True)]
+    assert found[0] == found[1] != found[2]
+    first = runs[0].noises
+    assert len(first) == 8 and not torch.equal(first[0], first[1])
+
+
+def test_neither_earns_after_its_end():
     """A hopper that folds up falls, and windows that do not show it pay on."""
     simulator = make("hopper", "today")
     start = torch.as_tensor(simulator.reset(0))
@@ -226,25 +247,31 @@ def test_a_policy_earns_nothing_after_its_end():
         terminated=torch.zeros(1, 4, 121, dtype=torch.bool), batch_size=[1, 4, 121],
     )  # fmt: skip
     windows.obs[0, 1, 5] = torch.nan  # left out
-    found = followed(simulator, windows, Acting(lambda obs: 0 * obs[..., :3] + 1), 3 * 120, seed=0)
-    assert found.policy[: len(rewards)] == pytest.approx(rewards, abs=0.1)
-    assert (found.policy[len(rewards) :] == 0).all()
-    assert found.late() == (1, 0)
+    windows.reward[0, 2, 7] = torch.nan
+    folding = Acting(lambda obs: 0 * obs[..., :3] + 1)
+    assert late_rewards(simulator, windows, folding, 4 * 120, seed=0) == (1, 0)
+    windows.terminated[..., 99] = True
+    assert late_rewards(simulator, windows, folding, 4 * 120, seed=0) == (pytest.approx(10 / 30), 0)
+    short = windows[..., : len(rewards) + 1]
+    last = len(rewards) // 4
+    paid, earned = late_rewards(simulator, short, folding, 4 * 120, seed=0)
+    assert (paid, earned) == (1, pytest.approx(np.mean(rewards[-last:]), abs=0.1))
 
 
-def test_nobody_is_followed_where_no_state_can_be_set_or_no_window_is_finite():
+def test_nobody_is_followed_where_no_state_can_be_set_or_windows_lead_nowhere():
     windows, simulator = recorded("hopper", 2)
     still = Acting(lambda obs: 0 * obs[..., :3])
     nothing = windows.clone()
     nothing.action[:, 3] = torch.nan
-    assert followed(simulator, nothing[None], still, 100, seed=0) is None
+    assert late_rewards(simulator, nothing[None], still, 100, seed=0) is None
+    assert late_rewards(simulator, windows[None, :, :4], still, 100, seed=0) is None
+    assert late_rewards(SimpleNamespace(unresettable="it hides"), windows[None], still, 100, seed=0) is None
     clipped = windows.clone()
     clipped.obs[:, 0, -1] = 10
-    assert followed(simulator, clipped[None], still, 100, seed=0) is None
+    assert late_rewards(simulator, clipped[None], still, 100, seed=0) is None
     clipped[0] = windows[0]
-    alone, one = (followed(simulator, some[None], still, 100, seed=0) for some in (windows[:1], clipped))
-    assert one.policy == pytest.approx(alone.policy)
-    assert one.windows == pytest.approx(alone.windows)
+    alone, one = (late_rewards(simulator, some[None], still, 100, seed=0) for some in (windows[:1], clipped))
+    assert one == pytest.approx(alone)
 
 
 def test_missed_and_false_terminals_and_starts_after_the_end_are_counted():

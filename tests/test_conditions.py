@@ -51,6 +51,9 @@ def test_each_baseline_trains_an_agent(copied, recording, monkeypatch, name):
     assert pgd(monkeypatch, command(recording, copied, *more)) == 0
     run = run_of(copied, name)
     assert run.finished
+    shown = set(json.loads((run.folder / "report" / "fidelity.json").read_text()))
+    of_policy = {"guided"} if name in ("autoregressive", "transformer", "rssm") else set()
+    assert shown == {"real", "recorded" if name == "recorded" else "unguided"} | of_policy
     assert [summary["step"] for summary in run.rows("health.jsonl")] == [0, 10]
     assert all(summary["finite"] == 1 for summary in run.rows("health.jsonl"))
 

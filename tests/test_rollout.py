@@ -59,7 +59,7 @@ def test_nothing_is_compared_where_the_time_limit_cuts_too_much_off_or_there_is_
     assert rollout(replace(short, max_episode_steps=22), both, 2, 3, seed=5, critic=both).earned is not None
 
 
-@pytest.mark.parametrize("name", ["iql", "td3_bc", "rebrac", "diffusion_dice"])
+@pytest.mark.parametrize("name", ["iql", "td3_bc", "diffusion_dice"])
 def test_an_agent_with_critics_expects_the_mean_of_their_values(name):
     module, _ = agent(f"agent={name}", "generator=none")
     obs, action = torch.randn(2, 5, 11), torch.rand(2, 5, 3) * 2 - 1
@@ -74,12 +74,17 @@ def test_an_agent_with_critics_expects_the_mean_of_their_values(name):
     torch.testing.assert_close(module.critic.value(obs, action), each)
 
 
-def test_a_cloned_behaviour_expects_nothing():
-    assert agent("agent=bc", "generator=none")[0].critic is None
+@pytest.mark.parametrize("name", ["bc", "rebrac"])
+def test_who_has_no_critics_or_penalises_what_they_say_expects_nothing(name):
+    assert agent(f"agent={name}", "generator=none")[0].critic is None
+
+
+def test_critics_without_a_penalty_expect_a_return():
+    assert agent("agent=rebrac", "generator=none", "agent.learner.critic_penalty=0")[0].critic is not None
 
 
 def test_expectations_are_said():
-    said = "the critics expect 350 of the start of an episode, and 93.4 is earned (discounted)"
-    assert expectation((350.4, 93.4)) == said
-    assert critics({"critics": {"pgd": [350.4, 93.4]}}) == [f"Guided data: {said}."]
+    said = "the critics expect a discounted return of 1,350.4 from an episode's start; 93.4 is earned"
+    assert expectation((1350.4, 93.4)) == said
+    assert critics({"critics": {"pgd": [1350.4, 93.4]}}) == [f"Guided data: {said}."]
     assert critics({}) == []

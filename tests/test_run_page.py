@@ -32,7 +32,7 @@ def row(name: str, error: float, likelihood: float = -2.0) -> dict:
         "dynamics_error_interval": [error / 1.2, error * 1.2], "dynamics_error_mean": error,
         "dynamics_error_p90": error, "by_position": [error, None, error * 2],
         "by_position_quartiles": [[error / 2, error * 2], None, [error, error * 3]],
-        "reward_error": 0.1, "return_real": 1.0, "reset": "exact", "rows_not_resettable": 0,
+        "reward_error": 0.1, "return_real": 1.0, "late_reward": 3.21, "late_reward_policy": 2.34, "reset": "exact", "rows_not_resettable": 0,
     }  # fmt: skip
 
 
@@ -264,6 +264,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_no_script():
     assert not {"script", "link", "iframe", "object"} & set(parsed.tags)
     assert not re.findall(r"@import|url\((?!#)", page)
     assert "<substitute>" not in page
+    assert "expect &lt;350&gt;" in page
+    assert "<td>3.21</td><td>2.34</td>" in page
     assert "<rows>" not in page
     assert "prefers-color-scheme: dark" in page
     order = ["Scores", "Data", "Prior", "Synthetic data", "Agents", "How to repeat it"]

@@ -110,8 +110,8 @@ class Agent(LightningModule):
 
     @property
     def critic(self) -> "Agent | None":
-        """This agent as :class:`~pgd_lightning.trajectory.Critic`; None where its learner has no values."""
-        return None if self.learner.discount is None else self
+        """This agent as :class:`~pgd_lightning.trajectory.Critic`; None where its learner does not value returns."""
+        return None if self.learner.discount is None or self.learner.penalised else self
 
     @property
     def discount(self) -> float:

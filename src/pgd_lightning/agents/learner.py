@@ -16,6 +16,7 @@ class Learner(nn.Module):
 
     actor: nn.Module
     discount: float | None = None  # None: the learner has no value estimate
+    penalised = False  # whether its values are less than the return that they estimate
     shared: tuple[str, ...] = ()  # submodules that all seeds have in common and none trains
     next_action = False  # whether its losses read ``Transition.next_action``
     polyak_phase: int = 0  # the phase before which the targets move

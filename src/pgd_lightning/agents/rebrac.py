@@ -44,6 +44,7 @@ class ReBRAC(TD3BC):
     ) -> None:
         super().__init__(obs_dim, action_dim, hidden, q_weight=1.0, **settings)
         self.actor_penalty, self.critic_penalty = actor_penalty, critic_penalty
+        self.penalised = critic_penalty > 0
 
     def networks(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> tuple[DeterministicActor, TwinQ]:
         actor = DeterministicActor(obs_dim, action_dim, hidden)

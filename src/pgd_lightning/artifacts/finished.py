@@ -103,12 +103,12 @@ class FinishedAgent:
 
     @property
     def model_section(self) -> str | None:
-        """The section of the config that describes the generator's model; None for real data alone."""
+        """The section of the config that describes the generator's model; None for recorded data alone."""
         return trained_section(self._config)
 
     @property
     def model(self) -> Run | None:
-        """The run of the generator's model; None for real data alone."""
+        """The run of the generator's model; None for recorded data alone."""
         return None if self.model_section is None else model_behind(self.run, self._config)
 
     def verdict(self, model: Run) -> Verdict | None:

@@ -15,17 +15,13 @@ from pgd_lightning.runs.identity import trained_section
 from pgd_lightning.runs.run import Run, readable
 from pgd_lightning.trajectory import Generator
 
-Behind = WindowModel | Windows
-
 
 def ready_generator(config: DictConfig, dataset: Dataset) -> Generator | None:
     """The generator of the config, or None for real data only."""
     if config.generator.build is None:
         return None
     section = trained_section(config)
-    behind: Behind = ready_model(config, dataset, section)[0] if section else dataset.train.required()
-    generator: Generator = build(config.generator.build)(behind)
-    return generator
+    return made_of(config, ready_model(config, dataset, section)[0] if section else dataset.train.required())
 
 
 def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator | None:
@@ -37,9 +33,13 @@ def generator_of(run: Run, settings: DictConfig, dataset: Dataset) -> Generator 
     if settings.generator.build is None:
         return None
     section = trained_section(settings)
-    behind: Behind = dataset.train.required()
-    if section:
-        behind = trained_model(model_behind(run, settings), settings, dataset, section)
+    if section is None:
+        return made_of(settings, dataset.train.required())
+    return made_of(settings, trained_model(model_behind(run, settings), settings, dataset, section))
+
+
+def made_of(settings: DictConfig, behind: WindowModel | Windows) -> Generator:
+    """The generator of ``settings`` with the model, or the recorded windows, behind it."""
     generator: Generator = build(settings.generator.build)(behind)
     return generator
 

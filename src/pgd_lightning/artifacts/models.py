@@ -100,7 +100,7 @@ def judged(model: DiffusionPrior, run: Run, config: DictConfig, dataset: Dataset
     """The one-step error of windows of the config's sampler, measured once and kept in ``run``."""
     sampler, settings, key = config.sampler, config.prior.verdict, verdict_key(config)
     known = run.record.get("verdicts", {})
-    if key not in known:
+    if "variance" not in known.get(key, {}):  # older verdicts lack it
         make_windows = PGD(
             model, build(sampler.function), sampler.num_steps, build(sampler.churn), None, config.data.horizon,
             sampler.batch_size, sampler.precision,

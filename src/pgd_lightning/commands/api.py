@@ -34,7 +34,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
-from pgd_lightning.evaluation.followed import followed
+from pgd_lightning.evaluation.followed import late_rewards
 from pgd_lightning.evaluation.ledgers import final_scores
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior
@@ -133,8 +133,8 @@ def fidelity(windows: Trajectory, data: Data, policy: Any = None, steps: int = 2
         target = as_target(policy, data)
         likelihood = float(log_likelihood(target, windows.to(target.device))[good].mean())
         of_seeds = windows.reshape(*(seed_axes(target) or (1,)), -1, windows.batch_size[-1])
-        beside = followed(simulator, of_seeds, target, steps, seed)
-    late, of_policy = beside.late() if beside else (None, None)
+        beside = late_rewards(simulator, of_seeds, target, steps, seed)
+    late, of_policy = beside or (None, None)
     errors = step_errors(simulator, kept, dataset.obs_std, steps, seed)
     reset = "approximate" if errors.approximate else "exact"
     made = kept.transitions()

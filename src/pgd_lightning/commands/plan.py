@@ -186,7 +186,7 @@ def agent_stage(
     work = f"{learners}, {config.updates:,} updates, batch size {config.synthetic.batch_size}"
     if config.generator.build is not None:
         drawn = SyntheticSettings(**config.synthetic).drawn(config.updates, config.data.horizon)
-        work += f", each synthetic step drawn {drawn:.2g} times"
+        work += f", each synthetic step drawn {drawn:,.1f} times"
     seconds = of_an_update
     if seconds is not None and of_a_window:
         windows = -(-config.updates // config.synthetic.lifetime) * config.synthetic.num_windows * config.seeds

@@ -200,7 +200,7 @@ def dpmpp_2m_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++(2M) of Lu et al. 2022 (2211.01095) in sigma: :func:`euler_ancestral` in second order.
 
-    Steps of first order lose variance, because the denoised x moves on within a step. Its ends are of first order.
+    Steps of first order hold the denoised x still within a step, which loses variance. The first and last are such.
     """
     previous: tuple[Tensor, Tensor] | None = None  # (denoised, h) of the step before
     sigmas, levels = placed(sigmas, x)

@@ -1,59 +1,56 @@
 """Do windows tell what a policy earns? Their rewards beside the policy's own, from the same first states.
 
-Windows can be right step by step and still lead where the policy does not: a prior that knows the data alone keeps them
-there, by errors that no single step shows.
+Windows can be right step by step and still lead where the policy does not: a prior knows the data alone, and small
+errors and actions that are nearly the policy's are enough to keep windows there.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from pgd_lightning.evaluation.fidelity import Array, finite
-from pgd_lightning.randomness import stream
+from pgd_lightning.evaluation.fidelity import finite
+from pgd_lightning.randomness import seeded, stream
 from pgd_lightning.simulators import Simulator, one_step
 from pgd_lightning.trajectory import Policy, Trajectory
 
-
-@dataclass(frozen=True)
-class Followed:
-    """Mean rewards by step of a window."""
-
-    windows: Array  # [T - 1] as the windows have them
-    policy: Array  # [T - 1] as the simulator pays them to the policy; 0 after the end of its episode
-
-    def late(self) -> tuple[float, float]:
-        """Means over the last quarter of the steps: of the windows, and of the policy."""
-        last = -max(len(self.windows) // 4, 1)
-        return float(self.windows[last:].mean()), float(self.policy[last:].mean())
+FEWEST = 4  # steps of a window that leads somewhere
 
 
 @torch.no_grad()
-def followed(simulator: Simulator, windows: Trajectory, policy: Policy, max_rows: int, seed: int) -> Followed | None:
-    """Rewards of ``windows [S, N, T]`` and of the S policies of ``policy``, which begin in the windows' first states.
+def late_rewards(
+    simulator: Simulator, windows: Trajectory, policy: Policy, max_rows: int, seed: int
+) -> tuple[float, float] | None:
+    """Mean reward in the last quarter of ``windows [S, N, T]``, and of the S policies of ``policy`` at the same steps.
 
-    Of each learner's windows the first are followed, ``max_rows`` steps in all, of these the ones whose observation
-    tells the state that they begin in; a velocity that is clipped later on counts as seen. None where there is none.
+    The policies act in the simulator from the windows' first states on; after its end neither side earns. Followed are
+    some windows of each learner, drawn by ``seed``, ``max_rows`` steps in all, whose first observation tells the state;
+    a velocity that is clipped later on counts as seen, and what MuJoCo gives up on is left out. None where nothing is
+    left, and of windows that are too short to lead anywhere.
     """
     num_seeds, _, rows = windows.batch_size
-    some = max(max_rows // (num_seeds * (rows - 1)), 1)
-    kept = windows[:, finite(windows).all(0)][:, :some]
-    obs = kept.obs[:, :, 0].cpu().double().numpy()
-    if simulator.unresettable or not obs.size:
+    good = (finite(windows) & windows.reward.isfinite().all(-1)).all(0).nonzero().squeeze(-1).cpu()
+    if simulator.unresettable or rows <= FEWEST or not len(good):
         return None
-    random, going, counted = stream(seed, "followed"), np.ones(obs.shape[:2], dtype=bool), np.empty(0)
+    random = stream(seed, "followed")
+    some = max(max_rows // (num_seeds * (rows - 1)), 1)
+    kept = windows[:, good[torch.randperm(len(good), generator=random)[:some]].to(windows.obs.device)].cpu()
+    obs = kept.obs[:, :, 0].double().numpy()
+    going, counted = np.ones(obs.shape[:2], dtype=bool), np.ones(obs.shape[:2], dtype=bool)
     paid = np.zeros((rows - 1, *obs.shape[:2]))
-    for step in range(rows - 1):
-        seen = torch.as_tensor(obs, dtype=torch.float32, device=policy.device)
-        noise = torch.randn(*kept.action.shape[:2], kept.action.shape[-1], generator=random).to(policy.device)
-        action = policy.draw(seen, noise).clamp(-1, 1).cpu().double().numpy()
-        found, reward, terminated, exact, _ = one_step(simulator, obs[going], action[going])
-        if step == 0:
-            counted = exact.reshape(going.shape)
-            found, reward, terminated, going = found[exact], reward[exact], terminated[exact], counted.copy()
-        obs[going], paid[step][going] = found, reward
-        going[going] = ~terminated
-        if not going.any():
-            break
-    generated = kept.reward[..., :-1].cpu().double().numpy()[counted]
-    return Followed(generated.mean(0), paid[:, counted].mean(1)) if counted.any() else None
+    with seeded(seed, "followed"):  # some policies draw from torch's global generator
+        for step in range(rows - 1):
+            seen = torch.as_tensor(obs, dtype=torch.float32, device=policy.device)
+            noise = torch.randn(kept.action[:, :, 0].shape, generator=random).to(policy.device)
+            action = policy.draw(seen, noise).clamp(-1, 1).cpu().double().numpy()
+            found, reward, terminated, exact, _ = one_step(simulator, obs[going], action[going])
+            lost = ~(np.isfinite(reward) & np.isfinite(found).all(-1)) | (~exact if step == 0 else False)
+            counted[going] = ~lost
+            obs[going], paid[step][going] = np.where(lost[:, None], obs[going], found), np.where(lost, 0, reward)
+            going[going] = ~(terminated | lost)
+            if not going.any():
+                break
+    if not counted.any():
+        return None
+    running = kept.terminated.int().cumsum(-1) - kept.terminated.int() == 0
+    generated = (kept.reward * running)[..., :-1].double().numpy()[counted]
+    last = -((rows - 1) // 4)
+    return float(generated[:, last:].mean()), float(paid[last:, counted].mean())

@@ -82,7 +82,7 @@ def beside_the_critics(rows: Sequence[EpisodeRow]) -> tuple[float, float] | None
 def expectation(pair: Sequence[float]) -> str:
     """A pair of :func:`beside_the_critics` in words."""
     expected, earned = pair
-    return f"the critics expect {expected:.3g} of the start of an episode, and {earned:.3g} is earned (discounted)"
+    return f"the critics expect a discounted return of {expected:,.1f} from an episode's start; {earned:,.1f} is earned"
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ class Verdict:
     persistence: float  # of predicting no change, on held-out windows
     floor: float | None  # of held-out windows as they were recorded
     unavailable: str | None = None  # why there is no error
-    variance: float | None = None  # of observations over the data's, mean over dims; older verdicts do not say
+    variance: float | None = None  # of observations over the data's, median over dims; older verdicts do not say
 
     def sentence(self, limit: float) -> str:
         """The verdict in words; a warning where the prior's error is above ``limit`` times the persistence error."""
         if self.variance is None:
             return self._errors(limit)
-        return f"{self._errors(limit)}; its windows keep {self.variance:.0%} of the observations' variance"
+        return f"{self._errors(limit)}. The prior's windows keep {self.variance:.0%} of the observations' variance"
 
     def _errors(self, limit: float) -> str:
         if self.error is None or self.floor is None:
@@ -67,7 +67,7 @@ def verdict(
 def _variance(windows: Trajectory, obs_std: Tensor) -> float:
     varies = obs_std > 0
     kept = windows.obs[..., varies].flatten(0, -2).double().var(0, correction=0) / obs_std[varies].double() ** 2
-    return float(kept.mean())
+    return float(kept.median())
 
 
 def _median(simulator: Simulator, windows: Trajectory, obs_std: Tensor, max_rows: int, seed: int) -> float | None:

@@ -46,7 +46,7 @@ def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | N
     """All rows as plain text, with what the columns mean."""
     head = (
         f"{'target':<12}{'windows':<20}{'log pi':>10}{'mean pi':>10}{'error':>11} {'95 % interval':<18}{'90 %':>8}"
-        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}{'late':>8}{'target':>8}"
+        f"{'reward':>9}{'return':>8}{'log p':>9}{'to data':>9}{'apart':>7}{'outside':>9}{'late':>8}{'earned':>8}"
         f"{'ended':>8}{'false ends':>12}{'missed ends':>14}"
     )
     resets = {row["reset"] for row in rows if row["windows"]}
@@ -71,7 +71,7 @@ def table(rows: list[WindowRow], title: str, analyst: Analyst, floor: Replay | N
                 f"{analyst.density.held_out:.2f}",
                 "to data, apart: median distance to the nearest real row, between samples, in the data's std",
                 "outside: share of rows with an observation that has a value which the data never reach",
-                "late, target: mean reward in the last quarter of the windows, and of the target itself, if it acts "
+                "late, earned: mean reward in the last quarter of the windows, and of the target itself, if it acts "
                 "from their first states",
                 "ended: share of steps that start where an episode has ended already; false, missed ends: terminals "
                 "that the simulator does not confirm, other steps that end there",

@@ -28,8 +28,8 @@ GUIDED, UNGUIDED = "#d55e00", "#0072b2"
 LIGHT = "#56b4e9"
 OTHERS = ("#009e73", "#cc79a7", "#e69f00", LIGHT, "#8a6d3b", "#7d6bd6")
 ON_PAGE = f"var(--blue, {UNGUIDED})"  # a dark page has a lighter blue
-COLOURS = {"real": INK, "none": INK, "unguided": UNGUIDED, "pgd": GUIDED, "guided": GUIDED}
-MARKERS = {"real": "s", "none": "s", "unguided": "o", "pgd": "D", "guided": "D"}
+COLOURS = {"real": INK, "none": INK, "recorded": INK, "unguided": UNGUIDED, "pgd": GUIDED, "guided": GUIDED}
+MARKERS = {"real": "s", "none": "s", "recorded": "^", "unguided": "o", "pgd": "D", "guided": "D"}
 MORE_MARKERS = "^vP*X<>"
 STYLE: Any = {
     **dict.fromkeys(

@@ -133,9 +133,10 @@ def example_windows(agent: FinishedAgent, dataset: Dataset, policy: Policy) -> d
         return kinds
     starts = real.obs[:, 0].expand(agent.seeds, -1, -1).to(policy.device)
     seed = derive_seed(agent.seed, "report")
-    kinds["unguided"] = generator.generate(None, starts, seed)
+    plain = "recorded" if agent.generator == "recorded" else "unguided"
+    kinds[plain] = generator.generate(None, starts, seed)
     if agent.generator != "unguided":
         guided = generator.generate(policy, starts, seed)
-        if not torch.equal(guided.action, kinds["unguided"].action):  # some take no notice of the policy
+        if not torch.equal(guided.action, kinds[plain].action):  # some take no notice of the policy
             kinds["guided"] = guided
     return kinds

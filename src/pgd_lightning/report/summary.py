@@ -87,7 +87,10 @@ def summarise(
         "simulators": sorted({row["simulator"] for rows in ledgers.values() for row in rows}),
         "interval": "95 %, Student's t over the means of seeds; none below 3 seeds",
     }
-    last = {name: [row for row in rows if row["purpose"] == "final"] for name, rows in ledgers.items()}
+    last = {
+        name: [row for row in rows if row["purpose"] == "final" and row["index"] < fewest]
+        for name, rows in ledgers.items()
+    }
     if critics := {name: list(pair) for name, rows in last.items() if (pair := beside_the_critics(rows))}:
         summary["critics"] = critics
     if references := minari_references(dataset.provenance):
