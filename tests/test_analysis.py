@@ -19,8 +19,8 @@ from pgd_lightning.evaluation.fidelity import (
     step_errors,
     transition_errors,
 )
-from pgd_lightning.evaluation.followed import late_rewards
 from pgd_lightning.evaluation.health import health_line, health_summary
+from pgd_lightning.evaluation.late_rewards import late_rewards
 from pgd_lightning.report.analysis_figure import analysis_figure
 from pgd_lightning.report.analysis_table import table
 from pgd_lightning.simulators import make

@@ -184,6 +184,7 @@ def test_no_number_of_a_config_may_be_anything_else(whole, value):
         ("~compare=none", "write key=value"),
         ("=3", "write key=value"),
         ("model=vae", "generator= says which one is used"),
+        ("generator.model=vae", "generator= says which one is used"),
         ("generator.build=null", "null while generator.model is null too"),
         ("runs_dir=null", "it is a path"),
         ("runs_dir=", "it is a path"),

@@ -22,7 +22,7 @@ from pgd_lightning.artifacts.agent_modules import build_agent, load_agent
 from pgd_lightning.artifacts.dataset import Dataset, dataset_of
 from pgd_lightning.artifacts.generators import generator_of
 from pgd_lightning.config.saved import settings_of
-from pgd_lightning.evaluation.followed import late_rewards
+from pgd_lightning.evaluation.late_rewards import late_rewards
 from pgd_lightning.runs.run import finished_agent
 from pgd_lightning.simulators import make, one_step
 

@@ -10,6 +10,7 @@ RUN are finished agents with windows of a prior (generator=pgd). For each sample
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ from pgd_lightning.simulators import make
 from pgd_lightning.trajectory import Trajectory
 
 WINDOWS, ROWS, SEED = 512, 3000, 0
-SAMPLERS = {f.__name__: f for f in (samplers.euler_ancestral, samplers.dpmpp_2m, samplers.dpmpp_2m_sde)}
+SAMPLERS = {
+    "euler_ancestral": samplers.euler_ancestral,
+    "dpmpp_2m": samplers.dpmpp_2m,
+    "dpmpp_2m_sde": partial(samplers.dpmpp_2m, stochastic=True),
+}
 STEPS = (8, 16, 32)
 
 

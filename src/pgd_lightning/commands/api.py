@@ -34,7 +34,7 @@ from pgd_lightning.config.compose import compose_config
 from pgd_lightning.errors import UserError
 from pgd_lightning.evaluation.analysis import Coverage
 from pgd_lightning.evaluation.fidelity import finite, log_likelihood, median, persistence_error, step_errors
-from pgd_lightning.evaluation.followed import late_rewards
+from pgd_lightning.evaluation.late_rewards import late_rewards
 from pgd_lightning.evaluation.ledgers import final_scores
 from pgd_lightning.evaluation.rollout import Episodes, rollout
 from pgd_lightning.generators.prior import DiffusionPrior

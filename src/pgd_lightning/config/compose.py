@@ -130,7 +130,7 @@ def _for_hydra(verb: str, override: str) -> str:
     key, equals, value = override.partition("=")
     if not key or key.startswith("~"):
         raise UserError(f"'{override}' gives no setting a value: write key=value.")
-    if key == "model":
+    if key in ("model", "generator.model"):
         raise UserError(f"{override} does not fit: every model is there, and generator= says which one is used.")
     for short, name in GROUPS.get(verb, {}).items():
         if key == name.partition("@")[2] != short:

@@ -169,11 +169,13 @@ def dpmpp_2m(
     guide: Guide | None = None,
     churn: Churn | None = None,
     noise: Noise = torch.randn_like,
+    stochastic: bool = False,
 ) -> Tensor:
     """DPM-Solver++(2M) of Lu et al. 2022 (2211.01095) in sigma: second order from one evaluation a step.
 
     The first step and the last are of first order, as in the paper for few steps. With churn the history is that of
-    the churned points.
+    the churned points. ``stochastic``: their SDE-DPM-Solver++(2M), which is :func:`euler_ancestral` in second order:
+    steps of first order hold the denoised x still, which loses variance.
     """
     previous: tuple[Tensor, Tensor] | None = None  # (denoised, h) of the step before
     sigmas, levels = placed(sigmas, x)
@@ -184,42 +186,17 @@ def dpmpp_2m(
         if levels[step + 1] == 0:
             return denoised
         h = (sigma / sigma_next).log()
-        estimate = extrapolated(denoised, h, previous)
-        x = sigma_next / sigma * x - torch.expm1(-h) * estimate
+        estimate = denoised
+        if previous is not None:
+            ratio = previous[1] / h
+            estimate = denoised + (denoised - previous[0]) / (2 * ratio)
+        if stochastic:
+            sigma_down, sigma_up = ancestral(sigma, sigma_next)
+            x = stepped(x, estimate, sigma, sigma_down) + sigma_up * noise(x)
+        else:
+            x = sigma_next / sigma * x - torch.expm1(-h) * estimate
         previous = denoised, h
     return x
-
-
-def dpmpp_2m_sde(
-    denoise: Denoise,
-    x: Tensor,
-    sigmas: Tensor,
-    guide: Guide | None = None,
-    churn: Churn | None = None,
-    noise: Noise = torch.randn_like,
-) -> Tensor:
-    """SDE-DPM-Solver++(2M) of Lu et al. 2022 (2211.01095) in sigma: :func:`euler_ancestral` in second order.
-
-    Steps of first order hold the denoised x still within a step, which loses variance. The first and last are such.
-    """
-    previous: tuple[Tensor, Tensor] | None = None  # (denoised, h) of the step before
-    sigmas, levels = placed(sigmas, x)
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        x = guide(x, step, sigmas, denoise) if guide else x
-        x, sigma = churned(x, sigma, levels[step], churn, len(sigmas) - 1, noise)
-        denoised = denoise(x, sigma)
-        if levels[step + 1] == 0:
-            return denoised
-        h = (sigma / sigma_next).log()
-        sigma_down, sigma_up = ancestral(sigma, sigma_next)
-        x = stepped(x, extrapolated(denoised, h, previous), sigma, sigma_down) + sigma_up * noise(x)
-        previous = denoised, h
-    return x
-
-
-def extrapolated(denoised: Tensor, h: Tensor, previous: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The denoised x in the middle of a step of log-distance ``h``, by the ``(denoised, h)`` of the step before."""
-    return denoised if previous is None else denoised + h / (2 * previous[1]) * (denoised - previous[0])
 
 
 def dpmpp_2s(

@@ -30,7 +30,7 @@ from pgd_lightning.evaluation.fidelity import (
     persistence_error,
     step_errors,
 )
-from pgd_lightning.evaluation.followed import late_rewards
+from pgd_lightning.evaluation.late_rewards import late_rewards
 from pgd_lightning.simulators import Simulator
 from pgd_lightning.trajectory import Policy, Trajectory, Transition
 
@@ -65,7 +65,7 @@ class WindowRow(Ends, total=False):
     return_real: float | None
     return_generated: float | None
     late_reward: float | None  # mean of the last quarter of the steps, as generated, and the policy's own there:
-    late_reward_policy: float | None  # :func:`~pgd_lightning.evaluation.followed.late_rewards`
+    late_reward_policy: float | None  # :func:`~pgd_lightning.evaluation.late_rewards.late_rewards`
     rows_stepped: int
     rows_not_resettable: int
     reset: str  # exact or approximate

@@ -30,6 +30,7 @@ class ImaginationLearner(LightningModule):
 
     strength: Tensor
     fitted: Tensor
+    critic = None  # its values are of imagined windows
     shown = ("online/return", "imagination/std", "agent/return", "world/loss")  # beside the bar
 
     def __init__(

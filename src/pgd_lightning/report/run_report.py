@@ -133,7 +133,7 @@ def example_windows(agent: FinishedAgent, dataset: Dataset, policy: Policy) -> d
         return kinds
     starts = real.obs[:, 0].expand(agent.seeds, -1, -1).to(policy.device)
     seed = derive_seed(agent.seed, "report")
-    plain = "recorded" if agent.generator == "recorded" else "unguided"
+    plain = "unguided" if agent.model_section else "recorded"
     kinds[plain] = generator.generate(None, starts, seed)
     if agent.generator != "unguided":
         guided = generator.generate(policy, starts, seed)

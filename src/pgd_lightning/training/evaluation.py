@@ -39,9 +39,8 @@ class Evaluation(Callback):
     ) -> None:
         if trainer.global_step % self.every == 0:
             agent: Any = module
-            critic = getattr(agent, "critic", None)
             result = rollout(
-                self.env, agent.policy, len(self.seeds), self.episodes, self.seed, self.share, critic=critic
+                self.env, agent.policy, len(self.seeds), self.episodes, self.seed, self.share, critic=agent.critic
             )
             rows = result.ledger(self.env, trainer.global_step, "monitor", self.seeds.start)
             self.record(rows)
